@@ -1,0 +1,40 @@
+"""CPU kernels that drop into NumPy code: GEMM, attention, norms, activations and categorical draws.
+
+Every function takes and returns NumPy arrays, has an `out=`, runs on all cores and compiles once for this CPU.
+"""
+
+from fastsedd_kernels._cache import cache_folder
+from fastsedd_kernels._jit import on_compile
+from fastsedd_kernels.activation import gelu, silu
+from fastsedd_kernels.attention.api import attention
+from fastsedd_kernels.attention.rotary import rotary
+from fastsedd_kernels.cpu import CpuInfo, cpu_info
+from fastsedd_kernels.embedding import embedding
+from fastsedd_kernels.gemm.api import linear, matmul
+from fastsedd_kernels.gemm.packing import PackedWeight, pack
+from fastsedd_kernels.norm.api import layer_norm, softmax
+from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
+from fastsedd_kernels.sampling.api import sample_categorical
+
+__all__ = [
+    "CpuInfo",
+    "PackedWeight",
+    "attention",
+    "cache_folder",
+    "compile_all",
+    "cpu_info",
+    "embedding",
+    "gelu",
+    "get_num_threads",
+    "layer_norm",
+    "linear",
+    "matmul",
+    "on_compile",
+    "pack",
+    "rotary",
+    "sample_categorical",
+    "set_num_threads",
+    "silu",
+    "softmax",
+    "threading_layer",
+]

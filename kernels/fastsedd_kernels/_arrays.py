@@ -1,0 +1,59 @@
+"""What public kernels accept: conversion and checks of array arguments, with messages that name the argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
+    """`value` as a NumPy array of one of `dtypes` (float32 if none is given), without a copy where it is one already.
+
+    NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
+    Python numbers become the first dtype. Raises ValueError for another dtype: silent conversions cost a copy a call.
+    """
+    allowed = [np.dtype(dtype) for dtype in dtypes] or [np.dtype(np.float32)]
+    if isinstance(value, (list, tuple, int, float)):
+        return np.asarray(value, dtype=allowed[0])
+    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+        array = np.from_dlpack(value)
+    else:
+        array = np.asarray(value)
+    if array.dtype not in allowed:
+        raise ValueError(f"{name} has dtype {array.dtype}, allowed: {', '.join(str(dtype) for dtype in allowed)}")
+    return array
+
+
+def output_like(
+    name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
+) -> NDArray[Any]:
+    """A new array of that shape and dtype, or `out` if it is one: C-contiguous and writable. Else ValueError."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != shape:
+        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"{name} is {found}, must be a NumPy array of {np.dtype(dtype)} {shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"{name} must be C-contiguous and writable")
+    return out
+
+
+def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """What broadcasts to `shape` = [..., N], as [G, N]: one row of it for each of G equal runs of the shape's rows.
+
+    A value that is constant over a sample's rows ([batch, 1, N]) is not repeated for each of them.
+    Raises ValueError if it does not broadcast.
+    """
+    array = as_array(name, value)
+    try:
+        np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{name} has shape {array.shape}, must broadcast to {shape}") from None
+    array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+    varying = [axis + 1 for axis in range(len(shape) - 1) if array.shape[axis] != 1]
+    distinct = max(varying, default=0)  # it varies along the dimensions before this one only
+    array = np.broadcast_to(array, (*shape[:distinct], *array.shape[distinct:-1], shape[-1]))
+    return np.ascontiguousarray(array).reshape(math.prod(shape[:distinct]), shape[-1])

@@ -1,0 +1,57 @@
+"""The one policy for njit: flags, caching, and word to the user when a compilation starts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.core import event
+
+from fastsedd_kernels._cache import KernelCache, cache_folder
+
+# Products may be contracted to FMA, and nothing else: the vectors are explicit, so no sum needs reordering for speed,
+# and tricks of rounding (exp's) stay what they say. NaN and infinity keep their meaning.
+FAST_MATH = {"contract"}
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+
+# A function called from inside kernels: it compiles into each of its callers and is cached with them.
+jit: Callable[[Callable[..., Any]], Any] = numba.njit(**_OPTIONS)
+
+
+def compile_entry(function: Callable[..., Any], signature: Any, *, parallel: bool) -> Any:
+    """Compile (or load) `function` for exactly one signature; what does not convert to it is a TypeError.
+
+    One signature an entry keeps first use short: a contiguous, a strided and a read-only array share one compilation.
+    """
+    dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
+    if cache_folder() is not None:
+        dispatcher._cache = KernelCache(function)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+class _FirstCompilation(event.Listener):  # type: ignore[misc]
+    """Calls back once, at the first compilation that no cache could spare."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        self._lock = threading.Lock()
+        self._called = False
+
+    def on_start(self, _event: Any) -> None:
+        with self._lock:
+            first, self._called = not self._called, True
+        if first:
+            self._callback()
+
+    def on_end(self, _event: Any) -> None:
+        pass
+
+
+def on_compile(callback: Callable[[], None]) -> None:
+    """Call `callback()` once, when the process first has to compile a kernel instead of loading it from the cache."""
+    event.register("numba:compile", _FirstCompilation(callback))

@@ -1,0 +1,150 @@
+"""exp, GELU and SiLU on vectors, as straight-line polynomials, and their elementwise kernels.
+
+libm's functions are called one element at a time; these work on a whole register. Errors are measured against float64
+over the whole float32 range in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32, types
+from numpy.typing import ArrayLike, NDArray
+
+from fastsedd_kernels._arrays import as_array, output_like
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import (
+    LANES,
+    absolute,
+    fma,
+    load_first,
+    max_lanes,
+    maximum,
+    minimum,
+    pointer,
+    power_of_two,
+    splat,
+    store_first,
+    where_less,
+)
+from fastsedd_kernels.parallel import kernel
+
+_ONE = float32(1.0)
+_LOG2_E = float32(1.4426950408889634)
+_LN2_HIGH = float32(-0.693359375)  # -ln 2 in two parts: the first has trailing zeros, so n * _LN2_HIGH is exact
+_LN2_LOW = float32(2.12194440e-4)
+_TO_WHOLE = float32(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds to a whole number
+_EXP_LEAST = float32(-87.33654)
+_EXP_MOST = float32(88.72283)
+_INFINITY = float32(np.inf)
+_SQRT_HALF = float32(math.sqrt(0.5))
+_TANH_SCALE = float32(-2.0 * math.sqrt(2.0 / math.pi))
+_TANH_CUBIC = float32(0.044715)
+
+
+@jit
+def exp(x: Any) -> Any:
+    """e^x of a vector, within 2 ulp; 0 below -87.3 (no subnormals), infinity above 88.7, NaN for NaN.
+
+    Cody-Waite reduction to |r| <= ln(2)/2 and Cephes' expf polynomial (Moshier 1992).
+    """
+    limited = maximum(splat(_EXP_LEAST), minimum(splat(_EXP_MOST), x))  # in this order a NaN stays one
+    n = fma(limited, splat(_LOG2_E), splat(_TO_WHOLE)) - _TO_WHOLE
+    r = fma(n, splat(_LN2_LOW), fma(n, splat(_LN2_HIGH), limited))
+    p = fma(splat(float32(1.9875691500e-4)), r, splat(float32(1.3981999507e-3)))
+    p = fma(p, r, splat(float32(8.3334519073e-3)))
+    p = fma(p, r, splat(float32(4.1665795894e-2)))
+    p = fma(p, r, splat(float32(1.6666665459e-1)))
+    p = fma(p, r, splat(float32(5.0000001201e-1)))
+    p = fma(p, r * r, r + _ONE)
+    first = fma(n, splat(float32(0.5)), splat(_TO_WHOLE)) - _TO_WHOLE
+    y = p * power_of_two(first) * power_of_two(n - first)  # in two factors: n = 128 has no float32 of its own
+    y = where_less(x, splat(_EXP_LEAST), splat(float32(0.0)), y)
+    y = where_less(splat(_EXP_MOST), x, splat(_INFINITY), y)
+    return y
+
+
+@jit
+def exp_scalar(x: Any) -> Any:
+    """e^x of one float32, by the same arithmetic."""
+    return max_lanes(exp(splat(x)))
+
+
+@jit
+def gelu_erf(x: Any) -> Any:
+    """x * Phi(x) of a vector, exact form; absolute error below 4e-7 * max(1, |x|).
+
+    The complementary error function by Abramowitz and Stegun 7.1.26, which loses nothing in the negative tail.
+    """
+    z = absolute(x) * _SQRT_HALF
+    t = _ONE / fma(z, splat(float32(0.3275911)), splat(_ONE))
+    p = fma(splat(float32(1.061405429)), t, splat(float32(-1.453152027)))
+    p = fma(p, t, splat(float32(1.421413741)))
+    p = fma(p, t, splat(float32(-0.284496736)))
+    p = fma(p, t, splat(float32(0.254829592)))
+    tail = p * t * exp(float32(0.0) - z * z)  # erfc(|x| / sqrt 2)
+    return x * float32(0.5) * where_less(x, splat(float32(0.0)), tail, float32(2.0) - tail)
+
+
+@jit
+def gelu_tanh(x: Any) -> Any:
+    """The tanh form of GELU of a vector, as x * sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    return x / (exp(fma(x * x * _TANH_CUBIC, x, x) * _TANH_SCALE) + _ONE)
+
+
+@jit
+def silu_vector(x: Any) -> Any:
+    """x * sigmoid(x) of a vector."""
+    return x / (exp(float32(0.0) - x) + _ONE)
+
+
+GELU, GELU_TANH, SILU = range(1, 4)
+
+
+@jit
+def activate(x: Any, activation: int) -> Any:
+    """The activation of that number, of a vector; any other number is the identity."""
+    if activation == GELU:
+        return gelu_erf(x)
+    if activation == GELU_TANH:
+        return gelu_tanh(x)
+    if activation == SILU:
+        return silu_vector(x)
+    return x
+
+
+_CHUNK = 4096  # elements a task: long enough to hide a task's start, small enough to balance
+
+
+@kernel(types.Array(types.float32, 1, "C", readonly=True), types.intp, types.float32[::1])
+def activate_chunks(task: int, x: Any, activation: int, out: Any) -> None:
+    for i in range(task * _CHUNK, min((task + 1) * _CHUNK, x.size), LANES):
+        value = activate(load_first(pointer(x, i), x.size - i, float32(0.0)), activation)
+        store_first(pointer(out, i), value, x.size - i)
+
+
+def gelu(x: ArrayLike, approximate: str = "none", out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """GELU of every element: x * Phi(x), or its tanh form, as `torch.nn.functional.gelu` names them.
+
+    x : float32, any shape; out : float32 of the same shape, C-contiguous, may be x itself
+    approximate : "none" (erf) or "tanh"
+    Raises ValueError for another `approximate`, dtype or shape.
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate is {approximate!r}, allowed are 'none' and 'tanh'")
+    return _elementwise(GELU if approximate == "none" else GELU_TANH, x, out)
+
+
+def silu(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """SiLU of every element: x / (1 + e^-x). x and out as for `gelu`."""
+    return _elementwise(SILU, x, out)
+
+
+def _elementwise(activation: int, x: ArrayLike, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    x = np.ascontiguousarray(as_array("x", x))
+    out = output_like("out", out, x.shape)
+    if x.size:
+        activate_chunks(-(-x.size // _CHUNK), x.reshape(-1), activation, out.reshape(-1))
+    return out

@@ -1,0 +1,71 @@
+"""`attention`: arguments checked and viewed as [B, H, L, D], then one call down."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsedd_kernels._arrays import as_array
+from fastsedd_kernels.attention.kernel import QUERY_BLOCK, attend
+from fastsedd_kernels.parallel import get_num_threads
+
+
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    scale: float | None = None,
+    causal: bool = False,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """softmax(scale * q @ k^T) @ v for each head, as torch's scaled_dot_product_attention.
+
+    q : float32 [..., heads, L, D]; k, v : float32 [..., heads, S, D], equal leading dimensions; rows contiguous, else
+        copied
+    scale : 1 / sqrt(D) if None
+    causal : query i sees keys 0 to i only
+    out : float32 of q's shape, rows contiguous, overlapping neither q, k nor v
+    No [L, S] array is made. Accumulates in float32. Raises ValueError for a wrong dtype or shape.
+    """
+    q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
+    if q.ndim < 3 or q.size == 0 or k.size == 0:
+        raise ValueError(f"q has shape {q.shape}, must be [..., heads, length, dim] with elements")
+    if k.shape != v.shape or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}, which do not fit together")
+    if out is None:
+        out = np.empty(q.shape, np.float32)
+    elif out.dtype != np.float32 or out.shape != q.shape or out.strides[-1] != out.itemsize or not out.flags.writeable:
+        raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {q.shape} with contiguous rows")
+    if any(np.may_share_memory(out, part) for part in (q, k, v)):
+        raise ValueError("out overlaps q, k or v, which are still being read when out is written")
+    factor = np.float32(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if q.ndim > 4:
+        for position in np.ndindex(*q.shape[:-3]):
+            _attend(q[position][None], k[position][None], v[position][None], factor, causal, out[position][None])
+    else:
+        lead = (None,) * (4 - q.ndim)
+        _attend(q[lead], k[lead], v[lead], factor, causal, out[lead])
+    return out
+
+
+def _attend(
+    q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], scale: np.float32, causal: bool,
+    out: NDArray[np.float32],
+) -> None:  # fmt: skip
+    heads = q.shape[0] * q.shape[1]
+    attend(heads * _shares(heads, q.shape[2]), q, k, v, scale, causal, out, _shares(heads, q.shape[2]))
+
+
+def _shares(heads: int, queries: int) -> int:
+    """Runs of queries that each head is cut into: one, unless the heads alone leave threads idle."""
+    threads = get_num_threads()
+    if heads % threads == 0 or heads >= 4 * threads:
+        return 1
+    return min(threads // math.gcd(heads, threads), -(-queries // QUERY_BLOCK))
+
+
+def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    aligned = all(stride % x.itemsize == 0 for stride in x.strides)
+    return x if x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else np.ascontiguousarray(x)

@@ -1,0 +1,103 @@
+"""What this CPU is: vector width, caches, cores; and the tile sizes that follow from them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import llvmlite.binding as llvm
+from numba.core.registry import cpu_target
+
+_FMA_PROBE = """
+define <16 x float> @probe(<16 x float>* %p, <16 x float> %y, <16 x float> %z) {
+  %x = load <16 x float>, <16 x float>* %p
+  %r = call <16 x float> @llvm.fmuladd.v16f32(<16 x float> %x, <16 x float> %y, <16 x float> %z)
+  ret <16 x float> %r
+}
+declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
+"""
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A vector instruction set and the register tile that keeps its FMA units busy.
+
+    `lanes` float32 values fill a register. A tile holds `tile_rows` x `tile_vectors` accumulators: enough independent
+    chains to hide the latency of FMA, few enough to leave registers for a row of B and a broadcast of A.
+    """
+
+    name: str
+    lanes: int
+    tile_rows: int
+    tile_vectors: int
+
+
+AVX512 = Isa("avx512", lanes=16, tile_rows=14, tile_vectors=2)  # 28 of 32 registers
+AVX2 = Isa("avx2", lanes=8, tile_rows=6, tile_vectors=2)  # 12 of 16
+NEON = Isa("neon", lanes=4, tile_rows=8, tile_vectors=3)  # 24 of 32
+PORTABLE = Isa("portable", lanes=4, tile_rows=6, tile_vectors=2)  # 12 of 16, if there are as many
+
+
+@functools.cache
+def isa() -> Isa:
+    """The instruction set that Numba's code generator targets in this process.
+
+    Host features would mislead under NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and a feature list does not show what a
+    CPU's name implies. So the code generator itself is asked: it translates one FMA, and its registers tell.
+    """
+    codegen = cpu_target.target_context.codegen()
+    module = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n' + _FMA_PROBE)
+    assembly = codegen._tm.emit_assembly(module)
+    if "vfmadd" in assembly:
+        return AVX512 if "zmm" in assembly else AVX2
+    return NEON if "fmla" in assembly else PORTABLE
+
+
+@dataclass(frozen=True)
+class CpuInfo:
+    """name: the target's CPU name; isa, lanes: see `Isa`; cores: what this process may use; caches in bytes."""
+
+    name: str
+    isa: str
+    lanes: int
+    cores: int
+    l1d: int
+    l2: int
+    l3: int
+
+
+@functools.cache
+def cpu_info() -> CpuInfo:
+    """What the kernels know of this CPU and are tuned for. Caches are a core's own, but for the shared third level."""
+    name = cpu_target.target_context.codegen().magic_tuple()[1]
+    sizes = _cache_sizes()
+    return CpuInfo(name, isa().name, isa().lanes, available_cores(), *sizes)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: the scheduler's affinity, and the container's quota where there is one."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no quota where there is no such file
+    return max(1, cores)
+
+
+def _cache_sizes() -> tuple[int, int, int]:
+    """(L1d, L2, L3) in bytes as Linux tells them, else sizes that no CPU of the last decade is below."""
+    found: dict[int, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "type").read_text().strip() != "Instruction":
+                size = (index / "size").read_text().strip()
+                found[int((index / "level").read_text())] = int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return found.get(1, 32 << 10), found.get(2, 512 << 10), found.get(3, 4 << 20)

@@ -1,0 +1,129 @@
+"""`linear` and `matmul`: arguments checked and brought into the kernels' shapes, then one call down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
+from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
+from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, task_grid
+from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
+
+_NO_VECTOR = np.empty(0, np.float32)
+_NO_MATRIX = np.empty((0, 0), np.float32)
+
+
+def linear(
+    x: ArrayLike,
+    weight: PackedWeight | ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    gate: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """residual + gate * activation(x @ weight.T + bias), every part but the product optional.
+
+    x : float32 [..., inputs]
+    weight : from `pack` (float32), or float32 [outputs, inputs], which is packed on every call
+    bias : float32 [outputs]
+    activation : None, "gelu" (erf), "gelu_tanh" or "silu"
+    gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
+        rows ([outputs], [1, outputs], [batch, 1, outputs])
+    residual : float32 of the result's shape; it may be `out`
+    out : float32 [..., outputs], C-contiguous; it must not overlap x
+    Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
+    Raises ValueError for a wrong dtype or shape, naming the argument.
+    """
+    packed = weight if isinstance(weight, PackedWeight) else pack(weight)
+    if packed.dtype != np.float32:
+        raise ValueError(f"weight is packed as {packed.dtype}, allowed: float32")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, allowed: {', '.join(map(repr, ACTIVATIONS))}")
+    x = as_array("x", x)
+    outputs, inputs = packed.shape
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        raise ValueError(f"x has shape {x.shape}, must be [..., {inputs}] for this weight")
+    shape = (*x.shape[:-1], outputs)
+    out = output_like("out", out, shape)
+    if out.size == 0:
+        return out
+    if np.may_share_memory(out, x):
+        raise ValueError("out overlaps x, which is still being read when out is written")
+    rows = out.size // outputs
+    x_rows = _rows(x, rows)
+    grid = task_grid(rows, len(packed.panels), inputs, packed.panels.shape[2])
+    multiply_float32(
+        grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation],
+        _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape), _residual(residual, shape), out.reshape(rows, outputs), *grid,
+    )  # fmt: skip
+    return out
+
+
+def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """a @ b as numpy.matmul, for 2-D operands and batches of them.
+
+    a : float32 or float64 [..., M, K]; b : the same dtype [..., K, N]; leading dimensions broadcast; any strides
+    out : [..., M, N] of that dtype, C-contiguous, overlapping neither operand
+    Raises ValueError for a wrong dtype or shape, naming the argument.
+    """
+    a, b = as_array("a", a, np.float32, np.float64), as_array("b", b, np.float32, np.float64)
+    if a.dtype != b.dtype:
+        raise ValueError(f"a has dtype {a.dtype} and b {b.dtype}: they must be equal")
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}, must be [..., M, K] and [..., K, N]")
+    try:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}: their batches do not broadcast") from None
+    out = output_like("out", out, (*batch, a.shape[-2], b.shape[-1]), a.dtype)
+    if np.may_share_memory(out, a) or np.may_share_memory(out, b):
+        raise ValueError("out overlaps an operand, which is still being read when out is written")
+    if out.size == 0 or a.shape[-1] == 0:
+        out[...] = 0
+        return out
+    a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
+    b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    for position in np.ndindex(*batch):
+        _multiply(a[position], b[position], out[position])
+    return out
+
+
+def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
+    panels = pack_transposed(b.T)
+    a = _rows(a, a.shape[0])
+    grid = task_grid(a.shape[0], len(panels), a.shape[1], panels.shape[2])
+    if a.dtype == np.float64:
+        multiply_float64(grid[0] * grid[1], a, panels, out, *grid)
+        return
+    multiply_float32(
+        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, *grid
+    )  # fmt: skip
+
+
+def _rows(x: NDArray[Any], rows: int) -> NDArray[Any]:
+    """x as [rows, K] whose rows hold adjacent elements: a view where the strides allow it, else a copy."""
+    matrix = x if x.ndim == 2 else x.reshape(rows, x.shape[-1])
+    adjacent = matrix.strides[1] == matrix.itemsize and matrix.strides[0] % matrix.itemsize == 0
+    return matrix if adjacent or matrix.shape[1] == 1 else np.ascontiguousarray(matrix)
+
+
+def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:
+    if bias is None:
+        return _NO_VECTOR
+    array = as_array("bias", bias)
+    if array.shape != (outputs,):
+        raise ValueError(f"bias has shape {array.shape}, must be ({outputs},)")
+    return np.ascontiguousarray(array)
+
+
+def _residual(residual: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if residual is None:
+        return _NO_MATRIX
+    array = as_array("residual", residual)
+    if array.shape != shape:
+        raise ValueError(f"residual has shape {array.shape}, must be {shape}")
+    return np.ascontiguousarray(array).reshape(-1, shape[-1])

@@ -1,0 +1,59 @@
+"""What happens to a strip of C after its products are summed, while it is still in the first-level cache.
+
+    out = residual + gate * activation(C + bias)
+
+Each part is optional. A row passes through registers once, and the result goes to `out` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import float32
+
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import LANES, load_first, load_vector, offset, pointer, store_first, store_vector
+from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
+
+IDENTITY = 0
+
+ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
+
+
+@jit
+def finish_strip(
+    strip: Any, rows: int, first_row: int, columns: int, first_column: int,
+    bias: Any, activation: int, gate: Any, residual: Any, out: Any,
+) -> None:  # fmt: skip
+    """Finish strip[0:rows, 0:columns], which is out[first_row..., first_column...]; an empty array means absent.
+
+    gate : [G, N], a row of it for each out.shape[0] / G rows of out; residual : [M, N], may be out itself
+    """
+    width = out.shape[1]
+    rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
+    for r in range(rows):
+        i = first_row + r
+        row = pointer(strip, r * strip.shape[1])
+        target = pointer(out, i * width + first_column)
+        gate_row = pointer(gate, i // rows_a_gate * width + first_column)
+        residual_row = pointer(residual, i * width + first_column)
+        for j in range(0, columns, LANES):
+            # The strip is as wide as whole registers; what is beside it is not, and may end in mid-register.
+            count = columns - j
+            value = load_vector(offset(row, j))
+            if bias.size > 0:
+                value = value + _load(pointer(bias, first_column + j), count)
+            value = activate(value, activation)
+            if gate.size > 0:
+                value = value * _load(offset(gate_row, j), count)
+            if residual.size > 0:
+                value = value + _load(offset(residual_row, j), count)
+            if count >= LANES:
+                store_vector(offset(target, j), value)
+            else:
+                store_first(offset(target, j), value, count)
+
+
+@jit
+def _load(source: Any, count: int) -> Any:
+    return load_vector(source) if count >= LANES else load_first(source, count, float32(0.0))

@@ -1,0 +1,128 @@
+"""The blocked product: which tiles of C a task computes, and in what order, so that its operands stay in cache.
+
+    for a block of rows          ROW_BLOCK x K of A stays in L2 while all panels pass over it
+        for a panel of B         NR columns
+            for a block of k     DEPTH_BLOCK x NR of the panel stays in L1 while the block's tiles pass over it
+                for a tile       MR x NR of C in registers: the micro-kernel
+            epilogue             on the strip ROW_BLOCK x NR of C, still in L1
+
+While a block of a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory.
+A task is a rectangle of C, so each element of C is summed by one thread in one order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, types
+
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import pointer, prefetch_to_read
+from fastsedd_kernels.gemm.epilogue import finish_strip
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32, multiply_tile_float64
+from fastsedd_kernels.parallel import get_num_threads, kernel
+
+TILES_A_BLOCK = 20
+DEPTH_BLOCK = 192
+_STRIP_ROWS = TILES_A_BLOCK * ROWS
+_NR32 = COLUMNS[np.dtype(np.float32)]
+_NR64 = COLUMNS[np.dtype(np.float64)]
+_LINE = 16  # float32 values in a cache line
+
+# Below this many multiply-adds a second thread costs more to start than it saves.
+_SERIAL_WORK = 1 << 19
+
+_X32 = types.Array(float32, 2, "A", readonly=True)
+_VECTOR32 = types.Array(float32, 1, "C", readonly=True)
+_MATRIX32 = types.Array(float32, 2, "C", readonly=True)
+_PANELS32 = types.Array(float32, 3, "C", readonly=True)
+
+
+def task_grid(rows: int, panels: int, depth: int, width: int) -> tuple[int, int]:
+    """How many parts the rows and the panels of C are cut into: one rectangle a thread, as equal as they come.
+
+    Among the grids of as many tasks as threads, the one whose largest rectangle is smallest; where several are, the
+    one that reads the fewest bytes of A and B.
+    """
+    threads = get_num_threads()
+    if threads == 1 or rows * panels * width * depth < _SERIAL_WORK:
+        return 1, 1
+
+    def cost(grid: tuple[int, int]) -> tuple[int, int]:
+        tall, wide = -(-rows // grid[0]), -(-panels // grid[1]) * width
+        return tall * wide, tall + wide
+
+    grids = [(r, threads // r) for r in range(1, threads + 1) if threads % r == 0]
+    return min(((r, c) for r, c in grids if r <= rows and c <= panels), key=cost, default=(min(rows, threads), 1))
+
+
+@jit
+def _part(count: int, parts: int, index: int) -> Any:
+    """The index-th of `parts` nearly equal parts of range(count), as (first, last)."""
+    return count * index // parts, count * (index + 1) // parts
+
+
+@kernel(_X32, _PANELS32, _VECTOR32, types.intp, _MATRIX32, _MATRIX32, float32[:, ::1], types.intp, types.intp)
+def multiply_float32(
+    task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any,
+    grid_rows: int, grid_panels: int,
+) -> None:  # fmt: skip
+    """One rectangle of out = epilogue(x . B); x : [M, K] with adjacent elements in a row, panels : see packing."""
+    depth = x.shape[1]
+    stride = x.strides[0] // x.itemsize
+    strip = np.empty((_STRIP_ROWS, _NR32), np.float32)
+    row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
+    first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
+    blocks = -(-(last_row - row) // _STRIP_ROWS)
+    depth_blocks = -(-depth // DEPTH_BLOCK)
+    first_row = row
+    for block in range(blocks):
+        begin, end = _part(last_row - first_row, blocks, block)
+        rows = end - begin
+        row = first_row + begin
+        tiles = -(-rows // ROWS)
+        for panel in range(first_panel, last_panel):
+            for depth_block in range(depth_blocks):
+                k, k_end = _part(depth, depth_blocks, depth_block)
+                b = pointer(panels, (panel * depth + k) * _NR32)
+                following = (panel * depth + k_end) * _NR32
+                share = -(-(k_end - k) * _NR32 // (tiles * _LINE)) * _LINE
+                for tile in range(tiles):
+                    top, bottom = _part(rows, tiles, tile)
+                    for line in range(following + tile * share, following + (tile + 1) * share, _LINE):
+                        prefetch_to_read(pointer(panels, line))
+                    multiply_tile_float32(
+                        bottom - top, k_end - k, pointer(x, (row + top) * stride + k), stride,
+                        b, pointer(strip, top * _NR32), _NR32, k > 0,
+                    )  # fmt: skip
+            column = panel * _NR32
+            columns = min(_NR32, out.shape[1] - column)
+            finish_strip(strip, rows, row, columns, column, bias, activation, gate, residual, out)
+
+
+@kernel(
+    types.Array(float64, 2, "A", readonly=True), types.Array(float64, 3, "C", readonly=True), float64[:, ::1],
+    types.intp, types.intp,
+)  # fmt: skip
+def multiply_float64(task: int, x: Any, panels: Any, out: Any, grid_rows: int, grid_panels: int) -> None:
+    """One rectangle of out = x . B in float64, without an epilogue."""
+    depth = x.shape[1]
+    stride = x.strides[0] // x.itemsize
+    strip = np.empty((ROWS, _NR64), np.float64)
+    first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
+    first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
+    tiles = -(-(last_row - first_row) // ROWS)
+    for panel in range(first_panel, last_panel):
+        column = panel * _NR64
+        columns = min(_NR64, out.shape[1] - column)
+        b = pointer(panels, panel * depth * _NR64)
+        for tile in range(tiles):
+            top, bottom = _part(last_row - first_row, tiles, tile)
+            row = first_row + top
+            multiply_tile_float64(
+                bottom - top, depth, pointer(x, row * stride), stride, b, pointer(strip, 0), _NR64, False
+            )
+            for r in range(bottom - top):
+                for j in range(columns):
+                    out[row + r, column + j] = strip[r, j]

@@ -1,0 +1,45 @@
+"""What the GEMM kernels compute, in float64 NumPy: the truth for tests and benchmarks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float64]:
+    if activation == "gelu":
+        return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+    if activation == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if activation == "silu":
+        return x / (1 + np.exp(-x))
+    return x
+
+
+def linear(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None,
+    gate: ArrayLike | None = None, residual: ArrayLike | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """residual + gate * activation(x @ weight.T + bias)"""
+    y: Any = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+    if bias is not None:
+        y = y + np.asarray(bias, np.float64)
+    y = activate(y, activation)
+    if gate is not None:
+        y = y * np.asarray(gate, np.float64)
+    if residual is not None:
+        y = y + np.asarray(residual, np.float64)
+    return y
+
+
+def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:
+    """K * eps * |A| |B| in Frobenius norms: the norm-wise error that any order of summation stays below."""
+    a, b = np.asarray(x, np.float64), np.asarray(weight, np.float64)
+    return float(a.shape[-1] * eps * np.linalg.norm(a) * np.linalg.norm(b))

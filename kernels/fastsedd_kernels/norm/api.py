@@ -1,0 +1,78 @@
+"""`layer_norm` and `softmax`: arguments checked and brought into rows, then one call down."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
+from fastsedd_kernels.norm.kernel import ELEMENTS_A_TASK, layer_norm_rows, softmax_rows
+from fastsedd_kernels.parallel import get_num_threads
+
+_NO_VECTOR = np.empty(0, np.float32)
+_NO_MATRIX = np.empty((0, 0), np.float32)
+
+
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    shift: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
+    eps: float = 1e-5,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Layer norm over the last dimension, then adaLN's modulation: norm(x) * (1 + scale) + shift.
+
+    x : float32 [..., N]; weight, bias : float32 [N]
+    shift, scale : float32, both or neither, broadcast to x; fastest where they are constant over runs of rows ([N],
+        [batch, 1, N])
+    eps : added to the variance; out : float32 of x's shape, C-contiguous, may be x itself
+    Accumulates in float32, in two passes. Raises ValueError for a wrong dtype or shape, naming the argument.
+    Source: Ba et al. 2016; modulation as in Peebles and Xie 2023 (DiT), section 3.2.
+    """
+    x = np.ascontiguousarray(as_array("x", x))
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
+    if (shift is None) != (scale is None):
+        raise ValueError("shift and scale go together: one of them is missing")
+    out = output_like("out", out, x.shape)
+    if out.size == 0:
+        return out
+    width = x.shape[-1]
+    shift_rows, scale_rows = _NO_MATRIX, _NO_MATRIX
+    if shift is not None and scale is not None:
+        shift_rows, scale_rows = groups_of_rows("shift", shift, x.shape), groups_of_rows("scale", scale, x.shape)
+        if len(shift_rows) != len(scale_rows):
+            raise ValueError(f"shift and scale vary along different dimensions: {np.shape(shift)}, {np.shape(scale)}")
+    tasks = _tasks(x.size)
+    layer_norm_rows(
+        tasks, x.reshape(-1, width), _row("weight", weight, width), _row("bias", bias, width), shift_rows, scale_rows,
+        np.float32(eps), out.reshape(-1, width), tasks,
+    )  # fmt: skip
+    return out
+
+
+def softmax(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Softmax over the last dimension. x : float32 [..., N]; out : float32 of x's shape, may be x itself."""
+    x = np.ascontiguousarray(as_array("x", x))
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
+    out = output_like("out", out, x.shape)
+    if out.size:
+        tasks = _tasks(x.size)
+        softmax_rows(tasks, x.reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1]), tasks)
+    return out
+
+
+def _tasks(elements: int) -> int:
+    return max(1, min(get_num_threads(), elements // ELEMENTS_A_TASK))
+
+
+def _row(name: str, value: ArrayLike | None, width: int) -> NDArray[np.float32]:
+    if value is None:
+        return _NO_VECTOR
+    array = as_array(name, value)
+    if array.shape != (width,):
+        raise ValueError(f"{name} has shape {array.shape}, must be ({width},)")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,121 @@
+"""Row-wise normalisations, one pass of memory each: a row is read once and stays in the first-level cache.
+
+Sums run in LANES partial sums, folded in a fixed order, so a row's bits depend on the row alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32, types
+
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import (
+    LANES,
+    fma,
+    load_first,
+    load_vector,
+    max_lanes,
+    maximum,
+    offset,
+    pointer,
+    splat,
+    store_first,
+    store_vector,
+    sum_lanes,
+)
+from fastsedd_kernels.activation import exp
+from fastsedd_kernels.parallel import kernel
+
+_ZERO = float32(0.0)
+_LOWEST = float32(np.finfo(np.float32).min)
+ELEMENTS_A_TASK = 8192
+
+_MATRIX = types.Array(float32, 2, "C", readonly=True)
+_VECTOR = types.Array(float32, 1, "C", readonly=True)
+
+
+@jit
+def load_some(source: Any, count: int, otherwise: Any) -> Any:
+    """A register from `source`, of which only the first `count` values exist."""
+    return load_vector(source) if count >= LANES else load_first(source, count, otherwise)
+
+
+@jit
+def store_some(target: Any, value: Any, count: int) -> None:
+    if count >= LANES:
+        store_vector(target, value)
+    else:
+        store_first(target, value, count)
+
+
+@jit
+def _mean_and_rate(row: Any, width: int, eps: Any) -> Any:
+    """Mean and 1 / sqrt(variance + eps) of a row, in two passes: the squares are taken of what is left of the mean."""
+    total = splat(_ZERO)
+    for j in range(0, width, LANES):
+        total = total + load_some(offset(row, j), width - j, _ZERO)
+    mean = sum_lanes(total) / float32(width)
+    squares = splat(_ZERO)
+    for j in range(0, width, LANES):
+        centred = load_some(offset(row, j), width - j, mean) - mean
+        squares = fma(centred, centred, squares)
+    variance = sum_lanes(squares) / float32(width)
+    return mean, float32(1.0) / float32(math.sqrt(variance + eps))
+
+
+@kernel(_MATRIX, _VECTOR, _VECTOR, _MATRIX, _MATRIX, float32, types.float32[:, ::1], types.intp)
+def layer_norm_rows(
+    task: int, x: Any, weight: Any, bias: Any, shift: Any, scale: Any, eps: Any, out: Any, tasks: int
+) -> None:
+    """out = ((x - mean) * rate * weight + bias) * (1 + scale) + shift, for the task's share of rows.
+
+    shift, scale : [G, N], a row of each for every M / G rows of x; an empty array means absent
+    """
+    rows, width = x.shape
+    rows_a_group = rows // shift.shape[0] if shift.size > 0 else 1
+    one = splat(float32(1.0))
+    for i in range(rows * task // tasks, rows * (task + 1) // tasks):
+        source, target = pointer(x, i * width), pointer(out, i * width)
+        group = i // rows_a_group * width
+        mean, rate = _mean_and_rate(source, width, eps)
+        for j in range(0, width, LANES):
+            count = width - j
+            y = (load_some(offset(source, j), count, _ZERO) - mean) * rate
+            if weight.size > 0:
+                y = y * load_some(pointer(weight, j), count, _ZERO)
+            if bias.size > 0:
+                y = y + load_some(pointer(bias, j), count, _ZERO)
+            if shift.size > 0:
+                factor = load_some(pointer(scale, group + j), count, _ZERO) + one
+                y = fma(y, factor, load_some(pointer(shift, group + j), count, _ZERO))
+            store_some(offset(target, j), y, count)
+
+
+@jit
+def softmax_row(row: Any, width: int, scale: Any, target: Any) -> Any:
+    """target = exp(scale * row - its maximum), not yet divided; returns the sum and the maximum."""
+    highest = splat(_LOWEST)
+    for j in range(0, width, LANES):
+        highest = maximum(load_some(offset(row, j), width - j, _LOWEST) * scale, highest)
+    top = max_lanes(highest)
+    total = splat(_ZERO)
+    for j in range(0, width, LANES):
+        value = exp(load_some(offset(row, j), width - j, -np.float32(np.inf)) * scale - top)
+        total = total + value
+        store_some(offset(target, j), value, width - j)
+    return sum_lanes(total), top
+
+
+@kernel(_MATRIX, types.float32[:, ::1], types.intp)
+def softmax_rows(task: int, x: Any, out: Any, tasks: int) -> None:
+    """out = softmax of each of the task's rows."""
+    rows, width = x.shape
+    for i in range(rows * task // tasks, rows * (task + 1) // tasks):
+        target = pointer(out, i * width)
+        total, _top = softmax_row(pointer(x, i * width), width, float32(1.0), target)
+        for j in range(0, width, LANES):
+            count = width - j
+            store_some(offset(target, j), load_some(offset(target, j), count, _ZERO) / total, count)

@@ -1,0 +1,99 @@
+"""Attention and rotary embedding against float64: lengths around every block, causal or not, strided or not."""
+
+from __future__ import annotations
+
+import fastsedd_kernels as fk
+import numpy as np
+import pytest
+from fastsedd_kernels.attention import reference
+from fastsedd_kernels.attention.kernel import KEY_BLOCK, QUERY_BLOCK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: object) -> None:
+    out = np.full(q.shape, np.nan, np.float32)
+    assert fk.attention(q, k, v, out=out, **options) is out
+    np.testing.assert_allclose(out, reference.attention(q, k, v, **options), atol=2e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 2, QUERY_BLOCK - 1, QUERY_BLOCK + 1, KEY_BLOCK, KEY_BLOCK + 1, 2 * KEY_BLOCK + 5])
+def test_lengths(length: int, causal: bool) -> None:
+    assert_attention(*(2 * normal(i, 1, 2, length, 16) for i in range(3)), causal=causal)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.booleans()
+)
+def test_any_shape(batch: int, heads: int, queries: int, keys: int, dim: int, causal: bool) -> None:
+    q = normal(0, batch, heads, queries, dim)
+    k, v = normal(1, batch, heads, keys, dim), normal(2, batch, heads, keys, dim)
+    assert_attention(q, k, v, causal=causal)
+
+
+def test_large_scores_stay_exact_across_key_blocks() -> None:
+    q, k, v = (normal(i, 1, 1, 2 * KEY_BLOCK + 9, 8) for i in range(3))
+    k[0, 0, KEY_BLOCK + 3] *= 40  # the maximum moves from block to block
+    assert_attention(10 * q, k, v, scale=1.0)
+
+
+def test_views_of_one_projection() -> None:
+    qkv = normal(0, 2, 70, 3, 4, 24)
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    out = np.full((2, 70, 4, 24), np.nan, np.float32)
+    fk.attention(q, k, v, out=out.transpose(0, 2, 1, 3))
+    np.testing.assert_allclose(out.transpose(0, 2, 1, 3), reference.attention(q, k, v), atol=1e-5)
+
+
+def test_leading_dimensions() -> None:
+    for lead in ((3,), (2, 3), (2, 2, 3)):
+        assert_attention(*(normal(i, *lead, 11, 8) for i in range(3)))
+
+
+def test_bits_depend_on_neither_threads_nor_batch() -> None:
+    q, k, v = (normal(i, 3, 1, 200, 16) for i in range(3))
+    whole = fk.attention(q, k, v)
+    for b in range(3):
+        np.testing.assert_array_equal(fk.attention(q[b], k[b], v[b]), whole[b])
+    threads = fk.get_num_threads()
+    fk.set_num_threads(1)
+    try:
+        np.testing.assert_array_equal(fk.attention(q, k, v), whole)
+    finally:
+        fk.set_num_threads(threads)
+
+
+def test_refusals() -> None:
+    x = np.ones((1, 2, 4, 8), np.float32)
+    for arguments, words in (
+        ((x, x, x[:, :, :3]), "do not fit"),
+        ((x, x[..., :4], x[..., :4]), "do not fit"),
+        ((x.astype(np.float64), x, x), "q has dtype float64"),
+        ((x[0, 0], x[0, 0], x[0, 0]), "q has shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fk.attention(*arguments)
+    with pytest.raises(ValueError, match="out overlaps"):
+        fk.attention(x, x, x, out=x)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 5, 8), (2, 3, 17, 64)])
+def test_rotary(shape: tuple[int, ...]) -> None:
+    x = normal(0, *shape)
+    expected = reference.rotary(x)
+    np.testing.assert_allclose(fk.rotary(x), expected, atol=1e-5)
+    view = np.full((*shape[:-1], 2 * shape[-1]), np.nan, np.float32)[..., ::2]
+    view[...] = x
+    fk.rotary(view, out=view)
+    np.testing.assert_allclose(view, expected, atol=1e-5)
+
+
+def test_rotary_refuses_an_odd_width() -> None:
+    with pytest.raises(ValueError, match="even dim"):
+        fk.rotary(np.ones((1, 2, 3), np.float32))

@@ -1,0 +1,170 @@
+"""The GEMM against its float64 reference: every tile height and width, every epilogue, every refusal."""
+
+from __future__ import annotations
+
+import fastsedd_kernels as fk
+import numpy as np
+import pytest
+from fastsedd_kernels.gemm import reference
+from fastsedd_kernels.gemm.macrokernel import DEPTH_BLOCK, TILES_A_BLOCK
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NR = COLUMNS[np.dtype(np.float32)]
+EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
+
+
+def normal(seed: int, *shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def poisoned(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.full(shape, np.nan, dtype)
+
+
+def assert_product(result: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
+    error = np.linalg.norm(result - reference.linear(x, weight))
+    assert error <= reference.error_bound(x, weight, EPS[result.dtype.type])
+
+
+@pytest.mark.parametrize("rows", [*range(1, 2 * ROWS + 2), TILES_A_BLOCK * ROWS + 1])
+def test_every_height(rows: int) -> None:
+    x, weight = normal(rows, rows, 33), normal(1, NR + 3, 33)
+    out = poisoned(rows, NR + 3)
+    assert fk.linear(x, fk.pack(weight), out=out) is out
+    assert_product(out, x, weight)
+
+
+@pytest.mark.parametrize("columns", range(1, 2 * NR + 2))
+def test_every_width(columns: int) -> None:
+    x, weight = normal(columns, 5, 17), normal(2, columns, 17)
+    assert_product(fk.linear(x, fk.pack(weight), out=poisoned(5, columns)), x, weight)
+
+
+@pytest.mark.parametrize("depth", [1, 2, DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 3 * DEPTH_BLOCK + 7])
+def test_every_depth(depth: int) -> None:
+    x, weight = normal(depth, ROWS + 1, depth), normal(3, NR, depth)
+    assert_product(fk.linear(x, fk.pack(weight), out=poisoned(ROWS + 1, NR)), x, weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.sampled_from([np.float32, np.float64]))
+def test_matmul_is_the_product(rows: int, depth: int, columns: int, dtype: type) -> None:
+    a, b = normal(rows, rows, depth, dtype=dtype), normal(columns, depth, columns, dtype=dtype)
+    assert_product(fk.matmul(a, b, out=poisoned(rows, columns, dtype=dtype)), a, b.T)
+
+
+def test_matmul_takes_any_strides_and_batches() -> None:
+    a, b = normal(0, 3, 1, 9, 20)[..., ::2], normal(1, 4, 7, 10).swapaxes(-1, -2)
+    result = fk.matmul(a, b)
+    assert result.shape == (3, 4, 9, 7)
+    np.testing.assert_allclose(result, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (4, 3, 0)])
+def test_matmul_of_nothing(shape: tuple[int, int, int]) -> None:
+    rows, depth, columns = shape
+    result = fk.matmul(np.ones((rows, depth), np.float32), np.ones((depth, columns), np.float32))
+    np.testing.assert_array_equal(result, np.zeros((rows, columns), np.float32))
+
+
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("parts", ["", "bias", "gate", "residual", "bias gate residual"])
+def test_every_epilogue(activation: str | None, parts: str) -> None:
+    batch, length, inputs, outputs = 3, ROWS + 2, 19, NR + 5
+    x, weight = normal(0, batch, length, inputs), normal(1, outputs, inputs)
+    values = {
+        "bias": normal(2, outputs),
+        "gate": normal(3, batch, 1, outputs),
+        "residual": normal(4, batch, length, outputs),
+    }
+    chosen = {name: values[name] for name in parts.split()}
+    result = fk.linear(x, fk.pack(weight), activation=activation, out=poisoned(batch, length, outputs), **chosen)
+    np.testing.assert_allclose(result, reference.linear(x, weight, activation=activation, **chosen), atol=2e-5)
+
+
+@pytest.mark.parametrize("gate_shape", [(37,), (1, 37), (2, 1, 37), (1, 6, 37), (2, 6, 37), (6, 1), (2, 1, 1)])
+def test_gate_broadcasts(gate_shape: tuple[int, ...]) -> None:
+    x, weight, gate = normal(0, 2, 6, 8), normal(1, 37, 8), normal(2, *gate_shape)
+    np.testing.assert_allclose(fk.linear(x, weight, gate=gate), reference.linear(x, weight, gate=gate), atol=1e-5)
+
+
+def test_residual_may_be_the_output() -> None:
+    x, weight, residual = normal(0, 50, 2 * DEPTH_BLOCK), normal(1, 40, 2 * DEPTH_BLOCK), normal(2, 50, 40)
+    expected = fk.linear(x, weight, residual=residual)
+    fk.linear(x, weight, residual=residual, out=residual)
+    np.testing.assert_array_equal(residual, expected)
+
+
+def test_bits_depend_on_neither_threads_nor_neighbours() -> None:
+    x, weight = normal(0, 300, 400), fk.pack(normal(1, 200, 400))
+    both = fk.linear(x, weight, activation="gelu")
+    threads = fk.get_num_threads()
+    fk.set_num_threads(1)
+    try:
+        np.testing.assert_array_equal(fk.linear(x, weight, activation="gelu"), both)
+    finally:
+        fk.set_num_threads(threads)
+    for first, last in ((0, 1), (3, 20), (250, 300)):
+        np.testing.assert_array_equal(fk.linear(x[first:last], weight, activation="gelu"), both[first:last])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_propagate(value: float) -> None:
+    x, weight = normal(0, 20, 30), np.abs(normal(1, 40, 30)) + 1
+    x[7, 3] = value
+    result = fk.linear(x, weight)
+    np.testing.assert_array_equal(result[7], np.full(40, value, np.float32))
+    assert np.isfinite(np.delete(result, 7, axis=0)).all()
+
+
+def test_packed_weight_is_read_only_and_padded_with_zeros() -> None:
+    packed = fk.pack(normal(0, NR + 1, 6))
+    assert packed.shape == (NR + 1, 6) and packed.nbytes == packed.panels.nbytes
+    assert not packed.panels.flags.writeable
+    assert not packed.panels[1, :, 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": np.ones((2, 3))}, "x has dtype float64"),
+        ({"x": np.ones((2, 4), np.float32)}, "x has shape (2, 4), must be [..., 3]"),
+        ({"bias": np.ones(4, np.float32)}, "bias has shape (4,), must be (5,)"),
+        ({"gate": np.ones((3, 5), np.float32)}, "gate has shape (3, 5)"),
+        ({"residual": np.ones((1, 5), np.float32)}, "residual has shape (1, 5)"),
+        ({"activation": "relu"}, "activation is 'relu'"),
+        ({"out": np.empty((2, 4), np.float32)}, "out is float32 (2, 4)"),
+        ({"out": np.empty((5, 2), np.float32).T}, "out must be C-contiguous"),
+        ({"weight": fk.pack(np.ones((5, 3)), "float64")}, "weight is packed as float64"),
+    ],
+)
+def test_linear_refuses(arguments: dict, words: str) -> None:
+    good = {"x": np.ones((2, 3), np.float32), "weight": np.ones((5, 3), np.float32)}
+    with pytest.raises(ValueError) as caught:
+        fk.linear(**{**good, **arguments})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_overlapping_output_is_refused() -> None:
+    x = np.ones((4, 4), np.float32)
+    with pytest.raises(ValueError, match="out overlaps"):
+        fk.linear(x, np.ones((4, 4), np.float32), out=x)
+    with pytest.raises(ValueError, match="out overlaps"):
+        fk.matmul(x, x, out=x)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (np.ones((2, 3)), np.ones((3, 2), np.float32), "must be equal"),
+        (np.ones((2, 3)), np.ones((2, 3)), "must be"),
+        (np.ones(3), np.ones((3, 2)), "must be"),
+        (np.ones((2, 2, 3)), np.ones((3, 3, 2)), "do not broadcast"),
+        (np.ones((2, 3), int), np.ones((3, 2)), "a has dtype"),
+    ],
+)
+def test_matmul_refuses(a: np.ndarray, b: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fk.matmul(a, b)

@@ -1,0 +1,82 @@
+"""No way of calling the kernels takes the process down, and every way gives the same result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import fastsedd_kernels as fk
+import numpy as np
+import pytest
+
+PRELUDE = """
+import numpy as np, fastsedd_kernels as fk
+x = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+w = fk.pack(x)
+expected = fk.linear(x, w)
+"""
+
+FORK = """
+import os
+child = os.fork()
+if child == 0:
+    os._exit(0 if (fk.linear(x, w) == expected).all() else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+POOL = """
+assert fk.threading_layer() == "pool"
+fk.set_num_threads(1)
+assert (fk.linear(x, w) == expected).all()
+"""
+
+
+def run(code: str, **environment: str) -> None:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_callers_on_four_threads() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
+    weight = fk.pack(x)
+    expected = fk.linear(x, weight)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: fk.linear(x, weight), range(200)):
+            np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
+def test_a_fork_after_use() -> None:
+    run(PRELUDE + FORK)
+
+
+def test_without_tbb_and_openmp_a_pool_of_threads_runs() -> None:
+    run(PRELUDE + POOL, NUMBA_THREADING_LAYER="workqueue")
+
+
+def test_thread_counts_out_of_range() -> None:
+    for count in (0, -1, 10_000, 1.5):
+        with pytest.raises(ValueError, match="threads is"):
+            fk.set_num_threads(count)
+
+
+@pytest.mark.parametrize(("name", "isa"), [("haswell", "avx2"), ("generic", "portable")])
+def test_lesser_cpus(name: str, isa: str) -> None:
+    """The effective target decides: the same kernels, compiled for an older CPU, neither abort nor differ much."""
+    import platform
+
+    if platform.machine() != "x86_64":
+        pytest.skip("names of x86-64 CPUs")
+    code = f"""
+import numpy as np, fastsedd_kernels as fk
+assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
+rng = np.random.default_rng(0)
+x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((37, 50), (70, 50)))
+np.testing.assert_allclose(fk.linear(x, w, activation="gelu"), fk.gelu((x @ w.T)), atol=1e-4)
+"""
+    run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
