@@ -1,0 +1,176 @@
+"""Graphs: how tokens jump under noise, uniformly or into a mask, and the reverse step that follows from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from fastsedd_kernels import sample_categorical
+from numpy.typing import NDArray
+
+
+class Graph(Protocol):
+    """A transition graph over V states (Lou et al. 2024, section 3.3). It is frozen and may be shared.
+
+    Throughout, leading axes are free and V comes last. ``tokens`` are int32 state ids, the current x. ``score`` holds
+    p(y) / p(x) for each state y at total noise sigma, and ``log_score`` its logarithm. ``dsigma`` > 0 is the noise
+    that one step takes away.
+    """
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that a text is made of; their ids are 0 ... tokens - 1."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of states V: the tokens, and the mask where the graph has one."""
+
+    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Draw from the distribution at infinite noise: int32 shaped as ``streams``, one counter stream a position."""
+
+    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
+        """exp(-dsigma Q) score, in which p(y) is taken at sigma - dsigma: float64 [..., V] (equation 19)."""
+
+    def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
+        """Probability that noise dsigma moves y to x, for each state y: int32 [...] to float64 [..., V]."""
+
+    def reverse_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        """staggered_score(exp(log_score)) * transp_transition(tokens), clamped at 0, unnormalised (equation 19).
+
+        log_score : float32 [..., V], 0 at each current token. It is overwritten with the result and returned.
+        tokens : int32 [...]
+        Each row has a scale of its own, chosen so that nothing overflows and some entry is positive. Temporaries are
+        the size of ``tokens``.
+        """
+
+    def denoising_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        """``reverse_transition`` for the last step, dsigma = sigma, after which every state is a token."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every token jumps to every token at rate 1/V (equation 15, scaled by 1/V). Raises ValueError for tokens < 1."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        _check_tokens(self.tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokens
+
+    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+        uniform = np.broadcast_to(np.float32(1.0), (*streams.shape, self.vocab_size))
+        return sample_categorical(uniform, seed, streams)
+
+    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
+        mean: NDArray[np.float64] = score.mean(axis=-1, keepdims=True)
+        return math.exp(dsigma) * score - math.expm1(dsigma) * mean
+
+    def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
+        jump = self._jump_probability(dsigma)
+        transition = np.full((*tokens.shape, self.vocab_size), jump)
+        np.put_along_axis(transition, tokens[..., None], jump + math.exp(-dsigma), axis=-1)
+        return transition
+
+    def reverse_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        # The result is linear in the score, so the scale is free: divided by the row's largest score, by e^dsigma and
+        # by the jump probability, it is score + expm1(-dsigma) mean(score), and only the current token needs a factor.
+        log_score -= log_score.max(axis=-1, keepdims=True)
+        staggered = np.exp(log_score, out=log_score)
+        # At large dsigma the two terms nearly cancel: a float64 mean keeps what is left of the largest score positive.
+        staggered += math.expm1(-dsigma) * staggered.mean(axis=-1, keepdims=True, dtype=np.float64)
+        probabilities = np.maximum(staggered, 0.0, out=staggered)
+        stay_over_jump = 1.0 + math.exp(-dsigma) / self._jump_probability(dsigma)
+        current = tokens[..., None]
+        stay = np.take_along_axis(probabilities, current, axis=-1) * stay_over_jump
+        np.put_along_axis(probabilities, current, stay, axis=-1)
+        return probabilities
+
+    def denoising_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        return self.reverse_transition(log_score, tokens, dsigma)
+
+    def _jump_probability(self, dsigma: float) -> float:
+        return -math.expm1(-dsigma) / self.vocab_size
+
+
+@dataclass(frozen=True)
+class Absorb:
+    """Every token jumps to the mask at rate 1 and stays there (equation 16). Raises ValueError for tokens < 1.
+
+    A position that is not masked never changes again, so its log scores are not read: they may hold anything.
+    """
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        _check_tokens(self.tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokens + 1
+
+    @property
+    def mask(self) -> int:
+        """Id of the mask, the last state."""
+        return self.tokens
+
+    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+        return np.full(streams.shape, self.mask, dtype=np.int32)
+
+    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
+        staggered = math.exp(dsigma) * score
+        staggered[..., self.mask] -= math.expm1(dsigma) * score.sum(axis=-1)
+        return staggered
+
+    def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
+        transition = np.zeros((*tokens.shape, self.vocab_size))
+        transition[tokens == self.mask] = -math.expm1(-dsigma)
+        stay = np.where(tokens == self.mask, 1.0, math.exp(-dsigma))
+        np.put_along_axis(transition, tokens[..., None], stay[..., None], axis=-1)
+        return transition
+
+    def reverse_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        # In a masked row p_y = s_y (e^dsigma - 1), and p_mask is what these leave of 1. The large score meets the
+        # small factor while both are logarithms, and the row is scaled by the largest p_y where that is above 1.
+        masked = tokens == self.mask
+        log_score[~masked] = -np.inf
+        log_jump = dsigma + math.log(-math.expm1(-dsigma))
+        log_scale = np.maximum(log_score[..., : self.mask].max(axis=-1) + log_jump, 0.0)
+        log_score += (log_jump - log_scale)[..., None]
+        probabilities = np.exp(log_score, out=log_score)
+        leave = probabilities[..., : self.mask].sum(axis=-1, dtype=np.float64)
+        stay = np.where(masked, np.maximum(np.exp(-log_scale) - leave, 0.0), 1.0)
+        np.put_along_axis(probabilities, tokens[..., None], stay[..., None], axis=-1)
+        return probabilities
+
+    def denoising_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
+    ) -> NDArray[np.float32]:
+        # Without the mask column a row is s_y times one factor, so dsigma drops out.
+        masked = tokens == self.mask
+        log_score[~masked] = -np.inf
+        log_score[..., self.mask] = -np.inf
+        log_score -= np.where(masked, log_score.max(axis=-1), np.float32(0.0))[..., None]
+        probabilities = np.exp(log_score, out=log_score)
+        stay = np.where(masked, 0.0, 1.0)
+        np.put_along_axis(probabilities, tokens[..., None], stay[..., None], axis=-1)
+        return probabilities
+
+
+def _check_tokens(tokens: int) -> None:
+    if tokens < 1:
+        raise ValueError(f"tokens is {tokens}, allowed: 1 or more")

@@ -1,0 +1,66 @@
+"""Noise schedules: how much total noise sigma a text has received at time t, and how fast more of it comes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Time = TypeVar("Time", float, NDArray[np.float64])
+
+# The loglinear schedule leaves this share of the text unmasked at t = 1, so that sigma(1) is finite.
+LOGLINEAR_REST = 1e-3
+
+
+class Noise(Protocol):
+    """A schedule on 0 <= t <= 1; ``t`` is a float or a float64 array, and the result has its shape."""
+
+    def total(self, t: Time) -> Time:
+        """Total noise sigma(t), increasing in t."""
+
+    def rate(self, t: Time) -> Time:
+        """Rate of noise, the derivative of ``total`` at t."""
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Geometric interpolation from ``sigma_min`` at t = 0 to ``sigma_max`` at t = 1 (Lou et al. 2024, section 5.1).
+
+    Raises ValueError unless 0 < sigma_min < sigma_max < infinity.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}, "
+                "allowed: 0 < sigma_min < sigma_max < infinity"
+            )
+
+    def total(self, t: Time) -> Time:
+        """sigma(t) = sigma_min^(1-t) sigma_max^t."""
+        sigma: Time = self.sigma_min ** (1.0 - t) * self.sigma_max**t
+        return sigma
+
+    def rate(self, t: Time) -> Time:
+        """sigma(t) log(sigma_max / sigma_min)."""
+        return self.total(t) * math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """Schedule under which a share (1 - 1e-3) t of the tokens has jumped at time t (Lou et al. 2024, section 5.1)."""
+
+    def total(self, t: Time) -> Time:
+        """sigma(t) = -log(1 - (1 - 1e-3) t)."""
+        sigma: Time = -np.log1p(-(1.0 - LOGLINEAR_REST) * t)
+        return sigma
+
+    def rate(self, t: Time) -> Time:
+        """(1 - 1e-3) / (1 - (1 - 1e-3) t)."""
+        return (1.0 - LOGLINEAR_REST) / (1.0 - (1.0 - LOGLINEAR_REST) * t)
