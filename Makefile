@@ -1,0 +1,44 @@
+# Each target sets up what it needs in .venv, once, and runs. `make generate ARGS="--steps 64"` passes options on.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help generate test lint clean
+
+help:
+	@echo 'make generate   write a text with the shipped model    ARGS="--steps 64 --seed 7"'
+	@echo 'make test       run the tests                          ARGS="-k gemm"'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make clean      remove .venv and what tools have left'
+
+generate: $(VENV)/run.stamp
+	@$(BIN)/fastsedd generate $(ARGS)
+
+test: $(VENV)/test.stamp
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find fastsedd kernels tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is as new as the installation it stands for. What is said goes to stderr: stdout is the program's own.
+$(VENV)/run.stamp: pyproject.toml
+	@echo 'setting up $(VENV): fastsedd and what it needs to run' >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/%.stamp: $(VENV)/run.stamp
+	@echo 'setting up $(VENV): the "$*" extra' >&2
+	@$(PIP) install --editable '.[$*]'
+	@touch $@

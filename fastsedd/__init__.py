@@ -1,0 +1,24 @@
+"""Text diffusion (SEDD) on a CPU: `load` a checkpoint, then `Model.generate`.
+
+Names are imported when they are first used: `fastsedd --help` waits for neither NumPy nor Numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastsedd.engine import Model, Result, Sample, generate, load, warmup
+    from fastsedd.errors import CheckpointError
+
+__version__ = "0.1.0"
+__all__ = ["CheckpointError", "Model", "Result", "Sample", "generate", "load", "warmup"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = "errors" if name == "CheckpointError" else "engine"
+    return getattr(import_module(f"{__name__}.{home}"), name)

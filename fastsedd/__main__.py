@@ -1,0 +1,7 @@
+"""`python -m fastsedd`."""
+
+from __future__ import annotations
+
+from fastsedd.cli import main
+
+main()

@@ -1,0 +1,238 @@
+"""The command line: argv to one call each, results to stdout, everything said about them to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+import fastsedd
+
+# What takes long to import (NumPy, Numba, rich) is imported by the commands that need it: help comes at once.
+if TYPE_CHECKING:
+    from fastsedd import Model, Sample
+    from fastsedd.display import OnStep
+
+RULE = "-" * 72
+
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Ends every command that fails with one line and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # nobody reads on: Click ends the program without a word
+        except (ValueError, OSError, MemoryError) as error:
+            _say(f"fastsedd: error: {' '.join(str(error).split()) or type(error).__name__}")
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            _say("fastsedd: interrupted")
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fastsedd.__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Text diffusion (SEDD) on a CPU."""
+
+
+@main.command()
+@click.option("--model", metavar="M", help="A folder or a .safetensors file.  [default: the shipped model]")
+@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Denoising steps.  [default: the model's own]")
+@click.option(
+    "--num-samples", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Texts to write."
+)
+@click.option(
+    "--batch-size", metavar="N", type=click.IntRange(min=1), help="Texts denoised together.  [default: by memory]"
+)
+@click.option("--length", metavar="N", type=click.IntRange(min=1), help="Tokens a text.  [default: the model's own]")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**64 - 1), help="Decides the texts.  [default: random]")
+@click.option("--prefix", metavar="TEXT", default="", help="What every text begins with.")
+@click.option("--suffix", metavar="TEXT", default="", help="What every text ends with.")
+@click.option(
+    "--draw",
+    type=click.Choice(["exact", "official"]),
+    default="exact",
+    show_default=True,
+    help="Categorical draw: exact, or with the published code's arithmetic.",
+)
+@click.option(
+    "--temperature",
+    metavar="X",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Below 1 safer, above 1 wilder.  [default: the model's own]",
+)
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--watch", is_flag=True, help="On a terminal, show a text emerging from noise.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a text.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write there, whole or not at all.",
+)
+@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+def generate(
+    model: str | None,
+    num_samples: int,
+    seed: int | None,
+    threads: int | None,
+    watch: bool,
+    as_json: bool,
+    output: Path | None,
+    quiet: bool,
+    **request: Any,  # what `Model.stream` takes, under its names
+) -> None:
+    """Write texts.
+
+    The same seed gives the same texts, for any number of threads and any batch size.
+    """
+    if watch and quiet:
+        raise click.UsageError("--watch shows progress, which --quiet forbids")
+    seed = secrets.randbits(32) if seed is None else seed
+    loaded = _load(model, threads, quiet=quiet)
+    with _denoising(loaded, num_samples, watch=watch, quiet=quiet) as on_step:
+        samples = loaded.stream(num_samples=num_samples, seed=seed, on_step=on_step, **request)
+        if not quiet:
+            _say(f"seed {seed}")
+        with _output(output) as file:
+            for line in _json_lines(samples, loaded.name) if as_json else _lines(samples):
+                file.write(f"{line}\n")
+                file.flush()
+
+
+@main.command()
+@click.argument("model", metavar="[M]", required=False)
+def inspect(model: str | None) -> None:
+    """Say what a checkpoint is.
+
+    M is a folder or a .safetensors file, by default the shipped model.
+    """
+    from fastsedd import display
+
+    display.print_facts(_facts(_load(model)))
+
+
+@main.command()
+def warmup() -> None:
+    """Compile every kernel for this CPU, once."""
+    import fastsedd_kernels
+
+    folder = fastsedd_kernels.cache_folder()
+    if folder is None:
+        raise OSError("kernels cannot be kept: name a folder of your own in FASTSEDD_CACHE_DIR")
+    with _compiling() as progress:
+        fastsedd.warmup(progress)
+    click.echo(f"kernels for this CPU are in {folder}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _load(model: str | None, threads: int | None = None, *, quiet: bool = False) -> Model:
+    if not quiet:
+        _announce_compilation()
+    if threads is not None:
+        import fastsedd_kernels
+
+        fastsedd_kernels.set_num_threads(threads)
+    return fastsedd.load(model)
+
+
+def _announce_compilation() -> None:
+    import fastsedd_kernels
+
+    fastsedd_kernels.on_compile(lambda: _say("compiling kernels for this CPU (once, about a minute at most)…"))
+
+
+def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """How the progress of a warm-up is shown: a bar on a terminal, else one line."""
+    if not sys.stderr.isatty():
+        _announce_compilation()
+        return nullcontext()
+    from fastsedd import display
+
+    return display.compiling_bar()
+
+
+def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> AbstractContextManager[OnStep | None]:
+    """How the progress of a request is shown: not at all where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        return nullcontext()
+    from fastsedd import display
+
+    if watch:
+        return display.denoising_view(num_samples, model.tokenizer, model.config.mask_token)
+    return display.denoising_bar(num_samples)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that takes its name once it is complete."""
+    if path is None:
+        yield sys.stdout
+    elif path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+    else:
+        target = path.resolve()
+        incomplete = target.with_name(f".{target.name}.{os.getpid()}.incomplete")
+        try:
+            with incomplete.open("x", encoding="utf-8") as file:
+                yield file
+            incomplete.replace(target)
+        finally:
+            incomplete.unlink(missing_ok=True)
+
+
+def _lines(samples: Iterable[Sample]) -> Iterator[str]:
+    """Texts, with a rule between them."""
+    for sample in samples:
+        yield sample.text if sample.index == 0 else f"{RULE}\n{sample.text}"
+
+
+def _json_lines(samples: Iterable[Sample], model: str) -> Iterator[str]:
+    for sample in samples:
+        fields = {
+            "text": sample.text,
+            "tokens": sample.tokens.tolist(),
+            "seed": sample.seed,
+            "index": sample.index,
+            "steps": sample.steps,
+            "model": model,
+            "seconds": sample.seconds,
+        }
+        yield json.dumps(fields)
+
+
+def _facts(model: Model) -> list[tuple[str, str]]:
+    config = model.config
+    mask = "" if config.mask_token is None else " and a mask"
+    sigma = f", sigma {config.noise.sigma_min:g} to {config.noise.sigma_max:g}"
+    return [
+        ("model", model.name),
+        ("architecture", config.architecture),
+        ("parameters", f"{model.parameters:,}"),
+        ("stored dtype", model.stored_dtype),
+        ("width", f"{config.width}"),
+        ("blocks", f"{config.blocks}"),
+        ("heads", f"{config.heads} of {config.head_dim}"),
+        ("length", f"{config.length} tokens"),
+        ("vocabulary", f"{config.tokens} tokens{mask}"),
+        ("tokenizer", "none" if config.characters is None else f"characters {config.characters!r}"),
+        ("graph", config.graph),
+        ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
+        ("generation", f"{config.generation.steps} steps, temperature {config.generation.temperature:g}"),
+    ]

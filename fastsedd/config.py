@@ -1,0 +1,106 @@
+"""What a model is, in frozen dataclasses that are checked where they are built."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Bounds that no real model is near, so that a hostile file is refused before it takes memory.
+MOST_TOKENS = 1 << 20
+MOST_WIDTH = 1 << 15
+MOST_BLOCKS = 512
+MOST_LENGTH = 1 << 17
+MOST_STEPS = (1 << 16) - 2
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """The noise schedule; loglinear has no parameters and ignores both sigmas."""
+
+    type: Literal["geometric", "loglinear"]
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check_one_of("noise.type", self.type, ("geometric", "loglinear"))
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"noise.sigma_min is {self.sigma_min} and noise.sigma_max is {self.sigma_max}, "
+                "allowed: 0 < sigma_min < sigma_max, finite"
+            )
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """What a checkpoint says reads best: the default steps and temperature of a request."""
+
+    steps: int = 128
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("generation.steps", self.steps, 1, MOST_STEPS)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"generation.temperature is {self.temperature}, allowed: above 0, finite")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's architecture, sizes and process.
+
+    tokens : what texts are made of, without the mask; length : the most positions
+    characters : the character of each token, where the tokens are characters
+    """
+
+    architecture: Literal["annotated", "ddit"]
+    tokens: int
+    width: int
+    blocks: int
+    heads: int
+    cond_dim: int
+    length: int
+    graph: Literal["absorb", "uniform"]
+    noise: NoiseConfig
+    scale_by_sigma: bool
+    characters: str | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        _check_one_of("architecture", self.architecture, ("annotated", "ddit"))
+        _check_one_of("graph", self.graph, ("absorb", "uniform"))
+        _check_range("tokens", self.tokens, 2, MOST_TOKENS)
+        _check_range("width", self.width, 2, MOST_WIDTH)
+        _check_range("blocks", self.blocks, 1, MOST_BLOCKS)
+        _check_range("heads", self.heads, 1, self.width)
+        _check_range("cond_dim", self.cond_dim, 1, MOST_WIDTH)
+        _check_range("length", self.length, 1, MOST_LENGTH)
+        if self.width % self.heads or self.head_dim % 2:
+            raise ValueError(f"heads is {self.heads}, allowed: divisors of the width {self.width} into even widths")
+        if self.scale_by_sigma and self.architecture != "ddit":
+            raise ValueError("scale_by_sigma is true, allowed for the ddit architecture only")
+        if self.characters is not None and not len(set(self.characters)) == len(self.characters) == self.tokens:
+            raise ValueError(f"characters has {len(self.characters)}, allowed: {self.tokens} distinct ones, the tokens")
+
+    @property
+    def vocab_size(self) -> int:
+        """States of a position: the tokens, and the mask under absorb."""
+        return self.tokens + (self.graph == "absorb")
+
+    @property
+    def mask_token(self) -> int | None:
+        """Id of the mask, the last state, under absorb."""
+        return self.tokens if self.graph == "absorb" else None
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}, allowed: {least} to {most}")
+
+
+def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, allowed: {', '.join(map(repr, allowed))}")

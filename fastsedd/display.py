@@ -1,0 +1,124 @@
+"""What a person sees on a terminal: progress bars, the live denoising view, and a table of facts.
+
+Bars and the view are drawn on stderr and leave nothing behind; they vanish while a finished text is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fastsedd.text import Tokenizer
+
+OnStep = Callable[[int, int, "NDArray[np.int32]"], None]
+
+MASK = "·"
+MASKED = "dim"
+FRESH = "bold green"
+SETTLED = ""
+
+
+@contextmanager
+def compiling_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar that is moved by calling `progress(done, total)`."""
+    with _bar("compiling kernels for this CPU") as bar:
+        yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+
+@contextmanager
+def denoising_bar(num_samples: int) -> Iterator[OnStep]:
+    """A bar over all steps of all texts, moved by `on_step`."""
+    bar = _bar("denoising")
+
+    def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        bar.start()
+        _advance(bar, step, steps, len(tokens), num_samples)
+        if step == steps:
+            bar.stop()
+
+    try:
+        yield on_step
+    finally:
+        bar.stop()
+
+
+@contextmanager
+def denoising_view(num_samples: int, tokenizer: Tokenizer, mask_token: int | None) -> Iterator[OnStep]:
+    """The first text of each batch as it emerges from noise, above the bar, redrawn by `on_step`."""
+    bar = _bar("denoising")
+    view = Live(console=bar.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+    before: NDArray[np.int32]
+
+    def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        nonlocal before
+        now = tokens[0]
+        if step == 1:
+            before = now
+            view.start()
+        _advance(bar, step, steps, len(tokens), num_samples)
+        view.update(Group(noisy_text(now, before, tokenizer, mask_token), "", bar), refresh=True)
+        before = now
+        if step == steps:
+            view.stop()
+
+    try:
+        yield on_step
+    finally:
+        view.stop()
+
+
+def noisy_text(
+    tokens: NDArray[np.int32], before: NDArray[np.int32], tokenizer: Tokenizer, mask_token: int | None
+) -> Text:
+    """A state, int32 [L], in which masks are faint and tokens that differ from the state before stand out."""
+
+    def style(position: int) -> str:
+        if tokens[position] == mask_token:
+            return MASKED
+        return SETTLED if tokens[position] == before[position] else FRESH
+
+    text = Text()
+    for look, run in groupby(range(len(tokens)), style):
+        text.append(tokenizer.decode(tokens[list(run)], mask=MASK), look)
+    return text
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values on stdout: a table on a terminal, else aligned lines that are never wrapped."""
+    console = Console()
+    if console.is_terminal:
+        table = Table(show_header=False)
+        table.add_column(style="bold")
+        for name, value in facts:
+            table.add_row(name, Text(value))
+        console.print(table)
+    else:
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            print(f"{name:<{width}}  {value}")
+
+
+def _bar(description: str) -> Progress:
+    """A bar with one task, whose total is not known yet."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    bar.add_task(description, total=None)
+    return bar
+
+
+def _advance(bar: Progress, step: int, steps: int, batch: int, num_samples: int) -> None:
+    """Note a step of a batch in a bar that counts the steps of every text."""
+    bar.update(bar.task_ids[0], description=f"step {step}/{steps}", advance=batch, total=steps * num_samples)

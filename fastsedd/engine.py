@@ -1,0 +1,228 @@
+"""One generation request: checked, cut into batches, sampled, decoded."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import fastsedd_kernels
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsedd import checkpoint, models, text
+from fastsedd.config import ModelConfig
+from fastsedd.diffusion.graph import Absorb, Graph, Uniform
+from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
+from fastsedd.diffusion.sampler import FREE, sample
+from fastsedd.diffusion.timegrid import uniform_grid
+from fastsedd.models import Network, Workspace
+
+SHIPPED = Path(__file__).parent / "assets"
+
+OnStep = Callable[[int, int, NDArray[np.int32]], None]
+
+# A batch's scratch memory aims at this much: beyond it larger products are no faster.
+_BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated text. tokens : int32 [L]; index : its number in the request; seconds : its share of its batch."""
+
+    text: str
+    tokens: NDArray[np.int32]
+    seed: int
+    index: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """All samples of a request, in order. tokens : int32 [B, L]."""
+
+    texts: list[str]
+    tokens: NDArray[np.int32]
+    seed: int
+
+
+class Model:
+    """A loaded checkpoint: immutable, and safe to share among threads."""
+
+    def __init__(self, read: checkpoint.Checkpoint, name: str) -> None:
+        self.name = name
+        self.config: ModelConfig = read.config
+        self.stored_dtype = read.stored_dtype
+        self.parameters = sum(tensor.size for tensor in read.tensors.values())
+        self.tokenizer: text.Tokenizer = text.for_config(read.config)
+        self._network: Network = models.build(read.config, read.tensors)
+        self._graph = _graph(read.config)
+        self._noise = _noise(read.config)
+
+    def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
+        """Log of p(y) / p(x) for each position's every token y.
+
+        tokens : integers [B, L], 0 to vocab_size - 1, L at most config.length; sigma : total noise, float [B], > 0
+        Returns float32 [B, L, V]; the current token's entry is 0. Raises ValueError for anything else.
+        """
+        given = np.asarray(tokens)
+        if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
+            raise ValueError(f"tokens is {given.dtype} {given.shape}, must be integers [B, L]")
+        self._check_length("tokens", given.shape[1])
+        if given.min() < 0 or given.max() >= self.config.vocab_size:
+            raise ValueError(f"tokens has values outside 0 to {self.config.vocab_size - 1}")
+        noise = np.asarray(sigma, np.float64)
+        if noise.shape != given.shape[:1] or not (np.isfinite(noise) & (noise > 0)).all():
+            raise ValueError(f"sigma has shape {noise.shape}, must be {given.shape[:1]}, finite and above 0")
+        scratch = Workspace.allocate(self.config, *given.shape)
+        return self._network.log_score(given.astype(np.int32), noise, scratch)
+
+    def generate(
+        self,
+        prefix: str = "",
+        suffix: str = "",
+        num_samples: int = 1,
+        batch_size: int | None = None,
+        length: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
+        draw: Literal["exact", "official"] = "exact",
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Write `num_samples` texts; see `stream` for the arguments."""
+        samples = list(
+            self.stream(
+                prefix, suffix, num_samples, batch_size, length, steps, seed, temperature, draw, on_step
+            )
+        )  # fmt: skip
+        tokens = np.stack([each.tokens for each in samples])
+        return Result([each.text for each in samples], tokens, samples[0].seed)
+
+    def stream(
+        self,
+        prefix: str = "",
+        suffix: str = "",
+        num_samples: int = 1,
+        batch_size: int | None = None,
+        length: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        temperature: float | None = None,
+        draw: Literal["exact", "official"] = "exact",
+        on_step: OnStep | None = None,
+    ) -> Iterator[Sample]:
+        """The texts of a request, each as soon as its batch is done.
+
+        prefix, suffix : text that every sample begins and ends with, exactly
+        batch_size : samples denoised together, chosen by memory if None; the texts do not depend on it
+        length : tokens a text, at most config.length, which is the default
+        steps, temperature : the checkpoint's own if None; one denoising step follows the `steps`
+        seed : 0 to 2**64 - 1, drawn from the system if None; it decides the texts, on any number of threads
+        draw : "exact", or "official", the published code's arithmetic
+        on_step(step, steps, tokens) : sees the state, int32 [B, L], after every step
+        Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
+        """
+        length = self.config.length if length is None else length
+        self._check_length("length", length)
+        fixed = self._fixed(prefix, suffix, length)
+        steps = self.config.generation.steps if steps is None else steps
+        grid = uniform_grid(self._noise, steps)
+        temperature = self.config.generation.temperature if temperature is None else temperature
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}, allowed: above 0, finite")
+        seed = secrets.randbits(32) if seed is None else seed
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed is {seed}, allowed: 0 to 2**64 - 1")
+
+        def run() -> Iterator[Sample]:
+            scratch: Workspace | None = None
+            for indices in self._batches(num_samples, batch_size, length):
+                if scratch is None or len(scratch.x) != len(indices):
+                    scratch = Workspace.allocate(self.config, len(indices), length)
+                started = time.perf_counter()
+                tokens = sample(
+                    self._log_score_in(scratch), self._graph, grid, indices=indices, length=length, seed=seed,
+                    fixed=fixed, draw=draw, temperature=temperature, on_step=on_step,
+                )  # fmt: skip
+                seconds = (time.perf_counter() - started) / len(indices)
+                for index, row in zip(indices, tokens, strict=True):
+                    yield Sample(self.tokenizer.decode(row), row, seed, index, steps, seconds)
+
+        self._batches(num_samples, batch_size, length)
+        return run()
+
+    def batches(self, num_samples: int, batch_size: int | None = None, length: int | None = None) -> int:
+        """How many batches a request of so many samples takes."""
+        return len(self._batches(num_samples, batch_size, self.config.length if length is None else length))
+
+    def _batches(self, num_samples: int, batch_size: int | None, length: int) -> list[Sequence[int]]:
+        """The sample indices of each batch."""
+        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, allowed: 1 or more")
+        if batch_size is None:
+            bytes_a_sample = 4 * length * (10 * self.config.width + self.config.vocab_size)
+            batch_size = max(1, _BATCH_BYTES // bytes_a_sample)
+        return [range(first, min(first + batch_size, num_samples)) for first in range(0, num_samples, batch_size)]
+
+    def _log_score_in(self, scratch: Workspace) -> Callable[[NDArray[np.int32], float], NDArray[np.float32]]:
+        """The network's forward at one sigma for the whole batch, in that scratch memory."""
+        return lambda tokens, sigma: self._network.log_score(tokens, np.full(len(tokens), sigma), scratch)
+
+    def _fixed(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:
+        """The given tokens of a text, FREE where it is to be written."""
+        begin, end = self._encode("prefix", prefix), self._encode("suffix", suffix)
+        if len(begin) + len(end) > length:
+            raise ValueError(
+                f"prefix and suffix have {len(begin)} and {len(end)} tokens, allowed: {length} together, the length"
+            )
+        fixed = np.full(length, FREE, np.int32)
+        fixed[: len(begin)] = begin
+        fixed[length - len(end) :] = end
+        return fixed
+
+    def _encode(self, name: str, given: str) -> NDArray[np.int32]:
+        try:
+            return self.tokenizer.encode(given)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _check_length(self, name: str, length: int) -> None:
+        if not 1 <= length <= self.config.length:
+            raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
+
+
+def load(path: str | Path | None = None, dtype: Literal["float32"] = "float32") -> Model:
+    """Load a checkpoint: a folder, a .safetensors file, or, with None, the shipped model.
+
+    Raises CheckpointError (a ValueError) for anything wrong with the file, ValueError for another dtype.
+    """
+    if dtype != "float32":
+        raise ValueError(f"dtype is {dtype!r}, allowed: 'float32'")
+    return Model(checkpoint.read(SHIPPED if path is None else path), "shipped model" if path is None else str(path))
+
+
+def generate(model: str | Path | None = None, **options: Any) -> Result:
+    """Load a checkpoint and write texts with it, in one call; `options` are those of `Model.generate`."""
+    return load(model).generate(**options)
+
+
+def warmup(progress: Callable[[int, int], None] | None = None) -> None:
+    """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` after each."""
+    fastsedd_kernels.compile_all(progress)
+
+
+def _graph(config: ModelConfig) -> Graph:
+    return Absorb(config.tokens) if config.graph == "absorb" else Uniform(config.tokens)
+
+
+def _noise(config: ModelConfig) -> Noise:
+    if config.noise.type == "loglinear":
+        return LogLinear()
+    return Geometric(config.noise.sigma_min, config.noise.sigma_max)

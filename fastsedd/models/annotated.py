@@ -1,0 +1,82 @@
+"""The article's network: learned positions, attention twice a block, exact GELU (ash80, annotated diffusion)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.config import ModelConfig
+from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, distinct_sigma, zero_current
+from fastsedd.models.workspace import Workspace
+
+CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
+
+
+@dataclass(frozen=True)
+class _Block:
+    ln_1: NDArray[np.float32]
+    ln_2: NDArray[np.float32]
+    c_attn: Linear
+    c_proj: Linear
+    mlp_fc: Linear
+    mlp_proj: Linear
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str) -> _Block:
+        return cls(
+            tensors[f"{name}.ln_1.weight"],
+            tensors[f"{name}.ln_2.weight"],
+            Linear.read(tensors, f"{name}.attn.c_attn"),
+            Linear.read(tensors, f"{name}.attn.c_proj"),
+            Linear.read(tensors, f"{name}.mlp.c_fc"),
+            Linear.read(tensors, f"{name}.mlp.c_proj"),
+        )
+
+    def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
+        """scratch.x, in place."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        x, normed = scratch.x, scratch.normed
+        fk.layer_norm(x, self.ln_1, shift=shift, scale=scale, out=normed)
+        self.c_attn(normed, scratch.qkv)
+        self.c_proj(attend(scratch, heads, rotary=False), normed)
+        # The second pass has the same weights and norm, and is not modulated.
+        fk.layer_norm(normed, self.ln_1, out=normed)
+        self.c_attn(normed, scratch.qkv)
+        self.c_proj(attend(scratch, heads, rotary=False), x, gate=gate, residual=x)
+        fk.layer_norm(x, self.ln_2, shift=mlp_shift, scale=mlp_scale, out=normed)
+        self.mlp_fc(normed, scratch.hidden, activation="gelu")
+        self.mlp_proj(scratch.hidden, x, gate=mlp_gate, residual=x)
+
+
+class Annotated:
+    """The network, immutable once built: one may serve several threads, each with its own workspace."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+        self.config = config
+        names = [f"transformer.h.{i}" for i in range(config.blocks)]
+        self._tokens = tensors["transformer.wte.weight"]
+        self._positions = tensors["transformer.wpe.weight"]
+        self._blocks = tuple(_Block.read(tensors, name) for name in names)
+        self._ln_f = tensors["transformer.ln_f.weight"]
+        self._norm_final = tensors["lm_head.norm_final.weight"]
+        self._head = Linear.read(tensors, "lm_head.linear")
+        adaln = [f"{name}.adaLN_modulation" for name in names]
+        self._conditioning = Conditioning.read(tensors, [*adaln, "lm_head.adaLN_modulation"])
+
+    def log_score(
+        self, tokens: NDArray[np.int32], sigma: NDArray[np.float64], scratch: Workspace
+    ) -> NDArray[np.float32]:
+        """tokens [B, L], total noise sigma [B] to log scores [B, L, V], which lie in the workspace."""
+        modulation = self._conditioning(distinct_sigma(sigma), self.config.width)
+        fk.embedding(tokens, self._tokens, self._positions, out=scratch.x)
+        for i, block in enumerate(self._blocks):
+            block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
+        shift, scale = modulation[CHUNKS * len(self._blocks) :]
+        normed = fk.layer_norm(scratch.x, self._ln_f, out=scratch.normed)
+        fk.layer_norm(normed, self._norm_final, shift=shift, scale=scale, out=normed)
+        log_score = self._head(normed, scratch.log_score)
+        zero_current(log_score, tokens)
+        return log_score

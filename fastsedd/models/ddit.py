@@ -1,0 +1,83 @@
+"""Lou et al.'s network: a diffusion transformer with rotary positions, tanh GELU and a head scaled by sigma."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.config import ModelConfig
+from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, distinct_sigma, zero_current
+from fastsedd.models.workspace import Workspace
+
+CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
+
+
+@dataclass(frozen=True)
+class _Block:
+    norm1: NDArray[np.float32]
+    norm2: NDArray[np.float32]
+    attn_qkv: Linear
+    attn_out: Linear
+    mlp_in: Linear
+    mlp_out: Linear
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str) -> _Block:
+        return cls(
+            tensors[f"{name}.norm1.weight"],
+            tensors[f"{name}.norm2.weight"],
+            Linear.read(tensors, f"{name}.attn_qkv"),
+            Linear.read(tensors, f"{name}.attn_out"),
+            Linear.read(tensors, f"{name}.mlp.0"),
+            Linear.read(tensors, f"{name}.mlp.2"),
+        )
+
+    def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
+        """scratch.x, in place."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        x, normed = scratch.x, scratch.normed
+        fk.layer_norm(x, self.norm1, shift=shift, scale=scale, out=normed)
+        self.attn_qkv(normed, scratch.qkv)
+        self.attn_out(attend(scratch, heads, rotary=True), x, gate=gate, residual=x)
+        fk.layer_norm(x, self.norm2, shift=mlp_shift, scale=mlp_scale, out=normed)
+        self.mlp_in(normed, scratch.hidden, activation="gelu_tanh")
+        self.mlp_out(scratch.hidden, x, gate=mlp_gate, residual=x)
+
+
+class DDiT:
+    """The network, immutable once built: one may serve several threads, each with its own workspace."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+        self.config = config
+        names = [f"blocks.{i}" for i in range(config.blocks)]
+        self._tokens = tensors["vocab_embed.embedding"]
+        self._blocks = tuple(_Block.read(tensors, name) for name in names)
+        self._norm_final = tensors["output_layer.norm_final.weight"]
+        self._head = Linear.read(tensors, "output_layer.linear")
+        adaln = [f"{name}.adaLN_modulation" for name in names]
+        self._conditioning = Conditioning.read(tensors, [*adaln, "output_layer.adaLN_modulation"])
+
+    def log_score(
+        self, tokens: NDArray[np.int32], sigma: NDArray[np.float64], scratch: Workspace
+    ) -> NDArray[np.float32]:
+        """tokens [B, L], total noise sigma [B] to log scores [B, L, V], which lie in the workspace."""
+        modulation = self._conditioning(distinct_sigma(sigma), self.config.width)
+        fk.embedding(tokens, self._tokens, out=scratch.x)
+        for i, block in enumerate(self._blocks):
+            block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
+        shift, scale = modulation[CHUNKS * len(self._blocks) :]
+        fk.layer_norm(scratch.x, self._norm_final, shift=shift, scale=scale, out=scratch.normed)
+        log_score = self._head(scratch.normed, scratch.log_score)
+        if self.config.scale_by_sigma:
+            log_score -= sigma_term(sigma, self.config.vocab_size)[:, None, None]
+        zero_current(log_score, tokens)
+        return log_score
+
+
+def sigma_term(sigma: NDArray[np.float64], vocab_size: int) -> NDArray[np.float32]:
+    """log(e^sigma - 1) + log(V - 1), [B]: what the score of a mask owes to the noise alone (Lou et al., appendix C)."""
+    return (np.log(np.expm1(sigma)) + math.log(vocab_size - 1)).astype(np.float32)
