@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from fastsedd import checkpoint, models, text
 from fastsedd.config import ModelConfig
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.sampler import FREE, sample
+from fastsedd.diffusion.sampler import FREE, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
 from fastsedd.models import Network, Workspace
 
@@ -134,11 +133,8 @@ class Model:
         steps = self.config.generation.steps if steps is None else steps
         grid = uniform_grid(self._noise, steps)
         temperature = self.config.generation.temperature if temperature is None else temperature
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}, allowed: above 0, finite")
         seed = secrets.randbits(32) if seed is None else seed
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {seed}, allowed: 0 to 2**64 - 1")
+        check_request(grid, length, seed, draw, temperature)
 
         def run() -> Iterator[Sample]:
             scratch: Workspace | None = None

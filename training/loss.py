@@ -56,7 +56,9 @@ def uniform_entropy(log_score: Tensor, sigma: Tensor, clean: Tensor, noisy: Tens
     return positive - negative + constant
 
 
-def bound(network: nn.Module, config: dict, clean: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def bound(
+    network: nn.Module, config: dict, clean: Tensor, t: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """The diffusion weighted denoising score entropy of each sample, [B], nats a token."""
     sigma, rate = total_noise(config, t)
     moved = torch.rand(clean.shape, generator=generator) < -(-sigma).expm1()[:, None]

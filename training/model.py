@@ -95,9 +95,7 @@ class DDiTBlock(nn.Module):
         self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.adaLN_modulation = modulation(cond, width, 6)
         with torch.no_grad():  # open gates over small branches: the residual stream learns from the first step
             self.adaLN_modulation.bias[2 * width : 3 * width] = 1.0
@@ -117,8 +115,15 @@ class DDiT(nn.Module):
     """Lou et al.'s network: rotary positions, tanh GELU, head scaled by sigma. (tokens [B, L], sigma [B]) -> log score."""
 
     def __init__(
-        self, vocab_size: int, width: int, blocks: int, heads: int, cond: int, length: int,
-        scale_by_sigma: bool = True, dropout: float = 0.0,
+        self,
+        vocab_size: int,
+        width: int,
+        blocks: int,
+        heads: int,
+        cond: int,
+        length: int,
+        scale_by_sigma: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.scale_by_sigma = scale_by_sigma
@@ -197,10 +202,15 @@ def build(config: dict) -> nn.Module:
     """The network that a checkpoint's config.json describes."""
     model = config["model"]
     absorb = config["graph"]["type"] == "absorb"
-    sizes = dict(
-        vocab_size=config["tokens"] + absorb, width=model["hidden_size"], blocks=model["n_blocks"],
-        heads=model["n_heads"], cond=model["cond_dim"], length=model["length"], dropout=model["dropout"],
-    )
+    sizes = {
+        "vocab_size": config["tokens"] + absorb,
+        "width": model["hidden_size"],
+        "blocks": model["n_blocks"],
+        "heads": model["n_heads"],
+        "cond": model["cond_dim"],
+        "length": model["length"],
+        "dropout": model["dropout"],
+    }
     if model["type"] == "annotated":
         return Annotated(**sizes)
     return DDiT(**sizes, scale_by_sigma=model["scale_by_sigma"])

@@ -27,7 +27,7 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:

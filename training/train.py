@@ -23,7 +23,9 @@ from training import corpus as corpora
 from training import loss, model, optimizer
 
 
-def describe(characters: str, architecture: str, graph: str, width: int, blocks: int, heads: int, dropout: float) -> dict:
+def describe(
+    characters: str, architecture: str, graph: str, width: int, blocks: int, heads: int, dropout: float
+) -> dict:
     """The config.json of a new run."""
     noise = {"type": "loglinear"} if graph == "absorb" else {"type": "geometric", "sigma_min": 1e-4, "sigma_max": 20.0}
     return {
@@ -31,8 +33,14 @@ def describe(characters: str, architecture: str, graph: str, width: int, blocks:
         "graph": {"type": graph},
         "noise": noise,
         "model": {
-            "type": architecture, "hidden_size": width, "cond_dim": 64, "length": 256, "n_blocks": blocks,
-            "n_heads": heads, "scale_by_sigma": architecture == "ddit" and graph == "absorb", "dropout": dropout,
+            "type": architecture,
+            "hidden_size": width,
+            "cond_dim": 64,
+            "length": 256,
+            "n_blocks": blocks,
+            "n_heads": heads,
+            "scale_by_sigma": architecture == "ddit" and graph == "absorb",
+            "dropout": dropout,
         },
         "tokenizer": {"type": "characters", "characters": characters},
     }
@@ -74,8 +82,12 @@ class Run:
 
     def save(self) -> None:
         state = {
-            "network": self.network.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers],
-            "ema": self.ema, "step": self.step, "seconds": self.seconds, "rng": torch.get_rng_state(),
+            "network": self.network.state_dict(),
+            "optimizers": [one.state_dict() for one in self.optimizers],
+            "ema": self.ema,
+            "step": self.step,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
         }
         replace(self.folder / "state.pt", lambda path: torch.save(state, path))
         weights = {name: tensor.contiguous().cpu() for name, tensor in self.ema.items()}
@@ -99,7 +111,9 @@ class Run:
 
 
 @torch.no_grad()
-def validation_bound(network: nn.Module, config: dict, data: torch.Tensor, batches: int, seed: int = 0) -> tuple[float, float]:
+def validation_bound(
+    network: nn.Module, config: dict, data: torch.Tensor, batches: int, seed: int = 0
+) -> tuple[float, float]:
     """Mean and standard error of the bound over random windows, nats a token."""
     generator = torch.Generator().manual_seed(seed)
     windows = corpora.windows(data, config["model"]["length"])
@@ -107,7 +121,8 @@ def validation_bound(network: nn.Module, config: dict, data: torch.Tensor, batch
     values = []
     for _ in range(batches):
         rows = windows[torch.randperm(len(windows), generator=generator)[:32]]
-        values.append(loss.bound(network, config, rows.to(device), loss.stratified_times(len(rows), generator), generator).mean())
+        times = loss.stratified_times(len(rows), generator)
+        values.append(loss.bound(network, config, rows.to(device), times, generator).mean())
     values = torch.stack(values)
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
@@ -130,8 +145,22 @@ def validation_bound(network: nn.Module, config: dict, data: torch.Tensor, batch
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 @click.option("--compile/--no-compile", "compiled", default=True)
 def main(
-    corpus_file: Path, folder: Path, minutes: float, architecture: str, graph: str, width: int, blocks: int, heads: int,
-    dropout: float, batch: int, muon_lr: float, adam_lr: float, ema: float, seed: int, device: str, compiled: bool,
+    corpus_file: Path,
+    folder: Path,
+    minutes: float,
+    architecture: str,
+    graph: str,
+    width: int,
+    blocks: int,
+    heads: int,
+    dropout: float,
+    batch: int,
+    muon_lr: float,
+    adam_lr: float,
+    ema: float,
+    seed: int,
+    device: str,
+    compiled: bool,
 ) -> None:
     torch.manual_seed(seed)
     corpus = corpora.read(corpus_file)

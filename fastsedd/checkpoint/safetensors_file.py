@@ -50,7 +50,7 @@ def read(path: Path) -> StoredTensors:
         if data.startswith(beginning):
             raise CheckpointError(f"{path}: is {what}, allowed: safetensors")
     try:
-        entries = dict(deserialize(data))
+        entries = dict(deserialize(data))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is no whole safetensors file: {_one_line(error)}") from None
     for name, entry in entries.items():

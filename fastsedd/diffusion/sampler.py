@@ -64,7 +64,7 @@ def sample(
     Raises ValueError for an argument outside these bounds, and for a log_score of another shape or dtype.
     """
     index = _checked_indices(indices)
-    _check_bounds(grid, length, seed, draw, temperature)
+    check_request(grid, length, seed, draw, temperature)
     given = _checked_fixed(fixed, graph, length)
 
     tokens = graph.sample_limit(seed, draw_streams(index, 0, length))
@@ -90,7 +90,8 @@ def _checked_indices(indices: Sequence[int]) -> NDArray[np.uint64]:
     return np.array(indices, dtype=np.uint64)
 
 
-def _check_bounds(grid: TimeGrid, length: int, seed: int, draw: str, temperature: float) -> None:
+def check_request(grid: TimeGrid, length: int, seed: int, draw: str, temperature: float) -> None:
+    """Raise ValueError, naming the argument, for what `sample` would refuse once it runs."""
     if len(grid) >= 1 << STEP_BITS:
         raise ValueError(f"grid has {len(grid)} steps, allowed: fewer than {1 << STEP_BITS}")
     if not 1 <= length <= 1 << POSITION_BITS:

@@ -19,7 +19,7 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     if isinstance(value, (list, tuple, int, float)):
         return np.asarray(value, dtype=allowed[0])
     if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        array = np.from_dlpack(value)
+        array: NDArray[Any] = np.from_dlpack(value)  # type: ignore[arg-type]
     else:
         array = np.asarray(value)
     if array.dtype not in allowed:

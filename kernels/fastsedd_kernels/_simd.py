@@ -142,7 +142,9 @@ def _vector_function(result: Any, arguments: tuple[Any, ...]) -> Callable[[Calla
             return result(*arguments), codegen
 
         namespace: dict[str, Any] = {"typed": typed}
-        exec(f"def {emit.__name__}(typing_context, {parameters}): return typed(typing_context, {parameters})", namespace)
+        exec(
+            f"def {emit.__name__}(typing_context, {parameters}): return typed(typing_context, {parameters})", namespace
+        )
         named = namespace[emit.__name__]
         named.__doc__ = emit.__doc__
         return intrinsic(named)

@@ -19,7 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # libgomp's threads spin between regions and starve other libraries' threads; a short spin keeps both fast.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+
+import itertools
 
 import numba
 from numba import types
@@ -43,12 +45,12 @@ def {name}_serial(_first, _last, {parameters}):
 """
 
 _region = threading.Lock()
-_threads = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
+_threads: int = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
 
 
 @functools.cache
 def threading_layer() -> str:
-    """"tbb", "omp" or "pool": what runs this process's parallel kernels. Decided once, at first use."""
+    """ "tbb", "omp" or "pool": what runs this process's parallel kernels. Decided once, at first use."""
     for layer in _wanted_layers():
         try:
             importlib.import_module(_LAYERS[layer])
@@ -140,8 +142,7 @@ class Kernel:
     def _run_pool(self, tasks: int, threads: int, *arguments: Any) -> None:
         bounds = [tasks * share // threads for share in range(threads + 1)]
         shares = [
-            _pool().submit(self._run_serial, first, last, *arguments)
-            for first, last in zip(bounds[1:], bounds[2:], strict=False)
+            _pool().submit(self._run_serial, first, last, *arguments) for first, last in itertools.pairwise(bounds)
         ]
         self._run_serial(bounds[0], bounds[1], *arguments)
         for share in shares:

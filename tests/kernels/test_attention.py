@@ -22,15 +22,15 @@ def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: obj
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 2, QUERY_BLOCK - 1, QUERY_BLOCK + 1, KEY_BLOCK, KEY_BLOCK + 1, 2 * KEY_BLOCK + 5])
+@pytest.mark.parametrize(
+    "length", [1, 2, QUERY_BLOCK - 1, QUERY_BLOCK + 1, KEY_BLOCK, KEY_BLOCK + 1, 2 * KEY_BLOCK + 5]
+)
 def test_lengths(length: int, causal: bool) -> None:
     assert_attention(*(2 * normal(i, 1, 2, length, 16) for i in range(3)), causal=causal)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.booleans()
-)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.booleans())
 def test_any_shape(batch: int, heads: int, queries: int, keys: int, dim: int, causal: bool) -> None:
     q = normal(0, batch, heads, queries, dim)
     k, v = normal(1, batch, heads, keys, dim), normal(2, batch, heads, keys, dim)

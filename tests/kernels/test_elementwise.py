@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 
 @jit
-def exp_of(x, out):  # noqa: ANN001, ANN201
+def exp_of(x, out):
     for i in range(0, x.size, LANES):
         store_vector(pointer(out, i), exp(load_vector(pointer(x, i))))
 

@@ -1,7 +1,7 @@
 """Rotary position embedding in its rotate-half form (Su et al. 2021).
 
-    out[..., l, 0:D/2] = x[..., l, 0:D/2] cos - x[..., l, D/2:D] sin        angle(l, i) = l * base^(-2 i / D)
-    out[..., l, D/2:D] = x[..., l, D/2:D] cos + x[..., l, 0:D/2] sin
+out[..., l, 0:D/2] = x[..., l, 0:D/2] cos - x[..., l, D/2:D] sin        angle(l, i) = l * base^(-2 i / D)
+out[..., l, D/2:D] = x[..., l, D/2:D] cos + x[..., l, 0:D/2] sin
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     for a block of rows          ROW_BLOCK x K of A stays in L2 while all panels pass over it
         for a panel of B         NR columns
-            for a block of k     DEPTH_BLOCK x NR of the panel stays in L1 while the block's tiles pass over it
+            for a block of k     DEPTH_BLOCK x NR of the panel stays in L1 and L2 while the tiles pass over it
                 for a tile       MR x NR of C in registers: the micro-kernel
-            epilogue             on the strip ROW_BLOCK x NR of C, still in L1
+            epilogue             on the strip ROW_BLOCK x NR of C, still in L1 and L2
 
 While a block of a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory.
 A task is a rectangle of C, so each element of C is summed by one thread in one order.
@@ -23,8 +23,8 @@ from fastsedd_kernels.gemm.epilogue import finish_strip
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32, multiply_tile_float64
 from fastsedd_kernels.parallel import get_num_threads, kernel
 
-TILES_A_BLOCK = 20
-DEPTH_BLOCK = 192
+TILES_A_BLOCK = 20  # ROW_BLOCK in tiles: the more, the fewer times B is read
+DEPTH_BLOCK = 512  # the deeper, the rarer a tile is loaded and stored
 _STRIP_ROWS = TILES_A_BLOCK * ROWS
 _NR32 = COLUMNS[np.dtype(np.float32)]
 _NR64 = COLUMNS[np.dtype(np.float64)]

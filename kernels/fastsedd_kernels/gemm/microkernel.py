@@ -31,6 +31,7 @@ COLUMNS = {
     np.dtype(np.float64): isa().lanes * isa().tile_vectors // 2,
 }
 
+
 def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
     """The micro-kernel for float32 or float64 elements."""
     vector = _simd.vector_type(element, lanes)
@@ -43,7 +44,13 @@ def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
         """C[0:m] (+)= A[0:m, 0:k] . B; see the module. 1 <= m <= ROWS, k >= 1."""
         element_pointer = types.CPointer(element)
         signature = types.void(
-            types.intp, types.intp, element_pointer, types.intp, element_pointer, element_pointer, types.intp,
+            types.intp,
+            types.intp,
+            element_pointer,
+            types.intp,
+            element_pointer,
+            element_pointer,
+            types.intp,
             types.boolean,
         )
 
@@ -90,9 +97,7 @@ def _emit_tile(
     step = builder.phi(_simd.INDEX)
     accumulators = [builder.phi(vector) for _ in targets]
     row_of_b = builder.gep(b, [builder.mul(step, _simd.index(lanes * vectors))])
-    b_vectors = [
-        _simd.load(builder, builder.gep(row_of_b, [_simd.index(j * lanes)]), vector) for j in range(vectors)
-    ]
+    b_vectors = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * lanes)]), vector) for j in range(vectors)]
     products = []
     for i in range(rows):
         scalar = _simd.broadcast(builder, builder.load(builder.gep(a_rows[i], [step])), vector)

@@ -10,16 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
 
 
 def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float64]:
     if activation == "gelu":
         return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
     if activation == "gelu_tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
     if activation == "silu":
-        return x / (1 + np.exp(-x))
+        return x * 0.5 * (1 + np.tanh(x / 2))  # the sigmoid in a form that cannot overflow
     return x
 
 
@@ -36,7 +36,7 @@ def linear(
         y = y * np.asarray(gate, np.float64)
     if residual is not None:
         y = y + np.asarray(residual, np.float64)
-    return y
+    return np.asarray(y)
 
 
 def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:

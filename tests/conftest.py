@@ -1,0 +1,88 @@
+"""Small random checkpoints, written to disk as a trainer would write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fastsedd.checkpoint import layout
+from fastsedd.config import ModelConfig, NoiseConfig
+
+Tensors = dict[str, np.ndarray]
+
+
+def small_config(architecture: str = "ddit", graph: str = "absorb", **changes: object) -> ModelConfig:
+    """A model of a few thousand parameters."""
+    noise = NoiseConfig("loglinear" if graph == "absorb" else "geometric")
+    sizes = {"tokens": 5, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "length": 12, "characters": "\nabcd"}
+    scaled = architecture == "ddit" and graph == "absorb"
+    return ModelConfig(
+        **{"architecture": architecture, "graph": graph, "noise": noise, "scale_by_sigma": scaled, **sizes, **changes}
+    )
+
+
+def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
+    """Norms near one, matrices and biases small: activations and scores of order one."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in layout.shapes(config).items():
+        values = rng.standard_normal(shape)
+        if len(shape) == 2:
+            tensors[name] = 0.05 * values
+        else:
+            tensors[name] = 0.02 * values if name.endswith("bias") else 1 + 0.05 * values
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def config_document(config: ModelConfig) -> dict:
+    """The config.json of a model, as the trainer writes it."""
+    document = {
+        "tokens": config.tokens,
+        "graph": {"type": config.graph},
+        "noise": {"type": config.noise.type, "sigma_min": config.noise.sigma_min, "sigma_max": config.noise.sigma_max},
+        "model": {
+            "type": config.architecture, "hidden_size": config.width, "cond_dim": config.cond_dim,
+            "length": config.length, "n_blocks": config.blocks, "n_heads": config.heads,
+            "scale_by_sigma": config.scale_by_sigma, "dropout": 0.1,
+        },
+        "generation": {"steps": config.generation.steps, "temperature": config.generation.temperature},
+        "training": {"unknown": "keys are tolerated"},
+    }  # fmt: skip
+    if config.characters is not None:
+        document["tokenizer"] = {"type": "characters", "characters": config.characters}
+    return document
+
+
+@pytest.fixture
+def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """write_checkpoint(config, tensors=None, dtype=np.float32) -> a new folder with the checkpoint."""
+
+    def write(config: ModelConfig, tensors: Tensors | None = None, dtype: type = np.float32) -> Path:
+        folder = tmp_path / f"checkpoint-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        stored = random_tensors(config) if tensors is None else tensors
+        save_file({name: tensor.astype(dtype) for name, tensor in stored.items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config_document(config)))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def make_config() -> Callable[..., ModelConfig]:
+    return small_config
+
+
+@pytest.fixture
+def make_tensors() -> Callable[..., Tensors]:
+    return random_tensors
+
+
+@pytest.fixture
+def make_document() -> Callable[[ModelConfig], dict]:
+    return config_document

@@ -1,0 +1,220 @@
+"""Reading checkpoints: what is written comes back, and every fault is one line that names it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from fastsedd import checkpoint
+from fastsedd.errors import CheckpointError
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("architecture", "graph"), [("annotated", "uniform"), ("ddit", "absorb"), ("ddit", "uniform")])
+def test_round_trip(write_checkpoint, make_config, make_tensors, architecture, graph, dtype) -> None:
+    config = make_config(architecture, graph)
+    found = checkpoint.read(write_checkpoint(config, dtype=dtype))
+    assert found.config == config
+    assert found.stored_dtype == np.dtype(dtype).name
+    for name, tensor in make_tensors(config).items():
+        np.testing.assert_array_equal(found.tensors[name], tensor.astype(dtype).astype(np.float32))
+        assert found.tensors[name].dtype == np.float32 and not found.tensors[name].flags.writeable
+
+
+def raw_file(path: Path, entries: dict[str, tuple[str, list[int], bytes]]) -> None:
+    header, data = {}, b""
+    for name, (dtype, shape, body) in entries.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(body)]}
+        data += body
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+
+
+def test_bfloat16(write_checkpoint, make_config, make_tensors) -> None:
+    config = make_config()
+    folder = write_checkpoint(config)
+    tensors = make_tensors(config)
+    upper = {name: (tensor.view(np.uint32) >> 16).astype("<u2") for name, tensor in tensors.items()}
+    raw_file(
+        folder / "model.safetensors",
+        {name: ("BF16", list(bits.shape), bits.tobytes()) for name, bits in upper.items()},
+    )
+    found = checkpoint.read(folder)
+    assert found.stored_dtype == "bfloat16"
+    for name, bits in upper.items():
+        np.testing.assert_array_equal(found.tensors[name], (bits.astype(np.uint32) << 16).view(np.float32))
+
+
+def test_the_articles_bare_file(tmp_path, make_config, make_tensors) -> None:
+    """Nothing beside it: sizes from the shapes, heads from the width, 65 characters from the table."""
+    config = make_config("annotated", "uniform", tokens=65, width=128, characters=None)
+    save_file(make_tensors(config), tmp_path / "model_epoch_25.safetensors")
+    found = checkpoint.read(tmp_path / "model_epoch_25.safetensors").config
+    assert (found.architecture, found.tokens, found.width, found.heads, found.length) == ("annotated", 65, 128, 2, 12)
+    assert (found.graph, found.noise.type, found.noise.sigma_min, found.noise.sigma_max) == (
+        "uniform", "geometric", 1e-4, 20.0,
+    )  # fmt: skip
+    assert found.characters is not None and len(found.characters) == 65
+    assert checkpoint.read(tmp_path).config == found
+
+
+def test_rotary_buffer_is_ignored(write_checkpoint, make_config, make_tensors) -> None:
+    config = make_config()
+    tensors = make_tensors(config) | {"rotary_emb.inv_freq": np.ones(4, np.float32)}
+    assert "rotary_emb.inv_freq" not in checkpoint.read(write_checkpoint(config, tensors)).tensors
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "nowhere")
+
+
+def test_folder_without_weights(tmp_path: Path) -> None:
+    assert "no .safetensors file" in refusal(tmp_path)
+
+
+def test_folder_with_several_weights(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
+    assert "2 .safetensors files" in refusal(tmp_path)
+
+
+def test_other_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(b"PK\x03\x04")
+    assert ".safetensors" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no whole safetensors file"),
+        (b"abc", "no whole safetensors file"),
+        (b"\xff" * 64, "no whole safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
+        (b"<!DOCTYPE html><html></html>", "HTML page"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        (b"PK\x03\x04rest", "zip archive"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    message = refusal(path)
+    assert words in message and str(path) in message
+
+
+def test_truncated_file(write_checkpoint, make_config) -> None:
+    path = write_checkpoint(make_config()) / "model.safetensors"
+    for length in (4, 100, len(path.read_bytes()) - 1):
+        path.write_bytes(path.read_bytes()[:length])
+        assert "no whole safetensors file" in refusal(path)
+
+
+def test_wrong_dtype_is_named(write_checkpoint, make_config, make_tensors) -> None:
+    tensors = make_tensors(make_config())
+    message = refusal(write_checkpoint(make_config(), tensors, dtype=np.float64))
+    assert "dtype F64" in message and any(name in message for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("blocks.1.norm2.weight"), ["blocks.1.norm2.weight is missing", "[16]"]),
+        (lambda t: t.update(surplus=np.zeros(3, np.float32)), ["surplus", "not expected"]),
+        (
+            lambda t: t.update({"blocks.0.attn_qkv.weight": t["blocks.0.attn_qkv.weight"].T.copy()}),
+            ["blocks.0.attn_qkv.weight has shape [16, 48], expected [48, 16]"],
+        ),
+        (lambda t: t["blocks.0.mlp.0.bias"].__setitem__(3, np.nan), ["blocks.0.mlp.0.bias", "NaN"]),
+        (lambda t: t["output_layer.linear.weight"].__setitem__((1, 2), np.inf), ["output_layer.linear.weight"]),
+    ],
+)
+def test_every_tensor_is_accounted_for(write_checkpoint, make_config, make_tensors, change, words) -> None:
+    tensors = make_tensors(make_config())
+    change(tensors)
+    message = refusal(write_checkpoint(make_config(), tensors))
+    assert all(word in message for word in words), message
+
+
+def test_a_bare_file_of_another_architecture(write_checkpoint, make_config) -> None:
+    folder = write_checkpoint(make_config())
+    (folder / "config.json").unlink()
+    assert "without a config.json" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("tokens"), "tokens"),
+        (lambda d: d.update(tokens="5"), "$.tokens"),
+        (lambda d: d.update(tokens=True), "$.tokens"),
+        (lambda d: d["model"].update(hidden_size=16.5), "$.model.hidden_size"),
+        (lambda d: d["model"].update(n_heads=3), "heads is 3"),
+        (lambda d: d["model"].update(n_blocks=0), "blocks is 0"),
+        (lambda d: d["model"].update(hidden_size=1 << 40), "width is"),
+        (lambda d: d["graph"].update(type="ring"), "$.graph.type"),
+        (lambda d: d["noise"].update(type="cosine"), "$.noise.type"),
+        (lambda d: d["noise"].update(sigma_min=30.0), "sigma_min is 30.0"),
+        (lambda d: d["tokenizer"].update(characters="ab"), "characters has 2"),
+        (lambda d: d["generation"].update(steps=0), "steps is 0"),
+        (lambda d: d["generation"].update(temperature=-1.0), "temperature is -1.0"),
+    ],
+)
+def test_config_faults(
+    write_checkpoint, make_config, make_document, change: Callable[[dict], object], words: str
+) -> None:
+    config = make_config()
+    folder = write_checkpoint(config)
+    document = make_document(config)
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+    message = refusal(folder)
+    assert words in message and "config.json" in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"tokens": NaN}', '{"tokens": 1e400}', "[" * 5000, "\xff"])
+def test_config_that_is_no_config(write_checkpoint, make_config, text: str) -> None:
+    folder = write_checkpoint(make_config())
+    (folder / "config.json").write_text(text, encoding="latin-1")
+    assert "config.json" in refusal(folder)
+
+
+def test_simplex_is_another_name_for_uniform(write_checkpoint, make_config, make_document) -> None:
+    config = make_config("ddit", "uniform")
+    folder = write_checkpoint(config)
+    document = make_document(config)
+    document["graph"]["type"] = "simplex"
+    (folder / "config.json").write_text(json.dumps(document))
+    assert checkpoint.read(folder).config.graph == "uniform"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_mutated_files_raise_nothing_else(write_checkpoint, make_config, tmp_path, data) -> None:
+    path = tmp_path / "checkpoint-0" / "model.safetensors"
+    if not path.exists():
+        write_checkpoint(make_config(blocks=1))
+        (tmp_path / "whole").write_bytes(path.read_bytes())
+    content = bytearray((tmp_path / "whole").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, min(len(content), 3000) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    try:
+        checkpoint.read(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,113 @@
+"""The architecture, held by walking every import: who may use whom, no circles, and who may print."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Of each part of the project: the other parts it may import, and the libraries. What is not here is refused.
+PARTS: dict[str, set[str]] = {
+    "fastsedd": {"fastsedd.engine", "fastsedd.errors"},
+    "fastsedd.__main__": {"fastsedd.cli"},
+    "fastsedd.cli": {"fastsedd", "fastsedd.display", "fastsedd_kernels", "click"},
+    "fastsedd.display": {"fastsedd.text", "numpy", "rich"},
+    "fastsedd.engine": {
+        "fastsedd.checkpoint",
+        "fastsedd.config",
+        "fastsedd.diffusion",
+        "fastsedd.models",
+        "fastsedd.text",
+        "fastsedd_kernels",
+        "numpy",
+    },
+    "fastsedd.checkpoint": {"fastsedd.config", "fastsedd.errors", "fastsedd.text", "msgspec", "numpy", "safetensors"},
+    "fastsedd.models": {"fastsedd.config", "fastsedd_kernels", "numpy"},
+    "fastsedd.diffusion": {"fastsedd_kernels", "numpy"},
+    "fastsedd.text": {"fastsedd.config", "numpy"},
+    "fastsedd.config": set(),
+    "fastsedd.errors": set(),
+    "fastsedd_kernels": {"llvmlite", "numba", "numpy", "platformdirs"},
+}
+
+PRINTERS = {"fastsedd.cli", "fastsedd.display"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of both packages, parsed, by name."""
+    found = {}
+    for folder in (ROOT, ROOT / "kernels"):
+        for package in ("fastsedd", "fastsedd_kernels"):
+            for path in (folder / package).rglob("*.py"):
+                name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+                found[name] = ast.parse(path.read_text(encoding="utf-8"), path)
+    return found
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def nodes(tree: ast.AST, types: bool) -> Iterator[ast.AST]:
+    """Every node, with or without what only a type checker sees."""
+    for child in ast.iter_child_nodes(tree):
+        if types or not is_for_types_only(child):
+            yield child
+            yield from nodes(child, types)
+
+
+def imports(module: str, types: bool = True) -> set[str]:
+    """The full names of what a module imports, modules of this project down to the submodule."""
+    found = set()
+    for node in nodes(modules()[module], types):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules().keys()
+            found |= inside or {str(node.module)}
+    return found
+
+
+def part(module: str) -> str:
+    """The part that a module of this project belongs to, or the library of a foreign one."""
+    names = module.split(".")
+    depth = 2 if names[0] == "fastsedd" else 1
+    return ".".join(names[:depth])
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_each_part_imports_only_what_it_may(module: str) -> None:
+    assert part(module) in PARTS, f"{module} has no place in the architecture yet: give it one in PARTS"
+    used = {part(name) for name in imports(module)} - sys.stdlib_module_names - {part(module)}
+    assert used <= PARTS[part(module)]
+
+
+def test_the_parts_have_an_order() -> None:
+    TopologicalSorter(PARTS).prepare()  # raises CycleError
+
+
+def test_no_module_is_imported_in_a_circle() -> None:
+    used = {module: imports(module, types=False) & modules().keys() for module in modules()}
+    TopologicalSorter(used).prepare()
+
+
+@pytest.mark.parametrize("module", sorted(modules().keys() - PRINTERS))
+def test_only_the_command_line_prints(module: str) -> None:
+    tree = modules()[module]
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not {"print", "input"} & called
+    assert not {"stdout", "stderr"} & attributes
+
+
+def test_nothing_that_runs_needs_pytorch() -> None:
+    assert "torch" not in {part(name) for module in modules() for name in imports(module)}
