@@ -112,7 +112,7 @@ class DDiTBlock(nn.Module):
 
 
 class DDiT(nn.Module):
-    """Lou et al.'s network: rotary positions, tanh GELU, head scaled by sigma. (tokens [B, L], sigma [B]) -> log score."""
+    """Lou et al.'s network: rotary positions, tanh GELU, head scaled by sigma. (tokens, sigma) -> log score."""
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ def distinct_sigma(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def heads_of(qkv: NDArray[np.float32], heads: int) -> tuple[NDArray[np.float32], ...]:
-    """Queries, keys and values as views [B, heads, L, dim] of a projection [B, L, 3 * width], laid out (3, head, dim)."""
+    """Queries, keys and values: views [B, heads, L, dim] of a projection [B, L, 3 * width], laid out (3, head, dim)."""
     batch, length, triple = qkv.shape
     q, k, v = qkv.reshape(batch, length, 3, heads, triple // 3 // heads).transpose(2, 0, 3, 1, 4)
     return q, k, v

@@ -48,12 +48,12 @@ def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArr
     Raises ValueError if it does not broadcast.
     """
     array = as_array(name, value)
-    try:
-        np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(f"{name} has shape {array.shape}, must broadcast to {shape}") from None
-    array = array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
-    varying = [axis + 1 for axis in range(len(shape) - 1) if array.shape[axis] != 1]
+    padded = (1,) * (len(shape) - array.ndim) + array.shape
+    if len(padded) != len(shape) or any(size not in (1, full) for size, full in zip(padded, shape, strict=True)):
+        raise ValueError(f"{name} has shape {array.shape}, must broadcast to {shape}")
+    varying = [axis + 1 for axis in range(len(shape) - 1) if padded[axis] != 1]
     distinct = max(varying, default=0)  # it varies along the dimensions before this one only
-    array = np.broadcast_to(array, (*shape[:distinct], *array.shape[distinct:-1], shape[-1]))
+    groups = (*shape[:distinct], shape[-1])
+    if padded[:distinct] + padded[-1:] != groups:
+        array = np.broadcast_to(array.reshape(*padded[:distinct], padded[-1]), groups)
     return np.ascontiguousarray(array).reshape(math.prod(shape[:distinct]), shape[-1])

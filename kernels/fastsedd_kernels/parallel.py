@@ -45,6 +45,7 @@ def {name}_serial(_first, _last, {parameters}):
 """
 
 _region = threading.Lock()
+_caller = threading.local()
 _threads: int = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
 
 
@@ -130,7 +131,9 @@ class Kernel:
         if self._parallel is None:
             with self._compiling:
                 self._parallel = self._entry(_PARALLEL, (types.intp,), parallel=True)
-        numba.set_num_threads(threads)  # Numba keeps it per Python thread
+        if getattr(_caller, "threads", None) != threads:
+            numba.set_num_threads(threads)  # which Numba keeps per Python thread
+            _caller.threads = threads
         self._parallel(tasks, *arguments)
 
     def _run_serial(self, first: int, last: int, *arguments: Any) -> None:

@@ -55,10 +55,11 @@ def linear(
         raise ValueError("out overlaps x, which is still being read when out is written")
     rows = out.size // outputs
     x_rows = _rows(x, rows)
+    gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
     grid = task_grid(rows, len(packed.panels), inputs, packed.panels.shape[2])
     multiply_float32(
-        grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation],
-        _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape), _residual(residual, shape), out.reshape(rows, outputs), *grid,
+        grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
+        _residual(residual, shape), out.reshape(rows, outputs), *grid,
     )  # fmt: skip
     return out
 

