@@ -18,8 +18,8 @@ import numpy as np
 from numba import float32, float64, types
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import pointer, prefetch_to_read
-from fastsedd_kernels.gemm.epilogue import finish_strip
+from fastsedd_kernels._simd import offset, pointer, prefetch_to_read
+from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_strip
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32, multiply_tile_float64
 from fastsedd_kernels.parallel import get_num_threads, kernel
 
@@ -63,42 +63,50 @@ def _part(count: int, parts: int, index: int) -> Any:
     return count * index // parts, count * (index + 1) // parts
 
 
+@jit
+def _multiply_panel(x: Any, row: int, rows: int, panels: Any, panel: int, target: Any, stride: int) -> None:
+    """target[0:rows, 0:NR] = x[row:row + rows] . the panel; `stride` elements from row to row of target."""
+    depth = x.shape[1]
+    x_stride = x.strides[0] // x.itemsize
+    tiles = -(-rows // ROWS)
+    depth_blocks = -(-depth // DEPTH_BLOCK)
+    for depth_block in range(depth_blocks):
+        k, k_end = _part(depth, depth_blocks, depth_block)
+        following = (panel * depth + k_end) * _NR32
+        share = -(-(k_end - k) * _NR32 // (tiles * _LINE)) * _LINE
+        for tile in range(tiles):
+            for line in range(following + tile * share, following + (tile + 1) * share, _LINE):
+                prefetch_to_read(pointer(panels, line))
+            top, bottom = _part(rows, tiles, tile)
+            multiply_tile_float32(
+                bottom - top, k_end - k, pointer(x, (row + top) * x_stride + k), x_stride,
+                pointer(panels, (panel * depth + k) * _NR32), offset(target, top * stride), stride, k > 0,
+            )  # fmt: skip
+
+
 @kernel(_X32, _PANELS32, _VECTOR32, types.intp, _MATRIX32, _MATRIX32, float32[:, ::1], types.intp, types.intp)
 def multiply_float32(
     task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any,
     grid_rows: int, grid_panels: int,
 ) -> None:  # fmt: skip
     """One rectangle of out = epilogue(x . B); x : [M, K] with adjacent elements in a row, panels : see packing."""
-    depth = x.shape[1]
-    stride = x.strides[0] // x.itemsize
+    width = out.shape[1]
+    bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
     strip = np.empty((_STRIP_ROWS, _NR32), np.float32)
-    row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
+    first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
     first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
-    blocks = -(-(last_row - row) // _STRIP_ROWS)
-    depth_blocks = -(-depth // DEPTH_BLOCK)
-    first_row = row
+    blocks = -(-(last_row - first_row) // _STRIP_ROWS)
     for block in range(blocks):
         begin, end = _part(last_row - first_row, blocks, block)
-        rows = end - begin
-        row = first_row + begin
-        tiles = -(-rows // ROWS)
+        row, rows = first_row + begin, end - begin
         for panel in range(first_panel, last_panel):
-            for depth_block in range(depth_blocks):
-                k, k_end = _part(depth, depth_blocks, depth_block)
-                b = pointer(panels, (panel * depth + k) * _NR32)
-                following = (panel * depth + k_end) * _NR32
-                share = -(-(k_end - k) * _NR32 // (tiles * _LINE)) * _LINE
-                for tile in range(tiles):
-                    top, bottom = _part(rows, tiles, tile)
-                    for line in range(following + tile * share, following + (tile + 1) * share, _LINE):
-                        prefetch_to_read(pointer(panels, line))
-                    multiply_tile_float32(
-                        bottom - top, k_end - k, pointer(x, (row + top) * stride + k), stride,
-                        b, pointer(strip, top * _NR32), _NR32, k > 0,
-                    )  # fmt: skip
             column = panel * _NR32
-            columns = min(_NR32, out.shape[1] - column)
-            finish_strip(strip, rows, row, columns, column, bias, activation, gate, residual, out)
+            columns = min(_NR32, width - column)
+            if bare and columns == _NR32:
+                _multiply_panel(x, row, rows, panels, panel, pointer(out, row * width + column), width)
+            else:
+                _multiply_panel(x, row, rows, panels, panel, pointer(strip, 0), _NR32)
+                finish_strip(strip, rows, row, columns, column, bias, activation, gate, residual, out)
 
 
 @kernel(
