@@ -11,7 +11,10 @@ MOST_TOKENS = 1 << 20
 MOST_WIDTH = 1 << 15
 MOST_BLOCKS = 512
 MOST_LENGTH = 1 << 17
+MOST_PARAMETERS = 1 << 34
 MOST_STEPS = (1 << 16) - 2
+
+FREQUENCIES = 256  # sinusoids of sigma that condition a model
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         _check_one_of("noise.type", self.type, ("geometric", "loglinear"))
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+        if self.type == "geometric" and not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"noise.sigma_min is {self.sigma_min} and noise.sigma_max is {self.sigma_max}, "
                 "allowed: 0 < sigma_min < sigma_max, finite"
@@ -80,6 +83,7 @@ class ModelConfig:
             raise ValueError("scale_by_sigma is true, allowed for the ddit architecture only")
         if self.characters is not None and not len(set(self.characters)) == len(self.characters) == self.tokens:
             raise ValueError(f"characters has {len(self.characters)}, allowed: {self.tokens} distinct ones, the tokens")
+        _check_range("parameters", self.parameters, 1, MOST_PARAMETERS)
 
     @property
     def vocab_size(self) -> int:
@@ -94,6 +98,20 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, from its sizes alone: known before any memory is taken."""
+        width, modulation = self.width, self.cond_dim + 1  # adaLN's parameters for each of its outputs
+        sigma_map = self.cond_dim * (FREQUENCIES + 1) + self.cond_dim * (self.cond_dim + 1)
+        block = 2 * width + 12 * width**2 + 6 * width * modulation
+        head = width + self.vocab_size * (width + 1) + 2 * width * modulation
+        embedding = self.vocab_size * width
+        if self.architecture == "annotated":
+            embedding += self.length * width + width  # positions, and the norm after the last block
+        else:
+            block += 5 * width  # the biases of the MLP
+        return embedding + sigma_map + self.blocks * block + head
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

@@ -101,6 +101,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     if console.is_terminal:
         table = Table(show_header=False)
         table.add_column(style="bold")
+        table.add_column(overflow="fold")
         for name, value in facts:
             table.add_row(name, Text(value))
         console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
-from fastsedd.config import ModelConfig
+from fastsedd.config import MOST_STEPS, ModelConfig
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.sampler import FREE, check_request, sample
+from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
 from fastsedd.models import Network, Workspace
 
 SHIPPED = Path(__file__).parent / "assets"
 
 OnStep = Callable[[int, int, NDArray[np.int32]], None]
+
+MOST_SAMPLES = 1 << INDEX_BITS
 
 # A batch's scratch memory aims at this much: beyond it larger products are no faster.
 _BATCH_BYTES = 64 << 20
@@ -131,14 +133,18 @@ class Model:
         self._check_length("length", length)
         fixed = self._fixed(prefix, suffix, length)
         steps = self.config.generation.steps if steps is None else steps
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"steps is {steps}, allowed: 1 to {MOST_STEPS}")
         grid = uniform_grid(self._noise, steps)
+        size = self._checked_batch_size(num_samples, batch_size, length)
         temperature = self.config.generation.temperature if temperature is None else temperature
         seed = secrets.randbits(32) if seed is None else seed
         check_request(grid, length, seed, draw, temperature)
 
         def run() -> Iterator[Sample]:
             scratch: Workspace | None = None
-            for indices in self._batches(num_samples, batch_size, length):
+            for first in range(0, num_samples, size):
+                indices = range(first, min(first + size, num_samples))
                 if scratch is None or len(scratch.x) != len(indices):
                     scratch = Workspace.allocate(self.config, len(indices), length)
                 started = time.perf_counter()
@@ -150,22 +156,18 @@ class Model:
                 for index, row in zip(indices, tokens, strict=True):
                     yield Sample(self.tokenizer.decode(row), row, seed, index, steps, seconds)
 
-        self._batches(num_samples, batch_size, length)
         return run()
 
-    def batches(self, num_samples: int, batch_size: int | None = None, length: int | None = None) -> int:
-        """How many batches a request of so many samples takes."""
-        return len(self._batches(num_samples, batch_size, self.config.length if length is None else length))
-
-    def _batches(self, num_samples: int, batch_size: int | None, length: int) -> list[Sequence[int]]:
-        """The sample indices of each batch."""
-        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, allowed: 1 or more")
+    def _checked_batch_size(self, num_samples: int, batch_size: int | None, length: int) -> int:
+        """How many samples are denoised together."""
+        if not 1 <= num_samples <= MOST_SAMPLES:
+            raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
         if batch_size is None:
             bytes_a_sample = 4 * length * (10 * self.config.width + self.config.vocab_size)
-            batch_size = max(1, _BATCH_BYTES // bytes_a_sample)
-        return [range(first, min(first + batch_size, num_samples)) for first in range(0, num_samples, batch_size)]
+            return max(1, _BATCH_BYTES // bytes_a_sample)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
+        return batch_size
 
     def _log_score_in(self, scratch: Workspace) -> Callable[[NDArray[np.int32], float], NDArray[np.float32]]:
         """The network's forward at one sigma for the whole batch, in that scratch memory."""

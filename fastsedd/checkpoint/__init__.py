@@ -33,13 +33,16 @@ def read(path: str | Path) -> Checkpoint:
     Raises CheckpointError, in one line, for anything else.
     """
     found = location.find(Path(path))
+    stated = None if found.config is None else config_json.read(found.config)  # refused before weights take memory
     stored = safetensors_file.read(found.weights)
-    if found.config is not None:
-        config = config_json.read(found.config)
-    else:
-        config = layout.infer_annotated(found.weights, stored.shapes)
-        if config.tokens == len(TINY_SHAKESPEARE):  # the only text that this architecture was published for
-            config = replace(config, characters=TINY_SHAKESPEARE)
+    config = _without_config(found.weights, stored.shapes) if stated is None else stated
     layout.check(found.weights, config, stored.shapes)
     tensors = {name: safetensors_file.decode(found.weights, stored, name) for name in layout.shapes(config)}
     return Checkpoint(config, tensors, found.weights, stored.dtype)
+
+
+def _without_config(path: Path, shapes: layout.Shapes) -> ModelConfig:
+    config = layout.infer_annotated(path, shapes)
+    if config.tokens == len(TINY_SHAKESPEARE):  # the only text that this architecture was published for
+        config = replace(config, characters=TINY_SHAKESPEARE)
+    return config

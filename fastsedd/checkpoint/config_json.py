@@ -55,9 +55,10 @@ class _Config(msgspec.Struct):
 def read(path: Path) -> ModelConfig:
     """Read and check a config.json. Raises CheckpointError, naming the key, its value or type and what is allowed."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
-            raise CheckpointError(f"{path}: has {len(data)} bytes, allowed: {MOST_BYTES}")
+            raise CheckpointError(f"{path}: has more than {MOST_BYTES} bytes, allowed: at most that")
         return _model_config(msgspec.json.decode(data, type=_Config))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastsedd.config import ModelConfig, NoiseConfig
+from fastsedd.config import FREQUENCIES, ModelConfig, NoiseConfig
 from fastsedd.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-FREQUENCIES = 256
 HEAD_DIM = 64  # of the article's model, which has no config to tell
 IGNORED = frozenset({"rotary_emb.inv_freq"})  # a buffer that published files carry
 
@@ -91,7 +90,7 @@ def check(path: Path, config: ModelConfig, found: Shapes) -> None:
     extra = sorted(found.keys() - expected.keys() - IGNORED)
     if extra:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        raise CheckpointError(f"{path}: {extra[0]}{more}: not expected in the {config.architecture} architecture")
+        raise CheckpointError(f"{path}: {extra[0]!r}{more}: not expected in the {config.architecture} architecture")
 
 
 def infer_annotated(path: Path, found: Shapes) -> ModelConfig:

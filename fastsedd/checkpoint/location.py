@@ -18,13 +18,16 @@ class Location(NamedTuple):
 
 def find(path: Path) -> Location:
     """The files of a checkpoint. Raises CheckpointError where there is none, or more than one to choose from."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder")
-    weights = _weights_in(path) if path.is_dir() else path
-    if weights.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: is not read, allowed: a folder or a .safetensors file")
-    config = weights.parent / CONFIG
-    return Location(weights, config if config.is_file() else None)
+    try:
+        weights = _weights_in(path) if path.is_dir() else path
+        if not weights.is_file():
+            raise CheckpointError(f"{path}: no such file or folder")
+        if weights.suffix != ".safetensors":
+            raise CheckpointError(f"{path}: is not read, allowed: a folder or a .safetensors file")
+        config = weights.parent / CONFIG
+        return Location(weights, config if config.is_file() else None)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _weights_in(folder: Path) -> Path:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
+from fastsedd.config import MOST_PARAMETERS
 from fastsedd.errors import CheckpointError
 
+MOST_BYTES = 4 * MOST_PARAMETERS + 100_000_000  # the largest header that safetensors allows
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 # What files that are renamed by mistake begin with.
@@ -43,6 +45,9 @@ class StoredTensors:
 def read(path: Path) -> StoredTensors:
     """Parse a file's header and data. Raises CheckpointError for a broken file and for a dtype that is not read."""
     try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise CheckpointError(f"{path}: has {size} bytes, allowed: at most {MOST_BYTES}")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
@@ -55,9 +60,9 @@ def read(path: Path) -> StoredTensors:
         raise CheckpointError(f"{path}: is no whole safetensors file: {_one_line(error)}") from None
     for name, entry in entries.items():
         if entry["dtype"] not in DTYPES:
-            raise CheckpointError(f"{path}: {name} has dtype {entry['dtype']}, allowed: {', '.join(DTYPES)}")
+            raise CheckpointError(f"{path}: {name!r} has dtype {entry['dtype']}, allowed: {', '.join(DTYPES)}")
     kinds = [entry["dtype"] for entry in entries.values()]
-    return StoredTensors(entries, DTYPES[max(set(kinds), key=kinds.count)] if kinds else "none")
+    return StoredTensors(entries, DTYPES[max(sorted(set(kinds)), key=kinds.count)] if kinds else "none")
 
 
 def decode(path: Path, stored: StoredTensors, name: str) -> NDArray[np.float32]:
@@ -66,7 +71,8 @@ def decode(path: Path, stored: StoredTensors, name: str) -> NDArray[np.float32]:
     if entry["dtype"] == "BF16":  # the upper half of a float32
         tensor = (np.frombuffer(entry["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
-        tensor = np.frombuffer(entry["data"], "<f4" if entry["dtype"] == "F32" else "<f2").astype(np.float32)
+        values = np.frombuffer(entry["data"], "<f4" if entry["dtype"] == "F32" else "<f2")
+        tensor = values.astype(np.float32, copy=False)  # each entry's bytes are a copy already
     if not np.isfinite(tensor).all():
         raise CheckpointError(f"{path}: {name} has values that are NaN or infinite")
     tensor = tensor.reshape(entry["shape"])

@@ -102,9 +102,10 @@ def test_the_compiling_bar(screen: io.StringIO) -> None:
 
 
 def test_facts_are_a_table_on_a_terminal(screen: io.StringIO) -> None:
-    display.print_facts([("graph", "absorb"), ("tokenizer", "[bold]")])
+    display.print_facts([("graph", "absorb"), ("tokenizer", "[bold]" + "x" * 200)])
     assert "│" in screen.getvalue()
     assert "[bold]" in screen.getvalue()
+    assert screen.getvalue().count("x") == 200
 
 
 def test_facts_are_whole_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

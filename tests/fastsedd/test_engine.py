@@ -41,7 +41,6 @@ def test_batches_do_not_matter(model) -> None:
     whole = model.generate(num_samples=5, steps=5, seed=7, batch_size=5).texts
     for batch_size in (1, 2, 4):
         assert model.generate(num_samples=5, steps=5, seed=7, batch_size=batch_size).texts == whole
-    assert model.batches(5, 2) == 3
 
 
 def test_threads_do_not_matter(model) -> None:
@@ -93,6 +92,8 @@ def test_the_checkpoints_own_defaults(write_checkpoint, make_config) -> None:
     ("arguments", "words"),
     [
         ({"steps": 0}, "steps is 0"),
+        ({"steps": 70_000}, "steps is 70000"),
+        ({"num_samples": 10**12}, "num_samples is 1000000000000"),
         ({"length": 0}, "length: 0 positions, allowed: 1 to 12"),
         ({"length": 10_000}, "length: 10000 positions"),
         ({"num_samples": 0}, "num_samples is 0"),

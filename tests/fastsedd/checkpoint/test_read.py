@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fastsedd import checkpoint
+from fastsedd.checkpoint import config_json, safetensors_file
 from fastsedd.errors import CheckpointError
 
 
@@ -46,8 +47,9 @@ def raw_file(path: Path, entries: dict[str, tuple[str, list[int], bytes]]) -> No
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
 
 
-def test_bfloat16(write_checkpoint, make_config, make_tensors) -> None:
-    config = make_config()
+@pytest.mark.parametrize(("architecture", "graph"), [("annotated", "uniform"), ("ddit", "absorb")])
+def test_bfloat16(write_checkpoint, make_config, make_tensors, architecture, graph) -> None:
+    config = make_config(architecture, graph)
     folder = write_checkpoint(config)
     tensors = make_tensors(config)
     upper = {name: (tensor.view(np.uint32) >> 16).astype("<u2") for name, tensor in tensors.items()}
@@ -80,8 +82,48 @@ def test_rotary_buffer_is_ignored(write_checkpoint, make_config, make_tensors) -
     assert "rotary_emb.inv_freq" not in checkpoint.read(write_checkpoint(config, tensors)).tensors
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_file_on_its_own_uses_the_config_beside_it(write_checkpoint, make_config, beside: bool) -> None:
+    config = make_config("annotated", "uniform", width=128, heads=4)
+    folder = write_checkpoint(config)
+    if not beside:
+        (folder / "config.json").unlink()
+    assert checkpoint.read(folder / "model.safetensors").config.heads == (4 if beside else 2)
+
+
+def test_a_folder_prefers_model_safetensors(write_checkpoint, make_config) -> None:
+    folder = write_checkpoint(make_config())
+    (folder / "earlier.safetensors").write_bytes(b"")
+    assert checkpoint.read(folder).path == folder / "model.safetensors"
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "nowhere")
+    assert "no such file" in refusal(tmp_path / "nowhere.safetensors")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / ("x" * 5000))
+
+
+def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "no such file" in refusal(tmp_path / "pipe.safetensors")
+
+
+def test_sizes_are_bounded_before_memory_is_taken(write_checkpoint, make_config, monkeypatch) -> None:
+    folder = write_checkpoint(make_config())
+    monkeypatch.setattr(safetensors_file, "MOST_BYTES", 100)
+    assert "allowed: at most 100" in refusal(folder)
+    monkeypatch.setattr(config_json, "MOST_BYTES", 100)
+    assert "more than 100 bytes" in refusal(folder)
+
+
+def test_a_faulty_config_is_told_before_the_weights_are_read(write_checkpoint, make_config) -> None:
+    folder = write_checkpoint(make_config())
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "config.json" in refusal(folder)
 
 
 def test_folder_without_weights(tmp_path: Path) -> None:
@@ -152,6 +194,15 @@ def test_every_tensor_is_accounted_for(write_checkpoint, make_config, make_tenso
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_name_in_the_file_cannot_write_to_the_terminal(write_checkpoint, make_config, make_tensors, dtype) -> None:
+    hostile = {"evil\n\x1b[2J": np.ones(1, dtype)}
+    folder = write_checkpoint(make_config())
+    save_file(make_tensors(make_config()) | hostile, folder / "model.safetensors")
+    message = refusal(folder)
+    assert "evil" in message and message.isprintable()
+
+
 def test_a_bare_file_of_another_architecture(write_checkpoint, make_config) -> None:
     folder = write_checkpoint(make_config())
     (folder / "config.json").unlink()
@@ -166,6 +217,8 @@ def test_a_bare_file_of_another_architecture(write_checkpoint, make_config) -> N
         (lambda d: d.update(tokens=True), "$.tokens"),
         (lambda d: d["model"].update(hidden_size=16.5), "$.model.hidden_size"),
         (lambda d: d["model"].update(n_heads=3), "heads is 3"),
+        (lambda d: d["model"].update(n_heads=True), "$.model.n_heads"),
+        (lambda d: d["model"].update(hidden_size=1 << 15, n_blocks=512), "parameters is"),
         (lambda d: d["model"].update(n_blocks=0), "blocks is 0"),
         (lambda d: d["model"].update(hidden_size=1 << 40), "width is"),
         (lambda d: d["graph"].update(type="ring"), "$.graph.type"),
@@ -215,5 +268,7 @@ def test_mutated_files_raise_nothing_else(write_checkpoint, make_config, tmp_pat
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(len(content), 3000) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    with contextlib.suppress(CheckpointError):
+    try:
         checkpoint.read(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
