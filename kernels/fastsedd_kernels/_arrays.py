@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     """`value` as a NumPy array of one of `dtypes` (float32 if none is given), without a copy where it is one already.
@@ -15,6 +17,8 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
     Python numbers become the first dtype. Raises ValueError for another dtype: silent conversions cost a copy a call.
     """
+    if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes:
+        return value  # the usual case, without a detour
     allowed = [np.dtype(dtype) for dtype in dtypes] or [np.dtype(np.float32)]
     if isinstance(value, (list, tuple, int, float)):
         return np.asarray(value, dtype=allowed[0])

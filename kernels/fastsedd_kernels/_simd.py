@@ -96,17 +96,6 @@ def offset(typing_context: Any, base: Any, elements: Any) -> Any:
     return base(base, types.intp), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch_to_read(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at a pointer; harmless beyond an array's end."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        prefetch(builder, arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(address), codegen
-
-
 class Float32Vector(types.Type):  # type: ignore[misc]
     """A register of LANES float32 values inside a kernel, with +, -, *, / among vectors and with float32 scalars."""
 

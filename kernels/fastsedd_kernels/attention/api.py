@@ -55,7 +55,9 @@ def _attend(
     out: NDArray[np.float32],
 ) -> None:  # fmt: skip
     heads = q.shape[0] * q.shape[1]
-    attend(heads * _shares(heads, q.shape[2]), q, k, v, scale, causal, out, _shares(heads, q.shape[2]))
+    shares = _shares(heads, q.shape[2])
+    tasks = min(get_num_threads(), heads * shares)
+    attend(tasks, q, k, v, scale, causal, out, shares, tasks)
 
 
 def _shares(heads: int, queries: int) -> int:

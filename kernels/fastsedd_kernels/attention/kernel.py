@@ -2,9 +2,10 @@
 
     out[q] = sum over j of softmax_j(scale * Q[q] . K[j]) V[j]
 
-A task is one head's share of queries. Keys and values are packed once a task into panels for the GEMM's micro-kernel;
-for each block of QUERY_BLOCK queries the keys pass by in blocks of KEY_BLOCK, and a running maximum and sum keep the
-softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention): memory is linear in the length.
+A task is a thread's part of all heads, or of their runs of queries. A head's keys and values are packed into panels for
+the GEMM's micro-kernel; for each block of QUERY_BLOCK queries the keys pass by in blocks of KEY_BLOCK, and a running
+maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention): memory is linear
+in the length.
     scores of a block   QUERY_BLOCK x KEY_BLOCK float32, in L2; a panel of keys D x NR, in L1
 Each query's sums run over the keys in order: results do not depend on how queries are shared out.
 """
@@ -24,7 +25,7 @@ from fastsedd_kernels.norm.kernel import load_some, softmax_row, store_some
 from fastsedd_kernels.parallel import kernel
 
 QUERY_BLOCK = 4 * ROWS
-KEY_BLOCK = 512
+KEY_BLOCK = 256
 _NR = COLUMNS[np.dtype(np.float32)]
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
@@ -67,7 +68,7 @@ def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: i
         for top in range(0, rows, ROWS):
             multiply_tile_float32(
                 min(ROWS, rows - top), depth, offset(a, top * lda), lda, offset(b, panel * b_stride),
-                offset(c, top * ldc + panel * _NR), ldc, accumulate,
+                offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0,
             )  # fmt: skip
 
 
@@ -93,48 +94,63 @@ def _fold_scores(scores: Any, keys: int, scale: Any, state: Any, sums: Any, widt
     state[1] += total
 
 
-@kernel(_HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), types.intp)
-def attend(task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any, shares: int) -> None:
-    """One of `shares` runs of queries of one head. q : [B, H, L, D], k and v : [B, H, S, D], rows contiguous."""
-    heads, queries, dim = q.shape[1:]
+@kernel(_HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), types.intp, types.intp)
+def attend(task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any, shares: int, tasks: int) -> None:
+    """The task's part of all runs of queries, `shares` to a head, with one set of scratch memory for all of them.
+
+    q : [B, H, L, D], k and v : [B, H, S, D], rows contiguous
+    """
+    batch, heads, queries, dim = q.shape
     length = k.shape[2]
-    head = task // shares
-    b, h, share = head // heads, head % heads, task % shares
     key_panels = np.empty((-(-length // _NR), dim, _NR), np.float32)
     value_panels = np.empty((-(-dim // _NR), length, _NR), np.float32)
-    _pack_keys(k[b, h], key_panels)
-    _pack_values(v[b, h], value_panels)
-    scores = np.empty((QUERY_BLOCK, -(-KEY_BLOCK // _NR) * _NR), np.float32)
+    scores = np.empty((QUERY_BLOCK, KEY_BLOCK + LANES), np.float32)  # a power of two apart, rows would share cache sets
     sums = np.empty((QUERY_BLOCK, value_panels.shape[0] * _NR), np.float32)
     state = np.empty((QUERY_BLOCK, 2), np.float32)
-    lda, ldc = q.strides[2] // q.itemsize, sums.shape[1]
-    tile = pointer(scores, 0)
-    last_query = queries * (share + 1) // shares
-    for begin in range(queries * share // shares, last_query, QUERY_BLOCK):
-        rows = min(QUERY_BLOCK, last_query - begin)
-        state[:, 0] = _LOWEST
-        state[:, 1] = _ZERO
-        visible = min(length, begin + rows) if causal else length
-        for key in range(0, visible, KEY_BLOCK):
-            keys = min(KEY_BLOCK, visible - key)
-            _multiply_block(
-                rows, dim, pointer(q[b, h, begin], 0), lda, pointer(key_panels, key * dim), dim * _NR,
-                -(-keys // _NR), tile, scores.shape[1], False,
-            )  # fmt: skip
+    runs = batch * heads * shares
+    packed = -1
+    for run in range(runs * task // tasks, runs * (task + 1) // tasks):
+        head, share = run // shares, run % shares
+        b, h = head // heads, head % heads
+        if head != packed:
+            _pack_keys(k[b, h], key_panels)
+            _pack_values(v[b, h], value_panels)
+            packed = head
+        last = queries * (share + 1) // shares
+        for begin in range(queries * share // shares, last, QUERY_BLOCK):
+            rows = min(QUERY_BLOCK, last - begin)
+            _attend_block(q[b, h], begin, rows, length, key_panels, value_panels, scale, causal, scores, sums, state)
             for r in range(rows):
-                seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
-                if seen > 0:
-                    _fold_scores(
-                        pointer(scores, r * scores.shape[1]), seen, scale, state[r], pointer(sums, r * ldc),
-                        ldc if key > 0 else 0,
-                    )  # fmt: skip
-                scores[r, seen:keys] = _ZERO
-            _multiply_block(
-                rows, keys, tile, scores.shape[1], pointer(value_panels, key * _NR), length * _NR,
-                value_panels.shape[0], pointer(sums, 0), ldc, key > 0,
-            )  # fmt: skip
+                target = pointer(out[b, h, begin + r], 0)
+                share_of = splat(float32(1.0) / state[r, 1])
+                for d in range(0, dim, LANES):
+                    store_some(offset(target, d), load_vector(pointer(sums, r * sums.shape[1] + d)) * share_of, dim - d)
+
+
+@jit
+def _attend_block(
+    q: Any, begin: int, rows: int, length: int, key_panels: Any, value_panels: Any, scale: Any, causal: bool,
+    scores: Any, sums: Any, state: Any,
+) -> None:  # fmt: skip
+    """sums[0:rows] and state[0:rows] for the queries from `begin` on, over all keys that they see."""
+    dim = q.shape[1]
+    lda, lds, ldc = q.strides[0] // q.itemsize, scores.shape[1], sums.shape[1]
+    state[:, 0] = _LOWEST
+    state[:, 1] = _ZERO
+    visible = min(length, begin + rows) if causal else length
+    for key in range(0, visible, KEY_BLOCK):
+        keys = min(KEY_BLOCK, visible - key)
+        _multiply_block(
+            rows, dim, pointer(q[begin], 0), lda, pointer(key_panels, key * dim), dim * _NR,
+            -(-keys // _NR), pointer(scores, 0), lds, False,
+        )  # fmt: skip
         for r in range(rows):
-            target = pointer(out[b, h, begin + r], 0)
-            share_of = splat(float32(1.0) / state[r, 1])
-            for d in range(0, dim, LANES):
-                store_some(offset(target, d), load_vector(pointer(sums, r * ldc + d)) * share_of, dim - d)
+            seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
+            if seen > 0:
+                width = ldc if key > 0 else 0
+                _fold_scores(pointer(scores, r * lds), seen, scale, state[r], pointer(sums, r * ldc), width)
+            scores[r, seen:keys] = _ZERO
+        _multiply_block(
+            rows, keys, pointer(scores, 0), lds, pointer(value_panels, key * _NR), length * _NR,
+            value_panels.shape[0], pointer(sums, 0), ldc, key > 0,
+        )  # fmt: skip

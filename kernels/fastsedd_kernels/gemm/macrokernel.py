@@ -1,7 +1,7 @@
 """The blocked product: which tiles of C a task computes, and in what order, so that its operands stay in cache.
 
     for a block of rows          ROW_BLOCK x K of A stays in L2 while all panels pass over it
-        for a panel of B         NR columns
+        for a panel of B         NR columns; the next is asked for ahead of time, in parts
             for a block of k     DEPTH_BLOCK x NR of the panel stays in L1 and L2 while the tiles pass over it
                 for a tile       MR x NR of C in registers: the micro-kernel
             epilogue             on the strip ROW_BLOCK x NR of C, still in L1 and L2
@@ -18,7 +18,7 @@ import numpy as np
 from numba import float32, float64, types
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import offset, pointer, prefetch_to_read
+from fastsedd_kernels._simd import offset, pointer
 from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_strip
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32, multiply_tile_float64
 from fastsedd_kernels.parallel import get_num_threads, kernel
@@ -28,7 +28,6 @@ DEPTH_BLOCK = 512  # the deeper, the rarer a tile is loaded and stored
 _STRIP_ROWS = TILES_A_BLOCK * ROWS
 _NR32 = COLUMNS[np.dtype(np.float32)]
 _NR64 = COLUMNS[np.dtype(np.float64)]
-_LINE = 16  # float32 values in a cache line
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
 _SERIAL_WORK = 1 << 19
@@ -70,17 +69,17 @@ def _multiply_panel(x: Any, row: int, rows: int, panels: Any, panel: int, target
     x_stride = x.strides[0] // x.itemsize
     tiles = -(-rows // ROWS)
     depth_blocks = -(-depth // DEPTH_BLOCK)
+    share = -(-_NR32 // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
     for depth_block in range(depth_blocks):
         k, k_end = _part(depth, depth_blocks, depth_block)
-        following = (panel * depth + k_end) * _NR32
-        share = -(-(k_end - k) * _NR32 // (tiles * _LINE)) * _LINE
+        block = panel * depth * _NR32
         for tile in range(tiles):
-            for line in range(following + tile * share, following + (tile + 1) * share, _LINE):
-                prefetch_to_read(pointer(panels, line))
             top, bottom = _part(rows, tiles, tile)
+            ahead = block + k_end * _NR32 + tile * share * (k_end - k)
             multiply_tile_float32(
                 bottom - top, k_end - k, pointer(x, (row + top) * x_stride + k), x_stride,
-                pointer(panels, (panel * depth + k) * _NR32), offset(target, top * stride), stride, k > 0,
+                pointer(panels, block + k * _NR32), offset(target, top * stride), stride, k > 0,
+                pointer(panels, ahead), share,
             )  # fmt: skip
 
 
@@ -129,7 +128,7 @@ def multiply_float64(task: int, x: Any, panels: Any, out: Any, grid_rows: int, g
             top, bottom = _part(last_row - first_row, tiles, tile)
             row = first_row + top
             multiply_tile_float64(
-                bottom - top, depth, pointer(x, row * stride), stride, b, pointer(strip, 0), _NR64, False
+                bottom - top, depth, pointer(x, row * stride), stride, b, pointer(strip, 0), _NR64, False, b, 0
             )
             for r in range(bottom - top):
                 for j in range(columns):

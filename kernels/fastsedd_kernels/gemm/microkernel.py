@@ -6,6 +6,9 @@
     B : a packed panel, k rows of NR adjacent elements          k
     C : row-major, `ldc` elements from row to row              [b0 ........ b(NR-1)]
                                                                [b0 ........ b(NR-1)]  ...
+Meanwhile what lies `ahead` is asked for, `ahead_step` elements further with each k: the B that comes next may be in L3
+or memory, and asking for all of it at once would hold up the loads of this tile.
+
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR: each height has its own
 loop, chosen by one switch, so that a short tile at the edge costs its own rows only. Every element of C is one chain
 of FMAs in the order of k, whatever the tile it falls in: results do not depend on how work is divided.
@@ -39,8 +42,9 @@ def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def multiply_tile(
-        typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any
-    ) -> Any:
+        typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any,
+        ahead: Any, ahead_step: Any,
+    ) -> Any:  # fmt: skip
         """C[0:m] (+)= A[0:m, 0:k] . B; see the module. 1 <= m <= ROWS, k >= 1."""
         element_pointer = types.CPointer(element)
         signature = types.void(
@@ -52,17 +56,19 @@ def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
             element_pointer,
             types.intp,
             types.boolean,
+            element_pointer,
+            types.intp,
         )
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            m, k, a, lda, b, c, ldc, accumulate = arguments
+            m, k, a, lda, b, c, ldc, accumulate, ahead, ahead_step = arguments
             done = builder.append_basic_block("tile_done")
             heights = [builder.append_basic_block(f"tile_rows_{rows}") for rows in range(1, ROWS + 1)]
             switch = builder.switch(m, done)
             for rows, block in enumerate(heights, start=1):
                 switch.add_case(_simd.index(rows), block)
                 builder.position_at_end(block)
-                _emit_tile(builder, vector, vectors, rows, k, a, lda, b, c, ldc, accumulate)
+                _emit_tile(builder, vector, vectors, rows, k, a, lda, b, c, ldc, accumulate, ahead, ahead_step)
                 builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
@@ -75,7 +81,7 @@ def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
 
 def _emit_tile(
     builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows: int,
-    k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any,
+    k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any, ahead: Any, ahead_step: Any,
 ) -> None:  # fmt: skip
     """Load or clear the accumulators, run over k, store them."""
     lanes = vector.count
@@ -98,6 +104,7 @@ def _emit_tile(
     accumulators = [builder.phi(vector) for _ in targets]
     row_of_b = builder.gep(b, [builder.mul(step, _simd.index(lanes * vectors))])
     b_vectors = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * lanes)]), vector) for j in range(vectors)]
+    _simd.prefetch(builder, builder.gep(ahead, [builder.mul(step, ahead_step)]))
     products = []
     for i in range(rows):
         scalar = _simd.broadcast(builder, builder.load(builder.gep(a_rows[i], [step])), vector)

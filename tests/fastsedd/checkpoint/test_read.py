@@ -18,11 +18,17 @@ from fastsedd.checkpoint import config_json, safetensors_file
 from fastsedd.errors import CheckpointError
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+def refusal_if_any(path: Path) -> str:
+    try:
         checkpoint.read(path)
-    message = str(caught.value)
-    assert "\n" not in message
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def refusal(path: Path) -> str:
+    message = refusal_if_any(path)
+    assert message and "\n" not in message
     return message
 
 
@@ -106,6 +112,7 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / ("x" * 5000))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     assert "no such file" in refusal(tmp_path / "pipe.safetensors")
@@ -223,7 +230,7 @@ def test_a_bare_file_of_another_architecture(write_checkpoint, make_config) -> N
         (lambda d: d["model"].update(hidden_size=1 << 40), "width is"),
         (lambda d: d["graph"].update(type="ring"), "$.graph.type"),
         (lambda d: d["noise"].update(type="cosine"), "$.noise.type"),
-        (lambda d: d["noise"].update(sigma_min=30.0), "sigma_min is 30.0"),
+        (lambda d: d["noise"].update(type="geometric", sigma_min=30.0), "sigma_min is 30.0"),
         (lambda d: d["tokenizer"].update(characters="ab"), "characters has 2"),
         (lambda d: d["generation"].update(steps=0), "steps is 0"),
         (lambda d: d["generation"].update(temperature=-1.0), "temperature is -1.0"),
@@ -268,7 +275,4 @@ def test_mutated_files_raise_nothing_else(write_checkpoint, make_config, tmp_pat
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(len(content), 3000) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    try:
-        checkpoint.read(path)
-    except CheckpointError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in refusal_if_any(path)
