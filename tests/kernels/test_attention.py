@@ -81,6 +81,8 @@ def test_refusals() -> None:
             fk.attention(*arguments)
     with pytest.raises(ValueError, match="out overlaps"):
         fk.attention(x, x, x, out=x)
+    with pytest.raises(ValueError, match="scale is -1"):
+        fk.attention(x, x, x, scale=-1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (3, 5, 8), (2, 3, 17, 64)])

@@ -24,7 +24,7 @@ def attention(
 
     q : float32 [..., heads, L, D]; k, v : float32 [..., heads, S, D], equal leading dimensions; rows contiguous, else
         copied
-    scale : 1 / sqrt(D) if None
+    scale : above 0; 1 / sqrt(D) if None
     causal : query i sees keys 0 to i only
     out : float32 of q's shape, rows contiguous, overlapping neither q, k nor v
     No [L, S] array is made. Accumulates in float32. Raises ValueError for a wrong dtype or shape.
@@ -40,6 +40,8 @@ def attention(
         raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {q.shape} with contiguous rows")
     if any(np.may_share_memory(out, part) for part in (q, k, v)):
         raise ValueError("out overlaps q, k or v, which are still being read when out is written")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}, allowed: above 0, finite")
     factor = np.float32(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if q.ndim > 4:
         for position in np.ndindex(*q.shape[:-3]):

@@ -79,6 +79,9 @@ def _fold_scores(scores: Any, keys: int, scale: Any, state: Any, sums: Any, widt
     state : [maximum, sum of weights] of the row so far; sums : the row's weighted sum of values so far, `width` long
     """
     total, highest = softmax_row(scores, keys, scale, scores)
+    if state[1] == _ZERO:  # the first block
+        state[0], state[1] = highest, total
+        return
     maximum = max(state[0], highest)
     if highest < maximum:  # this block's weights are relative to its own, lower maximum
         factor = exp_scalar(highest - maximum)
@@ -147,8 +150,7 @@ def _attend_block(
         for r in range(rows):
             seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
             if seen > 0:
-                width = ldc if key > 0 else 0
-                _fold_scores(pointer(scores, r * lds), seen, scale, state[r], pointer(sums, r * ldc), width)
+                _fold_scores(pointer(scores, r * lds), seen, scale, state[r], pointer(sums, r * ldc), ldc)
             scores[r, seen:keys] = _ZERO
         _multiply_block(
             rows, keys, pointer(scores, 0), lds, pointer(value_panels, key * _NR), length * _NR,

@@ -96,17 +96,34 @@ def layer_norm_rows(
 
 @jit
 def softmax_row(row: Any, width: int, scale: Any, target: Any) -> Any:
-    """target = exp(scale * row - its maximum), not yet divided; returns the sum and the maximum."""
-    highest = splat(_LOWEST)
-    for j in range(0, width, LANES):
-        highest = maximum(load_some(offset(row, j), width - j, _LOWEST) * scale, highest)
-    top = max_lanes(highest)
-    total = splat(_ZERO)
-    for j in range(0, width, LANES):
-        value = exp(load_some(offset(row, j), width - j, -np.float32(np.inf)) * scale - top)
+    """target = exp(scale * row - its maximum), not yet divided; returns the sum and the maximum.
+
+    Two registers at a time: one chain of maxima or sums would wait for itself.
+    """
+    paired = width // (2 * LANES) * (2 * LANES)
+    factor = splat(scale)
+    highest, second = splat(_LOWEST), splat(_LOWEST)
+    for j in range(0, paired, 2 * LANES):
+        highest = maximum(load_vector(offset(row, j)) * factor, highest)
+        second = maximum(load_vector(offset(row, j + LANES)) * factor, second)
+    for j in range(paired, width, LANES):
+        highest = maximum(load_first(offset(row, j), width - j, _LOWEST) * factor, highest)
+    top = max_lanes(maximum(highest, second))
+    shift = splat(-top)
+    total, other = splat(_ZERO), splat(_ZERO)
+    for j in range(0, paired, 2 * LANES):
+        value = exp(fma(load_vector(offset(row, j)), factor, shift))
+        beside = exp(fma(load_vector(offset(row, j + LANES)), factor, shift))
         total = total + value
-        store_some(offset(target, j), value, width - j)
-    return sum_lanes(total), top
+        other = other + beside
+        store_vector(offset(target, j), value)
+        store_vector(offset(target, j + LANES), beside)
+    for j in range(paired, width, LANES):
+        count = width - j
+        value = exp(fma(load_first(offset(row, j), count, _ZERO), factor, shift))
+        store_first(offset(target, j), value, count)
+        total = total + load_first(offset(target, j), count, _ZERO)
+    return sum_lanes(total + other), top
 
 
 @kernel(_MATRIX, types.float32[:, ::1], types.intp)
