@@ -6,7 +6,7 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
-from fastsedd_kernels.gemm.macrokernel import DEPTH_BLOCK, TILES_A_BLOCK
+from fastsedd_kernels.gemm.macrokernel import CROWDED, DEPTH_BLOCK, MOST_TILES
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def assert_product(result: np.ndarray, x: np.ndarray, weight: np.ndarray) -> Non
     assert error <= reference.error_bound(x, weight, EPS[result.dtype.type])
 
 
-@pytest.mark.parametrize("rows", [*range(1, 2 * ROWS + 2), TILES_A_BLOCK * ROWS + 1])
+@pytest.mark.parametrize("rows", [*range(1, 2 * ROWS + 2), MOST_TILES * ROWS + 1])
 def test_every_height(rows: int) -> None:
     x, weight = normal(rows, rows, 33), normal(1, NR + 3, 33)
     out = poisoned(rows, NR + 3)
@@ -46,6 +46,14 @@ def test_every_width(columns: int) -> None:
 def test_every_depth(depth: int) -> None:
     x, weight = normal(depth, ROWS + 1, depth), normal(3, NR, depth)
     assert_product(fk.linear(x, fk.pack(weight), out=poisoned(ROWS + 1, NR)), x, weight)
+
+
+@pytest.mark.parametrize("surplus", [0, 3])
+def test_rows_that_share_cache_sets(surplus: int) -> None:
+    """Rows that are copied apart are the same rows, also as a view of wider ones."""
+    x, weight = normal(0, 3 * ROWS + 1, CROWDED // 4), normal(1, NR + 1, CROWDED // 4 - surplus)
+    x = x[:, : CROWDED // 4 - surplus]
+    assert_product(fk.linear(x, weight, out=poisoned(3 * ROWS + 1, NR + 1)), x, weight)
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, task_grid
+from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, rows_a_block, task_grid
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 
 _NO_VECTOR = np.empty(0, np.float32)
@@ -59,7 +59,7 @@ def linear(
     grid = task_grid(rows, len(packed.panels), inputs, packed.panels.shape[2])
     multiply_float32(
         grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
-        _residual(residual, shape), out.reshape(rows, outputs), *grid,
+        _residual(residual, shape), out.reshape(rows, outputs), *grid, rows_a_block(inputs),
     )  # fmt: skip
     return out
 
@@ -101,7 +101,7 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
         multiply_float64(grid[0] * grid[1], a, panels, out, *grid)
         return
     multiply_float32(
-        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, *grid
+        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, *grid, rows_a_block(a.shape[1])
     )  # fmt: skip
 
 
