@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +25,7 @@ class Workspace:
     @classmethod
     def allocate(cls, config: ModelConfig, batch: int, length: int) -> Workspace:
         def array(width: int) -> NDArray[np.float32]:
-            return np.empty((batch, length, width), np.float32)
+            return fk.aligned_empty((batch, length, width))
 
         width = config.width
         return cls(

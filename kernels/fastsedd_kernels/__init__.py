@@ -3,6 +3,7 @@
 Every function takes and returns NumPy arrays, has an `out=`, runs on all cores and compiles once for this CPU.
 """
 
+from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._cache import cache_folder
 from fastsedd_kernels._jit import on_compile
 from fastsedd_kernels.activation import gelu, silu
@@ -19,6 +20,7 @@ from fastsedd_kernels.sampling.api import sample_categorical
 __all__ = [
     "CpuInfo",
     "PackedWeight",
+    "aligned_empty",
     "attention",
     "cache_folder",
     "compile_all",

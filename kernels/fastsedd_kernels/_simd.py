@@ -18,6 +18,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from fastsedd_kernels.cpu import isa
 
 INDEX = ir.IntType(64)
+CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
 _ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
@@ -59,13 +60,16 @@ def multiply_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any, vector: ir.Vecto
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [x, y, z])
 
 
-def prefetch(builder: ir.IRBuilder, pointer: Any) -> None:
-    """Ask for the cache line at `pointer` to be in L2 when it is read; harmless beyond an array's end."""
+def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> None:
+    """Ask for the cache line at `pointer` to be in L2 when it is read, or owned by L1 when it is written.
+
+    Harmless beyond an array's end.
+    """
     bits = ir.IntType(32)
     signature = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), bits, bits, bits])
     hint = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    read, level, data = (ir.Constant(bits, value) for value in (0, 2, 1))
-    builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), read, level, data])
+    access, level, data = (ir.Constant(bits, value) for value in ((1, 3, 1) if write else (0, 2, 1)))
+    builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), access, level, data])
 
 
 def _element_bytes(vector: ir.VectorType) -> int:
@@ -94,6 +98,20 @@ def offset(typing_context: Any, base: Any, elements: Any) -> Any:
         return builder.gep(arguments[0], [arguments[1]])
 
     return base(base, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def aligned(typing_context: Any, array: Any) -> Any:
+    """Pointer to an array's first element on a cache line's edge: allocate one line more than is used of it."""
+    if not isinstance(array, types.Array):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.add(builder.ptrtoint(data, INDEX), index(CACHE_LINE - 1))
+        return builder.inttoptr(builder.and_(address, index(-CACHE_LINE)), data.type)
+
+    return types.CPointer(array.dtype)(array), codegen
 
 
 class Float32Vector(types.Type):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
-from fastsedd_kernels.gemm.macrokernel import CROWDED, DEPTH_BLOCK, MOST_TILES
+from fastsedd_kernels.gemm.macrokernel import CROWDED, MOST_DEPTH, MOST_TILES, plan
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def test_every_width(columns: int) -> None:
     assert_product(fk.linear(x, fk.pack(weight), out=poisoned(5, columns)), x, weight)
 
 
-@pytest.mark.parametrize("depth", [1, 2, DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 3 * DEPTH_BLOCK + 7])
+@pytest.mark.parametrize("depth", [1, 2, MOST_DEPTH - 1, MOST_DEPTH, MOST_DEPTH + 1, 3 * MOST_DEPTH + 7])
 def test_every_depth(depth: int) -> None:
     x, weight = normal(depth, ROWS + 1, depth), normal(3, NR, depth)
     assert_product(fk.linear(x, fk.pack(weight), out=poisoned(ROWS + 1, NR)), x, weight)
@@ -99,7 +99,7 @@ def test_gate_broadcasts(gate_shape: tuple[int, ...]) -> None:
 
 
 def test_residual_may_be_the_output() -> None:
-    x, weight, residual = normal(0, 50, 2 * DEPTH_BLOCK), normal(1, 40, 2 * DEPTH_BLOCK), normal(2, 50, 40)
+    x, weight, residual = normal(0, 50, 2 * MOST_DEPTH), normal(1, 40, 2 * MOST_DEPTH), normal(2, 50, 40)
     expected = fk.linear(x, weight, residual=residual)
     fk.linear(x, weight, residual=residual, out=residual)
     np.testing.assert_array_equal(residual, expected)
@@ -176,3 +176,13 @@ def test_overlapping_output_is_refused() -> None:
 def test_matmul_refuses(a: np.ndarray, b: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fk.matmul(a, b)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 2_000))
+def test_plan_gives_every_thread_a_part(threads: int, rows: int, depth: int, panels: int) -> None:
+    grid_rows, grid_panels, block, slab, group = plan(threads, rows, depth, panels, 4)
+    assert 1 <= grid_rows <= rows and 1 <= grid_panels <= panels and grid_rows * grid_panels <= threads
+    assert block % ROWS == 0 and block >= ROWS and 1 <= slab <= min(depth, MOST_DEPTH) and group >= 1
+    if threads <= rows and rows * depth * panels * NR > 1 << 20:
+        assert grid_rows * grid_panels == threads

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array
+from fastsedd_kernels._arrays import aligned_empty, as_array
 from fastsedd_kernels.attention.kernel import QUERY_BLOCK, attend
 from fastsedd_kernels.parallel import get_num_threads
 
@@ -35,7 +35,7 @@ def attention(
     if k.shape != v.shape or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
         raise ValueError(f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}, which do not fit together")
     if out is None:
-        out = np.empty(q.shape, np.float32)
+        out = aligned_empty(q.shape)
     elif out.dtype != np.float32 or out.shape != q.shape or out.strides[-1] != out.itemsize or not out.flags.writeable:
         raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {q.shape} with contiguous rows")
     if any(np.may_share_memory(out, part) for part in (q, k, v)):

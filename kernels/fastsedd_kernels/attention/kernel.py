@@ -20,7 +20,7 @@ from numba import float32, types
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import LANES, load_vector, offset, pointer, splat, store_vector
 from fastsedd_kernels.activation import exp_scalar
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
 from fastsedd_kernels.norm.kernel import load_some, softmax_row, store_some
 from fastsedd_kernels.parallel import kernel
 
@@ -66,9 +66,9 @@ def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: i
     """c[0:rows] (+)= a[0:rows, 0:depth] . b, over `panels` panels of b that lie b_stride elements apart."""
     for panel in range(panels):
         for top in range(0, rows, ROWS):
-            multiply_tile_float32(
+            multiply_tile(
                 min(ROWS, rows - top), depth, offset(a, top * lda), lda, offset(b, panel * b_stride),
-                offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0,
+                offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0, c, 0,
             )  # fmt: skip
 
 

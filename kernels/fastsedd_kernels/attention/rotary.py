@@ -13,7 +13,7 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array
+from fastsedd_kernels._arrays import aligned_empty, as_array
 from fastsedd_kernels.parallel import get_num_threads, kernel
 
 _ANY = types.Array(float32, 4, "A", readonly=True)
@@ -54,7 +54,7 @@ def rotary(x: ArrayLike, base: float = 10000.0, out: NDArray[np.float32] | None 
     if x.ndim < 3 or x.shape[-1] % 2:
         raise ValueError(f"x has shape {x.shape}, must be [..., heads, length, dim] with an even dim")
     if out is None:
-        out = np.empty(x.shape, np.float32)
+        out = aligned_empty(x.shape)
     elif out.dtype != np.float32 or out.shape != x.shape or not out.flags.writeable:
         raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {x.shape}")
     if x.size == 0:

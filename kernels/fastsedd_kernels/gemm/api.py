@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, rows_a_block, task_grid
+from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, plan
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
+from fastsedd_kernels.parallel import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
@@ -54,12 +55,12 @@ def linear(
     if np.may_share_memory(out, x):
         raise ValueError("out overlaps x, which is still being read when out is written")
     rows = out.size // outputs
-    x_rows = _rows(x, rows)
+    x_rows = x.reshape(rows, inputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
-    grid = task_grid(rows, len(packed.panels), inputs, packed.panels.shape[2])
+    grid = plan(get_num_threads(), rows, inputs, len(packed.panels), 4)
     multiply_float32(
         grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
-        _residual(residual, shape), out.reshape(rows, outputs), *grid, rows_a_block(inputs),
+        _residual(residual, shape), out.reshape(rows, outputs), False, *grid,
     )  # fmt: skip
     return out
 
@@ -94,22 +95,15 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
 
 
 def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
+    rows, depth = a.shape
     panels = pack_transposed(b.T)
-    a = _rows(a, a.shape[0])
-    grid = task_grid(a.shape[0], len(panels), a.shape[1], panels.shape[2])
+    grid = plan(get_num_threads(), rows, depth, len(panels), a.itemsize)
     if a.dtype == np.float64:
-        multiply_float64(grid[0] * grid[1], a, panels, out, *grid)
+        multiply_float64(grid[0] * grid[1], a, panels, out, False, *grid)
         return
     multiply_float32(
-        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, *grid, rows_a_block(a.shape[1])
+        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, False, *grid
     )  # fmt: skip
-
-
-def _rows(x: NDArray[Any], rows: int) -> NDArray[Any]:
-    """x as [rows, K] whose rows hold adjacent elements: a view where the strides allow it, else a copy."""
-    matrix = x if x.ndim == 2 else x.reshape(rows, x.shape[-1])
-    adjacent = matrix.strides[1] == matrix.itemsize and matrix.strides[0] % matrix.itemsize == 0
-    return matrix if adjacent or matrix.shape[1] == 1 else np.ascontiguousarray(matrix)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

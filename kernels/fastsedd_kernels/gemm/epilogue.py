@@ -1,4 +1,4 @@
-"""What happens to a strip of C after its products are summed, while it is still in the first-level cache.
+"""What happens to a tile of C after its products are summed, while it is still in the first-level cache.
 
     out = residual + gate * activation(C + bias)
 
@@ -21,26 +21,31 @@ ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SIL
 
 
 @jit
-def finish_strip(
-    strip: Any, rows: int, first_row: int, columns: int, first_column: int,
-    bias: Any, activation: int, gate: Any, residual: Any, out: Any,
+def finish_tile(
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
+    out: Any,
 ) -> None:  # fmt: skip
-    """Finish strip[0:rows, 0:columns], which is out[first_row..., first_column...]; an empty array means absent.
+    """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...]; `stride` elements between its rows.
 
-    gate : [G, N], a row of it for each out.shape[0] / G rows of out; residual : [M, N], may be out itself
+    parts : (bias [N], activation, gate [G, N], residual [M, N]); an empty array means absent. A row of the gate is for
+        out.shape[0] / G rows of out; the residual may be out itself.
+    accumulate : what is in out is part of the sum of products
     """
+    bias, activation, gate, residual = parts
     width = out.shape[1]
     rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
     for r in range(rows):
         i = first_row + r
-        row = pointer(strip, r * strip.shape[1])
+        row = offset(tile, r * stride)
         target = pointer(out, i * width + first_column)
         gate_row = pointer(gate, i // rows_a_gate * width + first_column)
         residual_row = pointer(residual, i * width + first_column)
         for j in range(0, columns, LANES):
-            # The strip is as wide as whole registers; what is beside it is not, and may end in mid-register.
+            # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
             count = columns - j
             value = load_vector(offset(row, j))
+            if accumulate:
+                value = value + _load(offset(target, j), count)
             if bias.size > 0:
                 value = value + _load(pointer(bias, first_column + j), count)
             value = activate(value, activation)
@@ -52,6 +57,19 @@ def finish_strip(
                 store_vector(offset(target, j), value)
             else:
                 store_first(offset(target, j), value, count)
+
+
+@jit
+def copy_tile(
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """`finish_tile` without parts, for elements of any type."""
+    for r in range(rows):
+        for j in range(columns):
+            value = tile[r * stride + j]
+            target = out[first_row + r, first_column + j] if accumulate else 0
+            out[first_row + r, first_column + j] = target + value
 
 
 @jit

@@ -1,68 +1,85 @@
 """The blocked product: which tiles of C a task computes, and in what order, so that its operands stay in cache.
 
-    for a block of rows          rows x K of A stay in L2 while all panels pass over it
-        for a panel of B         NR columns; the next is asked for ahead of time, in parts
-            for a block of k     DEPTH_BLOCK x NR of the panel stays in L1 and L2 while the tiles pass over it
-                for a tile       MR x NR of C in registers: the micro-kernel
-            epilogue             on the strip rows x NR of C, still in L1 and L2
+    for a block of rows              MC rows of C
+        for a group of panels        NC columns; all of them, unless there are several slabs
+            for a slab of depth      KC of K; MC x KC of A stay in L2 while the panels pass over them
+                for a panel of B     KC x NR, read from L2 by every tile but the first
+                    for a tile       MR x NR of C in registers: the micro-kernel
+                        epilogue     on the finished tile, still in L1
 
-While a block of a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory.
-A task is a rectangle of C, so each element of C is summed by one thread in one order.
+Between slabs the sums of a group wait in MC x NC of scratch memory, in L2, or in C itself where no epilogue follows.
+While a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory.
+A task is a rectangle of C, so each element of C is summed by one thread in one order. The names are those of Goto and
+van de Geijn (2008); A is read where it lies, B comes packed.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numba import float32, float64, types
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import LANES, load_vector, offset, pointer, store_vector
+from fastsedd_kernels._simd import CACHE_LINE, aligned, offset, pointer
 from fastsedd_kernels.cpu import cpu_info
-from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_strip
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile_float32, multiply_tile_float64
-from fastsedd_kernels.parallel import get_num_threads, kernel
+from fastsedd_kernels.gemm.epilogue import IDENTITY, copy_tile, finish_tile
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
+from fastsedd_kernels.parallel import kernel
 
 MOST_TILES = 20  # of a block of rows: the more, the fewer times B is read
-DEPTH_BLOCK = 512  # the deeper, the rarer a tile is loaded and stored
+MOST_DEPTH = 768  # of a slab: the deeper, the rarer a tile is loaded and stored
 
 # Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
-CROWDED = 2048
-_NR32 = COLUMNS[np.dtype(np.float32)]
-_NR64 = COLUMNS[np.dtype(np.float64)]
+CROWDED = 4096
+LINE = CACHE_LINE // 4  # more elements than are used, of scratch memory that starts on a cache line's edge
+
+ENOUGH_ROWS = 8 * ROWS  # of a task
+_UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
 _SERIAL_WORK = 1 << 19
 
-_X32 = types.Array(float32, 2, "A", readonly=True)
-_VECTOR32 = types.Array(float32, 1, "C", readonly=True)
-_MATRIX32 = types.Array(float32, 2, "C", readonly=True)
-_PANELS32 = types.Array(float32, 3, "C", readonly=True)
+
+@functools.lru_cache(1024)
+def plan(threads: int, rows: int, depth: int, panels: int, itemsize: int) -> tuple[int, int, int, int, int]:
+    """What the kernels' last five arguments are for C of that many rows and panels: the task grid and the blocking."""
+    return *task_grid(threads, rows, depth, panels, itemsize), *blocking(depth, itemsize)
 
 
-def task_grid(rows: int, panels: int, depth: int, width: int) -> tuple[int, int]:
-    """How many parts the rows and the panels of C are cut into: one rectangle a thread, as equal as they come.
+def task_grid(threads: int, rows: int, depth: int, panels: int, itemsize: int = 4) -> tuple[int, int]:
+    """How many parts the rows and the panels of C are cut into: one rectangle a thread, nearly as equal as they come.
 
-    Among the grids of as many tasks as threads, the one whose largest rectangle is smallest; where several are, the
-    one that reads the fewest bytes of A and B.
+    Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
+    before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products.
     """
-    threads = get_num_threads()
-    if threads == 1 or rows * panels * width * depth < _SERIAL_WORK:
+    nr = COLUMNS[np.dtype(f"f{itemsize}")]
+    if threads == 1 or rows * panels * nr * depth < _SERIAL_WORK:
         return 1, 1
+    divisors = [r for r in range(1, threads + 1) if threads % r == 0]
+    grids = [(r, threads // r) for r in divisors if r <= rows and threads // r <= panels]
+    if not grids:
+        return min(rows, threads), 1
 
-    def cost(grid: tuple[int, int]) -> tuple[int, int]:
-        tall, wide = -(-rows // grid[0]), -(-panels // grid[1]) * width
-        return tall * wide, tall + wide
+    def rectangle(grid: tuple[int, int]) -> int:
+        return -(-rows // grid[0]) * -(-panels // grid[1])
 
-    grids = [(r, threads // r) for r in range(1, threads + 1) if threads % r == 0]
-    return min(((r, c) for r, c in grids if r <= rows and c <= panels), key=cost, default=(min(rows, threads), 1))
+    def preference(grid: tuple[int, int]) -> tuple[int, int]:
+        tall = -(-rows // grid[0])
+        return max(0, ENOUGH_ROWS - tall), tall
+
+    equal = min(map(rectangle, grids)) * (1 + _UNEVEN)
+    return min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
 
 
-def rows_a_block(depth: int) -> int:
-    """Rows of A of that depth for half of a core's L2; at least a tile's, at most MOST_TILES'."""
-    in_half = cpu_info().l2 // 2 // (4 * depth)
-    return max(1, min(MOST_TILES, in_half // ROWS)) * ROWS
+def blocking(depth: int, itemsize: int = 4) -> tuple[int, int, int]:
+    """(MC, KC, NC / NR): rows of A and depth of a slab for a quarter of a core's L2, panels of C for an eighth."""
+    slabs = -(-depth // MOST_DEPTH)
+    slab = -(-depth // slabs)
+    l2 = cpu_info().l2 // itemsize
+    rows = max(1, min(MOST_TILES, l2 // 4 // slab // ROWS)) * ROWS
+    return rows, slab, max(1, l2 // 8 // rows // COLUMNS[np.dtype(f"f{itemsize}")])
 
 
 @jit
@@ -72,94 +89,134 @@ def _part(count: int, parts: int, index: int) -> Any:
 
 
 @jit
-def _spread_rows(x: Any, row: int, rows: int, spread: Any) -> None:
-    """Copy rows of x to where they do not compete for the same sets of L1."""
-    depth = x.shape[1]
+def _tile(rows: int, tiles: int, index: int) -> Any:
+    """The index-th of `tiles` tiles of range(rows), as (first, last): full ones, but the last two, which share.
+
+    A tile of few rows leaves the FMA units waiting for their own results; two of half the height do not.
+    """
+    full = max(0, tiles - 2)
+    if index < full:
+        return index * ROWS, (index + 1) * ROWS
+    first, last = _part(rows - full * ROWS, tiles - full, index - full)
+    return full * ROWS + first, full * ROWS + last
+
+
+@jit
+def _copy_rows(x: Any, row: int, rows: int, stride: int, copy: Any) -> None:
+    """copy[r * stride + k] = x[row + r, k]: rows with adjacent elements that do not share the same sets of L1."""
+    step = x.strides[1] // x.itemsize
     for r in range(rows):
-        source, target = pointer(x[row + r], 0), pointer(spread, r * spread.shape[1])
-        whole = depth // LANES * LANES
-        for k in range(0, whole, LANES):
-            store_vector(offset(target, k), load_vector(offset(source, k)))
-        for k in range(whole, depth):
-            target[k] = source[k]
+        source, target = pointer(x[row + r], 0), offset(copy, r * stride)
+        if step == 1:
+            for k in range(x.shape[1]):
+                target[k] = source[k]
+        else:
+            for k in range(x.shape[1]):
+                target[k] = source[k * step]
 
 
 @jit
 def _multiply_panel(
-    a: Any, lda: int, rows: int, panels: Any, panel: int, target: Any, stride: int
+    a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
+    sums: Any, accumulate: bool, bare: bool, finish: Any, parts: Any, out: Any,
 ) -> None:  # fmt: skip
-    """target[0:rows, 0:NR] = a[0:rows] . the panel; lda and `stride` elements from row to row of a and target."""
-    depth = panels.shape[1]
+    """Add a[0:rows, 0:depth] . panel[k : k + depth] to the panel's columns of out, from row first_row on.
+
+    sums : where it is kept between slabs, [rows, NR]; used for one tile at a time where there is one slab
+    ahead : the block of B that comes next
+    """
+    nr, width = panels.shape[2], out.shape[1]
+    column = panel * nr
+    columns = min(nr, width - column)
+    first, last = k == 0, k + depth == panels.shape[1]
+    in_place = bare and columns == nr
     tiles = -(-rows // ROWS)
-    depth_blocks = -(-depth // DEPTH_BLOCK)
-    share = -(-_NR32 // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
-    for depth_block in range(depth_blocks):
-        k, k_end = _part(depth, depth_blocks, depth_block)
-        block = panel * depth * _NR32
-        for tile in range(tiles):
-            top, bottom = _part(rows, tiles, tile)
-            ahead = block + k_end * _NR32 + tile * share * (k_end - k)
-            multiply_tile_float32(
-                bottom - top, k_end - k, offset(a, top * lda + k), lda, pointer(panels, block + k * _NR32),
-                offset(target, top * stride), stride, k > 0, pointer(panels, ahead), share,
-            )  # fmt: skip
+    share = -(-nr // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
+    for tile in range(tiles):
+        top, bottom = _tile(rows, tiles, tile)
+        result = pointer(out, (first_row + top) * width + column)
+        if in_place:
+            target, stride = result, width
+        else:
+            target, stride = offset(sums, 0 if first and last else top * nr), nr
+        multiply_tile(
+            bottom - top, depth, offset(a, top * lda), lda, pointer(panels, (panel * panels.shape[1] + k) * nr),
+            target, stride, not first or (in_place and accumulate), offset(ahead, tile * share * depth), share,
+            result, width,
+        )  # fmt: skip
+        if last and not in_place:
+            finish(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
 
 
-@kernel(
-    _X32, _PANELS32, _VECTOR32, types.intp, _MATRIX32, _MATRIX32, float32[:, ::1], types.intp, types.intp, types.intp
-)
-def multiply_float32(
-    task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any,
-    grid_rows: int, grid_panels: int, rows_a_block: int,
+@jit
+def _multiply_rectangle(
+    task: int, x: Any, panels: Any, out: Any, accumulate: bool, bare: bool, finish: Any, parts: Any,
+    grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
 ) -> None:  # fmt: skip
-    """One rectangle of out = epilogue(x . B); x : [M, K] with adjacent elements in a row, panels : see packing."""
-    width = out.shape[1]
-    crowded = x.strides[0] % CROWDED == 0
-    bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
-    strip = np.empty((rows_a_block, _NR32), np.float32)
-    spread = np.empty((rows_a_block if crowded else 0, x.shape[1] + LANES), np.float32)
+    """One rectangle of out (+)= x . B; finish(tile, ...) takes a tile to out, unless it is `bare` and whole."""
+    nr, depth = panels.shape[2], panels.shape[1]
     first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
     first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
-    blocks = -(-(last_row - first_row) // rows_a_block)
-    for block in range(blocks):
-        begin, end = _part(last_row - first_row, blocks, block)
-        row, rows = first_row + begin, end - begin
-        a, lda = pointer(x, row * (x.strides[0] // x.itemsize)), x.strides[0] // x.itemsize
-        if crowded:
-            _spread_rows(x, row, rows, spread)
-            a, lda = pointer(spread, 0), spread.shape[1]
-        for panel in range(first_panel, last_panel):
-            column = panel * _NR32
-            columns = min(_NR32, width - column)
-            if bare and columns == _NR32:
-                _multiply_panel(a, lda, rows, panels, panel, pointer(out, row * width + column), width)
-            else:
-                _multiply_panel(a, lda, rows, panels, panel, pointer(strip, 0), _NR32)
-                finish_strip(strip, rows, row, columns, column, bias, activation, gate, residual, out)
-
-
-@kernel(
-    types.Array(float64, 2, "A", readonly=True), types.Array(float64, 3, "C", readonly=True), float64[:, ::1],
-    types.intp, types.intp,
-)  # fmt: skip
-def multiply_float64(task: int, x: Any, panels: Any, out: Any, grid_rows: int, grid_panels: int) -> None:
-    """One rectangle of out = x . B in float64, without an epilogue."""
-    depth = x.shape[1]
-    stride = x.strides[0] // x.itemsize
-    strip = np.empty((ROWS, _NR64), np.float64)
-    first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
-    first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
+    slabs = -(-depth // kc)
+    if slabs == 1:
+        group = last_panel - first_panel
+    sums = np.empty(mc * nr * (1 if slabs == 1 else group) + LINE, out.dtype)
+    adjacent = x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0
+    direct = adjacent and x.strides[0] % CROWDED != 0
+    lda = x.strides[0] // x.itemsize if direct else depth + LINE
+    copy = np.empty(0 if direct else mc * lda + LINE, out.dtype)
     tiles = -(-(last_row - first_row) // ROWS)
-    for panel in range(first_panel, last_panel):
-        column = panel * _NR64
-        columns = min(_NR64, out.shape[1] - column)
-        b = pointer(panels, panel * depth * _NR64)
-        for tile in range(tiles):
-            top, bottom = _part(last_row - first_row, tiles, tile)
-            row = first_row + top
-            multiply_tile_float64(
-                bottom - top, depth, pointer(x, row * stride), stride, b, pointer(strip, 0), _NR64, False, b, 0
-            )
-            for r in range(bottom - top):
-                for j in range(columns):
-                    out[row + r, column + j] = strip[r, j]
+    blocks = -(-tiles * ROWS // mc)
+    for block in range(blocks):
+        first_tile, last_tile = _part(tiles, blocks, block)
+        row = first_row + first_tile * ROWS
+        rows = min(last_row, first_row + last_tile * ROWS) - row
+        a = pointer(x, row * lda)
+        if not direct:
+            a = aligned(copy)
+            _copy_rows(x, row, rows, lda, a)
+        for group_first in range(first_panel, last_panel, group):
+            group_last = min(last_panel, group_first + group)
+            for slab in range(slabs):
+                k, k_end = _part(depth, slabs, slab)
+                for panel in range(group_first, group_last):
+                    if panel + 1 == group_last and k_end < depth:
+                        ahead = pointer(panels, (group_first * depth + k_end) * nr)
+                    else:
+                        ahead = pointer(panels, ((panel + 1) * depth + (k if panel + 1 < group_last else 0)) * nr)
+                    _multiply_panel(
+                        offset(a, k), lda, row, rows, panels, panel, k, k_end - k, ahead,
+                        offset(aligned(sums), 0 if slabs == 1 else (panel - group_first) * mc * nr),
+                        accumulate, bare, finish, parts, out,
+                    )  # fmt: skip
+
+
+def _signature(element: Any, *parts: Any) -> tuple[Any, ...]:
+    x, panels = types.Array(element, 2, "A", readonly=True), types.Array(element, 3, "C", readonly=True)
+    return (x, panels, *parts, element[:, ::1], types.boolean, *[types.intp] * 5)
+
+
+_VECTOR = types.Array(float32, 1, "C", readonly=True)
+_MATRIX = types.Array(float32, 2, "C", readonly=True)
+
+
+@kernel(*_signature(float32, _VECTOR, types.intp, _MATRIX, _MATRIX))
+def multiply_float32(
+    task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any, accumulate: bool,
+    grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
+) -> None:  # fmt: skip
+    """One rectangle of out = epilogue([out +] x . B); x : [M, K], any strides, panels : see packing."""
+    bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
+    _multiply_rectangle(
+        task, x, panels, out, accumulate, bare, finish_tile, (bias, activation, gate, residual),
+        grid_rows, grid_panels, mc, kc, group,
+    )  # fmt: skip
+
+
+@kernel(*_signature(float64))
+def multiply_float64(
+    task: int, x: Any, panels: Any, out: Any, accumulate: bool,
+    grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
+) -> None:  # fmt: skip
+    """One rectangle of out = [out +] x . B in float64, without an epilogue."""
+    _multiply_rectangle(task, x, panels, out, accumulate, True, copy_tile, (), grid_rows, grid_panels, mc, kc, group)

@@ -6,8 +6,10 @@
     B : a packed panel, k rows of NR adjacent elements          k
     C : row-major, `ldc` elements from row to row              [b0 ........ b(NR-1)]
                                                                [b0 ........ b(NR-1)]  ...
-Meanwhile what lies `ahead` is asked for, `ahead_step` elements further with each k: the B that comes next may be in L3
-or memory, and asking for all of it at once would hold up the loads of this tile.
+Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
+this tile: with each k for what lies `ahead`, `ahead_step` elements further each time (the B that comes next, in L3 or
+memory); with every CHUNK of k for one row of `result`, `result_step` elements apart (where the tile ends up: stores
+that wait for their cache lines hold up loads too).
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR: each height has its own
 loop, chosen by one switch, so that a short tile at the edge costs its own rows only. Every element of C is one chain
@@ -17,8 +19,7 @@ MR and NR: see `fastsedd_kernels.cpu.Isa`. The structure is that of BLIS (Van Ze
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -29,103 +30,132 @@ from fastsedd_kernels import _simd
 from fastsedd_kernels.cpu import isa
 
 ROWS = isa().tile_rows
+CHUNK = 16  # short enough that a shallow product's tile has been asked for when it is stored
 COLUMNS = {
     np.dtype(np.float32): isa().lanes * isa().tile_vectors,
     np.dtype(np.float64): isa().lanes * isa().tile_vectors // 2,
 }
 
 
-def _make_multiply_tile(element: Any, lanes: int) -> Callable[..., None]:
-    """The micro-kernel for float32 or float64 elements."""
+class _Operands(NamedTuple):
+    """The LLVM values of a call, in the order of `multiply_tile`'s parameters after m."""
+
+    k: Any
+    a: Any
+    lda: Any
+    b: Any
+    c: Any
+    ldc: Any
+    accumulate: Any
+    ahead: Any
+    ahead_step: Any
+    result: Any
+    result_step: Any
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_tile(
+    typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any,
+    ahead: Any, ahead_step: Any, result: Any, result_step: Any,
+) -> Any:  # fmt: skip
+    """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64; see the module. 1 <= m <= ROWS, k >= 1."""
+    element = a.dtype
+    lanes = isa().lanes * types.float32.bitwidth // element.bitwidth
     vector = _simd.vector_type(element, lanes)
-    vectors = isa().tile_vectors
+    count, elements = types.intp, types.CPointer(element)
+    signature = types.void(
+        count, count, elements, count, elements, elements, count, types.boolean, elements, count, elements, count
+    )
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def multiply_tile(
-        typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any,
-        ahead: Any, ahead_step: Any,
-    ) -> Any:  # fmt: skip
-        """C[0:m] (+)= A[0:m, 0:k] . B; see the module. 1 <= m <= ROWS, k >= 1."""
-        element_pointer = types.CPointer(element)
-        signature = types.void(
-            types.intp,
-            types.intp,
-            element_pointer,
-            types.intp,
-            element_pointer,
-            element_pointer,
-            types.intp,
-            types.boolean,
-            element_pointer,
-            types.intp,
-        )
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        m, *rest = arguments
+        done = builder.append_basic_block("tile_done")
+        heights = [builder.append_basic_block(f"tile_rows_{rows}") for rows in range(1, ROWS + 1)]
+        switch = builder.switch(m, done)
+        for rows, block in enumerate(heights, start=1):
+            switch.add_case(_simd.index(rows), block)
+            builder.position_at_end(block)
+            _emit_tile(builder, vector, rows, _Operands(*rest))
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
 
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            m, k, a, lda, b, c, ldc, accumulate, ahead, ahead_step = arguments
-            done = builder.append_basic_block("tile_done")
-            heights = [builder.append_basic_block(f"tile_rows_{rows}") for rows in range(1, ROWS + 1)]
-            switch = builder.switch(m, done)
-            for rows, block in enumerate(heights, start=1):
-                switch.add_case(_simd.index(rows), block)
-                builder.position_at_end(block)
-                _emit_tile(builder, vector, vectors, rows, k, a, lda, b, c, ldc, accumulate, ahead, ahead_step)
-                builder.branch(done)
-            builder.position_at_end(done)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    made: Callable[..., None] = multiply_tile
-    return made
+    return signature, codegen
 
 
-def _emit_tile(
-    builder: ir.IRBuilder, vector: ir.VectorType, vectors: int, rows: int,
-    k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any, ahead: Any, ahead_step: Any,
-) -> None:  # fmt: skip
-    """Load or clear the accumulators, run over k, store them."""
-    lanes = vector.count
-    a_rows = [builder.gep(a, [builder.mul(lda, _simd.index(i))]) for i in range(rows)]
-    targets = [
-        builder.gep(c, [builder.add(builder.mul(ldc, _simd.index(i)), _simd.index(j * lanes))])
-        for i in range(rows)
-        for j in range(vectors)
-    ]
+def _emit_tile(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands) -> None:
+    """Load or clear the accumulators, run over k in chunks, store them."""
     before = builder.block
-    start = builder.append_basic_block("accumulators")
-    loop = builder.append_basic_block("over_k")
-    builder.cbranch(accumulate, start, loop)
-    builder.position_at_end(start)
-    initial = [_simd.load(builder, target, vector) for target in targets]
-    builder.branch(loop)
+    loading, chunk, over_k, chunk_done, done = (
+        builder.append_basic_block(name) for name in ("load_tile", "chunk", "over_k", "chunk_done", "store_tile")
+    )
+    targets = _tile_of(builder, vector, rows, operands)
+    builder.cbranch(operands.accumulate, loading, chunk)
+    builder.position_at_end(loading)
+    loaded = [_simd.load(builder, target, vector) for target in targets]
+    builder.branch(chunk)
 
-    builder.position_at_end(loop)
+    builder.position_at_end(chunk)
+    first_k = builder.phi(_simd.INDEX)
+    result = builder.phi(operands.result.type)
+    begun = [builder.phi(vector) for _ in targets]
+    for j in range(isa().tile_vectors):
+        _simd.prefetch(builder, builder.gep(result, [_simd.index(j * vector.count)]), write=True)
+    whole = builder.add(first_k, _simd.index(CHUNK))
+    last_k = builder.select(builder.icmp_signed("<", whole, operands.k), whole, operands.k)
+    builder.branch(over_k)
+
+    builder.position_at_end(over_k)
     step = builder.phi(_simd.INDEX)
-    accumulators = [builder.phi(vector) for _ in targets]
-    row_of_b = builder.gep(b, [builder.mul(step, _simd.index(lanes * vectors))])
-    b_vectors = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * lanes)]), vector) for j in range(vectors)]
-    _simd.prefetch(builder, builder.gep(ahead, [builder.mul(step, ahead_step)]))
-    products = []
+    sums = [builder.phi(vector) for _ in targets]
+    added = _add_products(builder, vector, rows, operands, step, sums)
+    next_k = builder.add(step, _simd.index(1))
+    builder.cbranch(builder.icmp_signed("<", next_k, last_k), over_k, chunk_done)
+
+    builder.position_at_end(chunk_done)
+    next_result = builder.gep(result, [operands.result_step])
+    builder.cbranch(builder.icmp_signed("<", last_k, operands.k), chunk, done)
+
+    builder.position_at_end(done)
+    for target, total in zip(targets, added, strict=True):
+        _simd.store(builder, total, target, vector)
+
+    clear = [_simd.zeros(vector)] * len(targets)
+    for block, k, row, values in (
+        (before, _simd.index(0), operands.result, clear),
+        (loading, _simd.index(0), operands.result, loaded),
+        (chunk_done, last_k, next_result, added),
+    ):
+        _come_from(block, [first_k, result, *begun], [k, row, *values])
+    _come_from(chunk, [step, *sums], [first_k, *begun])
+    _come_from(over_k, [step, *sums], [next_k, *added])
+
+
+def _tile_of(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands) -> list[Any]:
+    """Pointers to the vectors of C's tile, row by row."""
+    return [
+        builder.gep(operands.c, [builder.add(builder.mul(operands.ldc, _simd.index(i)), _simd.index(j * vector.count))])
+        for i in range(rows)
+        for j in range(isa().tile_vectors)
+    ]
+
+
+def _add_products(
+    builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands, k: Any, sums: list[Any]
+) -> list[Any]:
+    """The sums of the tile after one k: a row of B in registers, each element of A's column broadcast."""
+    vectors = isa().tile_vectors
+    row_of_b = builder.gep(operands.b, [builder.mul(k, _simd.index(vectors * vector.count))])
+    b = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * vector.count)]), vector) for j in range(vectors)]
+    _simd.prefetch(builder, builder.gep(operands.ahead, [builder.mul(k, operands.ahead_step)]))
+    added = []
     for i in range(rows):
-        scalar = _simd.broadcast(builder, builder.load(builder.gep(a_rows[i], [step])), vector)
-        for j in range(vectors):
-            accumulator = accumulators[i * vectors + j]
-            products.append(_simd.multiply_add(builder, scalar, b_vectors[j], accumulator, vector))
-    following = builder.add(step, _simd.index(1))
-    for block, first_step in ((before, 0), (start, 0)):
-        step.add_incoming(_simd.index(first_step), block)
-    step.add_incoming(following, loop)
-    for accumulator, loaded, product in zip(accumulators, initial, products, strict=True):
-        accumulator.add_incoming(_simd.zeros(vector), before)
-        accumulator.add_incoming(loaded, start)
-        accumulator.add_incoming(product, loop)
-    finish = builder.append_basic_block("store_tile")
-    builder.cbranch(builder.icmp_signed("<", following, k), loop, finish)
-
-    builder.position_at_end(finish)
-    for target, product in zip(targets, products, strict=True):
-        _simd.store(builder, product, target, vector)
+        row_of_a = builder.gep(operands.a, [builder.mul(operands.lda, _simd.index(i))])
+        element = _simd.broadcast(builder, builder.load(builder.gep(row_of_a, [k])), vector)
+        added += [_simd.multiply_add(builder, element, b[j], sums[i * vectors + j], vector) for j in range(vectors)]
+    return added
 
 
-multiply_tile_float32 = _make_multiply_tile(types.float32, isa().lanes)
-multiply_tile_float64 = _make_multiply_tile(types.float64, isa().lanes // 2)
+def _come_from(block: Any, phis: list[Any], values: list[Any]) -> None:
+    for phi, value in zip(phis, values, strict=True):
+        phi.add_incoming(value, block)

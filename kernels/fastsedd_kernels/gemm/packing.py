@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array
+from fastsedd_kernels._arrays import aligned_empty, as_array
 from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.parallel import Kernel, kernel
 
@@ -76,7 +76,7 @@ def pack_transposed(weight: NDArray[Any]) -> NDArray[Any]:
     """The read-only panels of B = weight.T; weight [N, K], any strides, checked by the caller."""
     outputs, inputs = weight.shape
     width = COLUMNS[weight.dtype]
-    panels = np.empty((-(-outputs // width), inputs, width), weight.dtype)
+    panels = aligned_empty((-(-outputs // width), inputs, width), weight.dtype)
     _PACK[weight.dtype](len(panels), weight, panels)
     panels.flags.writeable = False
     return panels
