@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fastsedd_kernels as fk
 import pytest
 
 SCRIPT = """
@@ -51,3 +52,15 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
 def test_an_impossible_folder_means_no_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert silu_in_a_process(tmp_path / "file") == ("compiled", "None")
+
+
+@pytest.mark.skipif(fk.cache_folder() is None, reason="no folder for compiled kernels")
+def test_every_kernel_is_stored() -> None:
+    """Numba keeps an index of what it cannot store, and says nothing: count the code, not the index."""
+    progress: list[tuple[int, int]] = []
+    fk.compile_all(lambda *step: progress.append(step))
+    kernels = progress[-1][1]
+    folder = fk.cache_folder()
+    assert folder is not None
+    layers = 1 if fk.threading_layer() == "pool" else 2
+    assert len({path.name.split("-")[0] for path in folder.glob("*.nbc")}) >= kernels * layers

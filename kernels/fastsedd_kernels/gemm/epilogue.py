@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from numba import float32
+from numba.extending import overload
 
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import LANES, load_first, load_vector, offset, pointer, store_first, store_vector
@@ -20,17 +21,10 @@ IDENTITY = 0
 ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
 
 
-@jit
-def finish_tile(
+def _apply_parts(
     tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
     out: Any,
 ) -> None:  # fmt: skip
-    """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...]; `stride` elements between its rows.
-
-    parts : (bias [N], activation, gate [G, N], residual [M, N]); an empty array means absent. A row of the gate is for
-        out.shape[0] / G rows of out; the residual may be out itself.
-    accumulate : what is in out is part of the sum of products
-    """
     bias, activation, gate, residual = parts
     width = out.shape[1]
     rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
@@ -59,17 +53,37 @@ def finish_tile(
                 store_first(offset(target, j), value, count)
 
 
-@jit
-def copy_tile(
+def _copy(
     tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
     out: Any,
 ) -> None:  # fmt: skip
-    """`finish_tile` without parts, for elements of any type."""
     for r in range(rows):
         for j in range(columns):
             value = tile[r * stride + j]
             target = out[first_row + r, first_column + j] if accumulate else 0
             out[first_row + r, first_column + j] = target + value
+
+
+def finish_tile(
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...]; `stride` elements between its rows.
+
+    parts : (bias [N], activation, gate [G, N], residual [M, N]) of float32, an empty array for what is absent; or the
+        empty tuple, for elements of any type. A row of the gate is for out.shape[0] / G rows of out; the residual may
+        be out itself.
+    accumulate : what is in out is part of the sum of products
+    """
+    raise NotImplementedError("for kernels only")
+
+
+@overload(finish_tile, strict=False)  # type: ignore[untyped-decorator]
+def _finish_tile(
+    tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, accumulate: Any, parts: Any,
+    out: Any,
+) -> Any:  # fmt: skip
+    return _apply_parts if len(parts) else _copy
 
 
 @jit

@@ -24,7 +24,7 @@ from numba import float32, float64, types
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, offset, pointer
 from fastsedd_kernels.cpu import cpu_info
-from fastsedd_kernels.gemm.epilogue import IDENTITY, copy_tile, finish_tile
+from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_tile
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
 from fastsedd_kernels.parallel import kernel
 
@@ -118,7 +118,7 @@ def _copy_rows(x: Any, row: int, rows: int, stride: int, copy: Any) -> None:
 @jit
 def _multiply_panel(
     a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
-    sums: Any, accumulate: bool, bare: bool, finish: Any, parts: Any, out: Any,
+    sums: Any, accumulate: bool, bare: bool, parts: Any, out: Any,
 ) -> None:  # fmt: skip
     """Add a[0:rows, 0:depth] . panel[k : k + depth] to the panel's columns of out, from row first_row on.
 
@@ -145,15 +145,15 @@ def _multiply_panel(
             result, width,
         )  # fmt: skip
         if last and not in_place:
-            finish(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
+            finish_tile(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
 
 
 @jit
 def _multiply_rectangle(
-    task: int, x: Any, panels: Any, out: Any, accumulate: bool, bare: bool, finish: Any, parts: Any,
+    task: int, x: Any, panels: Any, out: Any, accumulate: bool, bare: bool, parts: Any,
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
 ) -> None:  # fmt: skip
-    """One rectangle of out (+)= x . B; finish(tile, ...) takes a tile to out, unless it is `bare` and whole."""
+    """One rectangle of out (+)= x . B; a tile that is `bare` and whole goes to out directly."""
     nr, depth = panels.shape[2], panels.shape[1]
     first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
     first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
@@ -187,7 +187,7 @@ def _multiply_rectangle(
                     _multiply_panel(
                         offset(a, k), lda, row, rows, panels, panel, k, k_end - k, ahead,
                         offset(aligned(sums), 0 if slabs == 1 else (panel - group_first) * mc * nr),
-                        accumulate, bare, finish, parts, out,
+                        accumulate, bare, parts, out,
                     )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def multiply_float32(
     """One rectangle of out = epilogue([out +] x . B); x : [M, K], any strides, panels : see packing."""
     bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
     _multiply_rectangle(
-        task, x, panels, out, accumulate, bare, finish_tile, (bias, activation, gate, residual),
+        task, x, panels, out, accumulate, bare, (bias, activation, gate, residual),
         grid_rows, grid_panels, mc, kc, group,
     )  # fmt: skip
 
@@ -219,4 +219,4 @@ def multiply_float64(
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
 ) -> None:  # fmt: skip
     """One rectangle of out = [out +] x . B in float64, without an epilogue."""
-    _multiply_rectangle(task, x, panels, out, accumulate, True, copy_tile, (), grid_rows, grid_panels, mc, kc, group)
+    _multiply_rectangle(task, x, panels, out, accumulate, True, (), grid_rows, grid_panels, mc, kc, group)
