@@ -22,6 +22,11 @@ CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
 _ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
+def lanes_of(element: Any) -> int:
+    """How many of Numba's `element` fill a register."""
+    return isa().lanes * 32 // int(element.bitwidth)
+
+
 def vector_type(element: Any, lanes: int) -> ir.VectorType:
     """The LLVM vector of `lanes` Numba `element`s."""
     return ir.VectorType(_ELEMENTS[element], lanes)
@@ -55,7 +60,7 @@ def broadcast(builder: ir.IRBuilder, scalar: Any, vector: ir.VectorType) -> Any:
 
 def multiply_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any, vector: ir.VectorType) -> Any:
     """x * y + z, fused where the CPU can (`llvm.fma` would call a slow library function where it cannot)."""
-    name = f"llvm.fmuladd.v{vector.count}{'f32' if _element_bytes(vector) == 4 else 'f64'}"
+    name = f"llvm.fmuladd.{_suffix(vector)}"
     signature = ir.FunctionType(vector, [vector, vector, vector])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [x, y, z])
 
@@ -70,6 +75,11 @@ def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> Non
     hint = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
     access, level, data = (ir.Constant(bits, value) for value in ((1, 3, 1) if write else (0, 2, 1)))
     builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), access, level, data])
+
+
+def _suffix(vector: ir.VectorType) -> str:
+    """What LLVM's overloaded intrinsics call the type."""
+    return f"v{vector.count}f{8 * _element_bytes(vector)}"
 
 
 def _element_bytes(vector: ir.VectorType) -> int:
@@ -114,39 +124,57 @@ def aligned(typing_context: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), codegen
 
 
-class Float32Vector(types.Type):  # type: ignore[misc]
-    """A register of LANES float32 values inside a kernel, with +, -, *, / among vectors and with float32 scalars."""
+class Vector(types.Type):  # type: ignore[misc]
+    """A register of float32 or float64 values inside a kernel, with +, -, *, / among vectors and with such scalars."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Float32Vector")
-
-
-LANES = isa().lanes
-FLOAT32_VECTOR = Float32Vector()
-_REGISTER = vector_type(types.float32, LANES)
-_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
-_BYTES_ALIGNMENT = ir.Constant(ir.IntType(32), 4)
+    def __init__(self, element: Any) -> None:
+        self.element = element
+        self.register = vector_type(element, lanes_of(element))
+        super().__init__(name=f"Vector({element})")
 
 
-@register_model(Float32Vector)
-class _Float32VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, frontend_type: Any) -> None:
-        super().__init__(manager, frontend_type, _REGISTER)
+        super().__init__(manager, frontend_type, frontend_type.register)
+
+
+LANES = isa().lanes  # of float32
+_VECTORS = {element: Vector(element) for element in _ELEMENTS}
+
+# In the signatures below: a vector, a pointer to its elements, one element.
+_V, _POINTER, _SCALAR = "vector", "pointer", "scalar"
+
+
+def _typed(kind: Any, element: Any) -> Any:
+    return {_V: _VECTORS[element], _POINTER: types.CPointer(element), _SCALAR: element}.get(kind, kind)
+
+
+def _element_of(given: Any) -> Any:
+    """The element type that an argument's type implies, or None."""
+    if isinstance(given, Vector):
+        return given.element
+    element = given.dtype if isinstance(given, types.CPointer) else given
+    return element if element in _ELEMENTS else None
 
 
 def _vector_function(result: Any, arguments: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Any]:
-    """Make `emit(builder, *values)` a function of kernels, of those Numba types."""
+    """Make `emit(builder, register, *values)` a function of kernels; the first argument tells the element type."""
 
     def decorate(emit: Callable[..., Any]) -> Any:
         parameters = ", ".join("abcd"[: len(arguments)])
 
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            made = emit(builder, *values)
-            return context.get_dummy_value() if made is None else made
-
         def typed(typing_context: Any, *given: Any) -> Any:
-            return result(*arguments), codegen
+            element = _element_of(given[0])
+            if element is None:
+                return None
+            register = _VECTORS[element].register
+
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                made = emit(builder, register, *values)
+                return context.get_dummy_value() if made is None else made
+
+            return _typed(result, element)(*(_typed(kind, element) for kind in arguments)), codegen
 
         namespace: dict[str, Any] = {"typed": typed}
         exec(
@@ -159,134 +187,173 @@ def _vector_function(result: Any, arguments: tuple[Any, ...]) -> Callable[[Calla
     return decorate
 
 
-_POINTER = types.CPointer(types.float32)
-_V = FLOAT32_VECTOR
+@_vector_function(types.intp, (_POINTER,))
+def lanes_at(builder: Any, register: Any, pointer: Any) -> Any:
+    """How many of the pointer's elements fill a register: a constant."""
+    return index(register.count)
 
 
 @_vector_function(_V, (_POINTER,))
-def load_vector(builder: Any, source: Any) -> Any:
-    """The LANES float32 values from a pointer on."""
-    return load(builder, source, _REGISTER)
+def load_vector(builder: Any, register: Any, source: Any) -> Any:
+    """The values from a pointer on that fill a register."""
+    return load(builder, source, register)
 
 
 @_vector_function(types.void, (_POINTER, _V))
-def store_vector(builder: Any, target: Any, value: Any) -> None:
-    """Write LANES float32 values from a pointer on."""
-    store(builder, value, target, _REGISTER)
+def store_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
+    """Write a register's values from a pointer on."""
+    store(builder, value, target, register)
 
 
-def _first_lanes(builder: Any, count: Any) -> Any:
-    numbers = ir.Constant(_INTEGERS, list(range(LANES)))
-    limit = broadcast(builder, builder.trunc(count, ir.IntType(32)), _INTEGERS)
+def _integers(register: ir.VectorType) -> ir.VectorType:
+    """As many integers of the same width."""
+    return ir.VectorType(ir.IntType(8 * _element_bytes(register)), register.count)
+
+
+def _mask(register: ir.VectorType) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(1), register.count)
+
+
+def _alignment(register: ir.VectorType) -> ir.Constant:
+    return ir.Constant(ir.IntType(32), _element_bytes(register))
+
+
+def _first_lanes(builder: Any, register: Any, count: Any) -> Any:
+    integers = ir.VectorType(ir.IntType(32), register.count)
+    numbers = ir.Constant(integers, list(range(register.count)))
+    limit = broadcast(builder, builder.trunc(count, ir.IntType(32)), integers)
     return builder.icmp_signed("<", numbers, limit)
 
 
-@_vector_function(_V, (_POINTER, types.intp, types.float32))
-def load_first(builder: Any, source: Any, count: Any, otherwise: Any) -> Any:
+@_vector_function(_V, (_POINTER, types.intp, _SCALAR))
+def load_first(builder: Any, register: Any, source: Any, count: Any, otherwise: Any) -> Any:
     """The first `count` values from a pointer on; the lanes after them hold `otherwise`, and nothing is read there."""
-    where = _REGISTER.as_pointer()
-    signature = ir.FunctionType(_REGISTER, [where, ir.IntType(32), _MASK, _REGISTER])
-    name = f"llvm.masked.load.v{LANES}f32.p0"
+    where = register.as_pointer()
+    signature = ir.FunctionType(register, [where, ir.IntType(32), _mask(register), register])
+    name = f"llvm.masked.load.{_suffix(register)}.p0"
     function = cgutils.get_or_insert_function(builder.module, signature, name)
-    mask, rest = _first_lanes(builder, count), broadcast(builder, otherwise, _REGISTER)
-    return builder.call(function, [builder.bitcast(source, where), _BYTES_ALIGNMENT, mask, rest])
+    mask, rest = _first_lanes(builder, register, count), broadcast(builder, otherwise, register)
+    return builder.call(function, [builder.bitcast(source, where), _alignment(register), mask, rest])
 
 
 @_vector_function(types.void, (_POINTER, _V, types.intp))
-def store_first(builder: Any, target: Any, value: Any, count: Any) -> None:
+def store_first(builder: Any, register: Any, target: Any, value: Any, count: Any) -> None:
     """Write the first `count` lanes from a pointer on, and nothing after them."""
-    where = _REGISTER.as_pointer()
-    signature = ir.FunctionType(ir.VoidType(), [_REGISTER, where, ir.IntType(32), _MASK])
-    name = f"llvm.masked.store.v{LANES}f32.p0"
+    where = register.as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [register, where, ir.IntType(32), _mask(register)])
+    name = f"llvm.masked.store.{_suffix(register)}.p0"
     function = cgutils.get_or_insert_function(builder.module, signature, name)
-    builder.call(function, [value, builder.bitcast(target, where), _BYTES_ALIGNMENT, _first_lanes(builder, count)])
+    builder.call(
+        function, [value, builder.bitcast(target, where), _alignment(register), _first_lanes(builder, register, count)]
+    )
 
 
-@_vector_function(_V, (types.float32,))
-def splat(builder: Any, scalar: Any) -> Any:
-    """All lanes equal to a float32 scalar."""
-    return broadcast(builder, scalar, _REGISTER)
+@_vector_function(types.void, (_POINTER, types.intp, _POINTER, types.intp))
+def transpose_square(builder: Any, register: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> None:
+    """target[j * target_step + i] = source[i * source_step + j] for i and j below a register's lanes."""
+    lanes = register.count
+    rows = [load(builder, builder.gep(source, [builder.mul(source_step, index(i))]), register) for i in range(lanes)]
+    half = 1
+    while half < lanes:  # exchange off-diagonal blocks of half x half among rows that are half apart
+        for i in (i for i in range(lanes) if not i & half):
+            upper, lower = rows[i], rows[i + half]
+            first = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
+            second = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
+            rows[i] = _shuffle(builder, upper, lower, first)
+            rows[i + half] = _shuffle(builder, upper, lower, second)
+        half *= 2
+    for j, row in enumerate(rows):
+        store(builder, row, builder.gep(target, [builder.mul(target_step, index(j))]), register)
+
+
+def _shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+    """The chosen lanes of x and y, numbered one after the other."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+@_vector_function(_V, (_SCALAR,))
+def splat(builder: Any, register: Any, scalar: Any) -> Any:
+    """All lanes equal to a scalar."""
+    return broadcast(builder, scalar, register)
 
 
 @_vector_function(_V, (_V, _V, _V))
-def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+def fma(builder: Any, register: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z in one rounding where the CPU can."""
-    return multiply_add(builder, x, y, z, _REGISTER)
+    return multiply_add(builder, x, y, z, register)
 
 
 @_vector_function(_V, (_V, _V))
-def maximum(builder: Any, x: Any, y: Any) -> Any:
+def maximum(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """The greater of each lane; y where x is NaN."""
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 
 @_vector_function(_V, (_V, _V))
-def minimum(builder: Any, x: Any, y: Any) -> Any:
+def minimum(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """The lesser of each lane; y where x is NaN."""
     return builder.select(builder.fcmp_ordered("<", x, y), x, y)
 
 
 @_vector_function(_V, (_V, _V, _V, _V))
-def where_less(builder: Any, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
+def where_less(builder: Any, register: Any, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
     """`then` in the lanes where x < y, else `otherwise`, also where either is NaN."""
     return builder.select(builder.fcmp_ordered("<", x, y), then, otherwise)
 
 
 @_vector_function(_V, (_V,))
-def absolute(builder: Any, x: Any) -> Any:
+def absolute(builder: Any, register: Any, x: Any) -> Any:
     """|x|: the sign bit cleared."""
-    cleared = builder.and_(builder.bitcast(x, _INTEGERS), ir.Constant(_INTEGERS, [0x7FFFFFFF] * LANES))
-    return builder.bitcast(cleared, _REGISTER)
+    integers = _integers(register)
+    all_but_sign = 2 ** (integers.element.width - 1) - 1
+    cleared = builder.and_(builder.bitcast(x, integers), ir.Constant(integers, [all_but_sign] * integers.count))
+    return builder.bitcast(cleared, register)
 
 
 @_vector_function(_V, (_V,))
-def power_of_two(builder: Any, n: Any) -> Any:
-    """2^n for whole n from -126 to 127, made from the bits of the exponent."""
-    exponent = builder.add(builder.fptosi(n, _INTEGERS), ir.Constant(_INTEGERS, [127] * LANES))
-    return builder.bitcast(builder.shl(exponent, ir.Constant(_INTEGERS, [23] * LANES)), _REGISTER)
+def power_of_two(builder: Any, register: Any, n: Any) -> Any:
+    """2^n for whole n from -126 to 127 (float64: -1022 to 1023), made from the bits of the exponent."""
+    integers = _integers(register)
+    bias, shift = (127, 23) if integers.element.width == 32 else (1023, 52)
+    exponent = builder.add(builder.fptosi(n, integers), ir.Constant(integers, [bias] * integers.count))
+    return builder.bitcast(builder.shl(exponent, ir.Constant(integers, [shift] * integers.count)), register)
 
 
-def _reduce(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+def _reduce(builder: Any, lanes: int, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     """Fold halves onto each other until one lane is left: a fixed order, whatever the CPU."""
-    lanes = LANES
     while lanes > 1:
         lanes //= 2
-        halves = [
-            builder.shuffle_vector(
-                value, value, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
-            )
-            for first in (0, lanes)
-        ]
+        halves = [_shuffle(builder, value, value, list(range(first, first + lanes))) for first in (0, lanes)]
         value = combine(*halves)
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
-@_vector_function(types.float32, (_V,))
-def sum_lanes(builder: Any, x: Any) -> Any:
+@_vector_function(_SCALAR, (_V,))
+def sum_lanes(builder: Any, register: Any, x: Any) -> Any:
     """The sum of all lanes."""
-    return _reduce(builder, x, builder.fadd)
+    return _reduce(builder, register.count, x, builder.fadd)
 
 
-@_vector_function(types.float32, (_V,))
-def max_lanes(builder: Any, x: Any) -> Any:
+@_vector_function(_SCALAR, (_V,))
+def max_lanes(builder: Any, register: Any, x: Any) -> Any:
     """The greatest of all lanes; NaN lanes may be passed over."""
-    return _reduce(builder, x, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+    return _reduce(builder, register.count, x, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
 
 
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
-    """Give kernels `symbol` among vectors, and between a vector and a float32 scalar."""
+    """Give kernels `symbol` among vectors, and between a vector and a scalar of its elements."""
 
     @_vector_function(_V, (_V, _V))
-    def emit(builder: Any, x: Any, y: Any) -> Any:
+    def emit(builder: Any, register: Any, x: Any, y: Any) -> Any:
         return getattr(builder, instruction)(x, y)
 
     @overload(symbol, strict=False)  # type: ignore[untyped-decorator]
     def typed(x: Any, y: Any) -> Any:
-        if x is _V and y is _V:
+        if isinstance(x, Vector) and x is y:
             return lambda x, y: emit(x, y)
-        if x is _V and y == types.float32:
+        if isinstance(x, Vector) and y == x.element:
             return lambda x, y: emit(x, splat(y))
-        if x == types.float32 and y is _V:
+        if isinstance(y, Vector) and x == y.element:
             return lambda x, y: emit(splat(x), y)
         return None
 

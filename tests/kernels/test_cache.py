@@ -63,4 +63,4 @@ def test_every_kernel_is_stored() -> None:
     folder = fk.cache_folder()
     assert folder is not None
     layers = 1 if fk.threading_layer() == "pool" else 2
-    assert len({path.name.split("-")[0] for path in folder.glob("*.nbc")}) >= kernels * layers
+    assert len(list(folder.glob("*.nbc"))) >= kernels * layers

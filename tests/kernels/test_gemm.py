@@ -6,6 +6,8 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
+from fastsedd_kernels.gemm.api import MOST_COLUMNS
+from fastsedd_kernels.gemm.gemv import FEW_ROWS
 from fastsedd_kernels.gemm.macrokernel import CROWDED, MOST_DEPTH, MOST_TILES, plan
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
 from hypothesis import given, settings
@@ -56,11 +58,74 @@ def test_rows_that_share_cache_sets(surplus: int) -> None:
     assert_product(fk.linear(x, weight, out=poisoned(3 * ROWS + 1, NR + 1)), x, weight)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.sampled_from([np.float32, np.float64]))
-def test_matmul_is_the_product(rows: int, depth: int, columns: int, dtype: type) -> None:
+LAYOUTS = {
+    "rows": lambda x: x,
+    "columns": lambda x: np.asfortranarray(x),
+    "every other": lambda x: np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)[::2, ::2],
+    "backwards": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+    "wider": lambda x: np.pad(x, 5)[5:-5, 5:-5],
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.sampled_from([np.float32, np.float64]),
+    st.sampled_from(sorted(LAYOUTS)), st.sampled_from(sorted(LAYOUTS)),
+)  # fmt: skip
+def test_matmul_is_the_product(rows: int, depth: int, columns: int, dtype: type, of_a: str, of_b: str) -> None:
     a, b = normal(rows, rows, depth, dtype=dtype), normal(columns, depth, columns, dtype=dtype)
+    result = fk.matmul(LAYOUTS[of_a](a), LAYOUTS[of_b](b), out=poisoned(rows, columns, dtype=dtype))
+    assert_product(result, a, b.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"),
+    [(30, 2 * MOST_DEPTH + 5, 40), (17, 20, MOST_COLUMNS + 33), (300, MOST_DEPTH + 1, 2 * NR + 1), (1, 5000, 3000)],
+)
+def test_matmul_in_slabs(rows: int, depth: int, columns: int, dtype: type) -> None:
+    a, b = normal(0, rows, depth, dtype=dtype), normal(1, depth, columns, dtype=dtype)
     assert_product(fk.matmul(a, b, out=poisoned(rows, columns, dtype=dtype)), a, b.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("few", range(1, FEW_ROWS + 2))
+@pytest.mark.parametrize(("depth", "length"), [(1, 1), (3, 700), (1030, 37), (2050, 130)])
+def test_few_rows_and_few_columns(few: int, layout: str, dtype: type, depth: int, length: int) -> None:
+    rows, matrix = normal(few, few, depth, dtype=dtype), normal(1, depth, length, dtype=dtype)
+    laid = LAYOUTS[layout](matrix)
+    assert_product(fk.matmul(rows, laid, out=poisoned(few, length, dtype=dtype)), rows, matrix.T)
+    assert_product(fk.matmul(laid.T, rows.T, out=poisoned(length, few, dtype=dtype)), matrix.T, rows)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1.0, 1e18])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_error_bound_holds_for_huge_tiny_and_cancelling_data(scale: float, dtype: type) -> None:
+    for rows in (3, 50):
+        a, b = normal(rows, rows, 999, dtype=dtype), normal(2, 999, 70, dtype=dtype)
+        a, b = (a * dtype(scale)).astype(dtype), b
+        assert_product(fk.matmul(a, b), a, b.T)
+        cancelling = np.concatenate([a, -a + np.roll(a, 1, axis=0) * dtype(1e-6)], axis=1)
+        twice = np.concatenate([b, b])
+        assert_product(fk.matmul(cancelling, twice), cancelling, twice.T)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [2, 40])
+@pytest.mark.parametrize("columns", [3, 90])
+def test_matmul_propagates_as_numpy_does(rows: int, columns: int, dtype: type, value: float) -> None:
+    a, b = normal(0, rows, 50, dtype=dtype), normal(1, 50, columns, dtype=dtype)
+    a[1, 7] = value
+    b[9, 2] = value
+    b[11, 1] = 0
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    result = fk.matmul(a, b)
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_array_equal(np.isposinf(result), np.isposinf(expected))
+    np.testing.assert_array_equal(np.isneginf(result), np.isneginf(expected))
 
 
 def test_matmul_takes_any_strides_and_batches() -> None:

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
+from fastsedd_kernels._arrays import aligned_empty, as_array, groups_of_rows, output_like
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.macrokernel import multiply_float32, multiply_float64, plan
+from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
+from fastsedd_kernels.gemm.macrokernel import blocking, multiply_float32, multiply_float64, plan
+from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 from fastsedd_kernels.parallel import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
+
+MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 12 MiB of float32
 
 
 def linear(
@@ -57,10 +61,10 @@ def linear(
     rows = out.size // outputs
     x_rows = x.reshape(rows, inputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
-    grid = plan(get_num_threads(), rows, inputs, len(packed.panels), 4)
+    arranged = plan(get_num_threads(), rows, inputs, len(packed.panels), x.itemsize)
     multiply_float32(
-        grid[0] * grid[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
-        _residual(residual, shape), out.reshape(rows, outputs), False, *grid,
+        arranged[0] * arranged[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
+        _residual(residual, shape), out.reshape(rows, outputs), False, *arranged,
     )  # fmt: skip
     return out
 
@@ -95,15 +99,37 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
 
 
 def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
-    rows, depth = a.shape
-    panels = pack_transposed(b.T)
-    grid = plan(get_num_threads(), rows, depth, len(panels), a.itemsize)
+    """out [M, N] = a [M, K] . b [K, N]: by streaming the larger operand if the other has few rows or columns."""
+    if a.shape[0] <= FEW_ROWS and is_streamable(b):
+        multiply_few_rows(a, b, out)
+    elif b.shape[1] <= FEW_ROWS and is_streamable(a.T):
+        multiply_few_rows(b.T, a.T, out.T)
+    else:
+        _multiply_blocked(a, b, out)
+
+
+def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
+    """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
+    depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
+    nr, kc = COLUMNS[a.dtype], blocking(depth, a.itemsize)[1]
+    memory = aligned_empty((-(-columns // nr) * nr * kc,), a.dtype)
+    for first in range(0, b.shape[1], columns):
+        part = slice(first, first + columns)
+        for k in range(0, depth, kc):
+            slab = slice(k, k + kc)
+            panels = pack_transposed(b[slab, part].T, memory)
+            _add_product(a[:, slab], panels, out[:, part], accumulate=k > 0)
+
+
+def _add_product(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], *, accumulate: bool) -> None:
+    """out (+)= a . B"""
+    arranged = plan(get_num_threads(), a.shape[0], a.shape[1], len(panels), a.itemsize)
+    tasks = arranged[0] * arranged[1]
     if a.dtype == np.float64:
-        multiply_float64(grid[0] * grid[1], a, panels, out, False, *grid)
-        return
-    multiply_float32(
-        grid[0] * grid[1], a, panels, _NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX, out, False, *grid
-    )  # fmt: skip
+        multiply_float64(tasks, a, panels, out, accumulate, *arranged)
+    else:
+        none = (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX)
+        multiply_float32(tasks, a, panels, *none, out, accumulate, *arranged)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

@@ -26,12 +26,12 @@ def _apply_parts(
     out: Any,
 ) -> None:  # fmt: skip
     bias, activation, gate, residual = parts
-    width = out.shape[1]
+    width, ldc = out.shape[1], out.strides[0] // out.itemsize
     rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
     for r in range(rows):
         i = first_row + r
         row = offset(tile, r * stride)
-        target = pointer(out, i * width + first_column)
+        target = pointer(out, i * ldc + first_column)
         gate_row = pointer(gate, i // rows_a_gate * width + first_column)
         residual_row = pointer(residual, i * width + first_column)
         for j in range(0, columns, LANES):

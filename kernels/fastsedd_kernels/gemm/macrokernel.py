@@ -125,24 +125,24 @@ def _multiply_panel(
     sums : where it is kept between slabs, [rows, NR]; used for one tile at a time where there is one slab
     ahead : the block of B that comes next
     """
-    nr, width = panels.shape[2], out.shape[1]
+    nr, ldc = panels.shape[2], out.strides[0] // out.itemsize
     column = panel * nr
-    columns = min(nr, width - column)
+    columns = min(nr, out.shape[1] - column)
     first, last = k == 0, k + depth == panels.shape[1]
     in_place = bare and columns == nr
     tiles = -(-rows // ROWS)
     share = -(-nr // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
     for tile in range(tiles):
         top, bottom = _tile(rows, tiles, tile)
-        result = pointer(out, (first_row + top) * width + column)
+        result = pointer(out, (first_row + top) * ldc + column)
         if in_place:
-            target, stride = result, width
+            target, stride = result, ldc
         else:
             target, stride = offset(sums, 0 if first and last else top * nr), nr
         multiply_tile(
             bottom - top, depth, offset(a, top * lda), lda, pointer(panels, (panel * panels.shape[1] + k) * nr),
             target, stride, not first or (in_place and accumulate), offset(ahead, tile * share * depth), share,
-            result, width,
+            result, ldc,
         )  # fmt: skip
         if last and not in_place:
             finish_tile(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
@@ -193,7 +193,8 @@ def _multiply_rectangle(
 
 def _signature(element: Any, *parts: Any) -> tuple[Any, ...]:
     x, panels = types.Array(element, 2, "A", readonly=True), types.Array(element, 3, "C", readonly=True)
-    return (x, panels, *parts, element[:, ::1], types.boolean, *[types.intp] * 5)
+    out = types.Array(element, 2, "A")
+    return (x, panels, *parts, out, types.boolean, *[types.intp] * 5)
 
 
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
@@ -205,7 +206,8 @@ def multiply_float32(
     task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any, accumulate: bool,
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
 ) -> None:  # fmt: skip
-    """One rectangle of out = epilogue([out +] x . B); x : [M, K], any strides, panels : see packing."""
+    """One rectangle of out = epilogue([out +] x . B); x : [M, K], any strides; panels : see packing;
+    out : [M, N], adjacent elements in a row."""
     bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
     _multiply_rectangle(
         task, x, panels, out, accumulate, bare, (bias, activation, gate, residual),
