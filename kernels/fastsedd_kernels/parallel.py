@@ -27,6 +27,7 @@ import numba
 from numba import types
 
 from fastsedd_kernels._jit import compile_entry, jit
+from fastsedd_kernels._placement import caller_of_region, leave_callers_core
 from fastsedd_kernels.cpu import available_cores
 
 _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
@@ -34,7 +35,9 @@ _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
 # The loops' own names start with an underscore, so that a body's parameters may have any name.
 _PARALLEL = """
 def {name}_parallel(_count, {parameters}):
+    _caller = caller_of_region()
     for _task in prange(_count):
+        leave_callers_core(_caller)
         body(_task, {parameters})
 """
 
@@ -156,7 +159,13 @@ class Kernel:
         body = self._body
         parameters = ", ".join(list(inspect.signature(body).parameters)[1:])
         source = template.format(name=body.__name__, parameters=parameters)
-        namespace: dict[str, Any] = {"prange": numba.prange, "body": jit(body), "__name__": body.__module__}
+        namespace: dict[str, Any] = {
+            "prange": numba.prange,
+            "caller_of_region": caller_of_region,
+            "leave_callers_core": leave_callers_core,
+            "body": jit(body),
+            "__name__": body.__module__,
+        }
         exec(compile(source, body.__code__.co_filename, "exec"), namespace)
         function = namespace[f"{body.__name__}_{'parallel' if parallel else 'serial'}"]
         return compile_entry(function, (*leading, *self._signature), parallel=parallel)
