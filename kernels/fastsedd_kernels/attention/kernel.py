@@ -67,7 +67,7 @@ def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: i
     for panel in range(panels):
         for top in range(0, rows, ROWS):
             multiply_tile(
-                min(ROWS, rows - top), depth, offset(a, top * lda), lda, offset(b, panel * b_stride),
+                min(ROWS, rows - top), depth, offset(a, top * lda), lda, offset(b, panel * b_stride), _NR,
                 offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0, c, 0,
             )  # fmt: skip
 

@@ -18,7 +18,7 @@ from fastsedd_kernels.parallel import get_num_threads
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 
-MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 12 MiB of float32
+MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
 
 def linear(

@@ -29,7 +29,7 @@ from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
 from fastsedd_kernels.parallel import kernel
 
 MOST_TILES = 20  # of a block of rows: the more, the fewer times B is read
-MOST_DEPTH = 768  # of a slab: the deeper, the rarer a tile is loaded and stored
+MOST_DEPTH = 1024  # of a slab: the deeper, the rarer a tile is loaded and stored
 
 # Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
 CROWDED = 4096
@@ -140,7 +140,7 @@ def _multiply_panel(
         else:
             target, stride = offset(sums, 0 if first and last else top * nr), nr
         multiply_tile(
-            bottom - top, depth, offset(a, top * lda), lda, pointer(panels, (panel * panels.shape[1] + k) * nr),
+            bottom - top, depth, offset(a, top * lda), lda, pointer(panels, (panel * panels.shape[1] + k) * nr), nr,
             target, stride, not first or (in_place and accumulate), offset(ahead, tile * share * depth), share,
             result, ldc,
         )  # fmt: skip

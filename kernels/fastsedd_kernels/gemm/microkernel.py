@@ -3,9 +3,9 @@
     C[0:m, 0:NR] = A[0:m, 0:k] . B[0:k, 0:NR]        (or += with accumulate)
 
     A : row-major, `lda` elements from row to row, elements of a row adjacent; not packed: each element is broadcast
-    B : a packed panel, k rows of NR adjacent elements          k
-    C : row-major, `ldc` elements from row to row              [b0 ........ b(NR-1)]
-                                                               [b0 ........ b(NR-1)]  ...
+    B : k rows of NR adjacent elements, `ldb` elements from row to row: NR in a packed panel
+    C : row-major, `ldc` elements from row to row
+
 Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
 this tile: with each k for what lies `ahead`, `ahead_step` elements further each time (the B that comes next, in L3 or
 memory); with every CHUNK of k for one row of `result`, `result_step` elements apart (where the tile ends up: stores
@@ -30,10 +30,11 @@ from fastsedd_kernels import _simd
 from fastsedd_kernels.cpu import isa
 
 ROWS = isa().tile_rows
+VECTORS = isa().tile_vectors
 CHUNK = 16  # short enough that a shallow product's tile has been asked for when it is stored
 COLUMNS = {
-    np.dtype(np.float32): isa().lanes * isa().tile_vectors,
-    np.dtype(np.float64): isa().lanes * isa().tile_vectors // 2,
+    np.dtype(np.float32): isa().lanes * VECTORS,
+    np.dtype(np.float64): isa().lanes * VECTORS // 2,
 }
 
 
@@ -44,6 +45,7 @@ class _Operands(NamedTuple):
     a: Any
     lda: Any
     b: Any
+    ldb: Any
     c: Any
     ldc: Any
     accumulate: Any
@@ -55,7 +57,7 @@ class _Operands(NamedTuple):
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
-    typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, c: Any, ldc: Any, accumulate: Any,
+    typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any, accumulate: Any,
     ahead: Any, ahead_step: Any, result: Any, result_step: Any,
 ) -> Any:  # fmt: skip
     """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64; see the module. 1 <= m <= ROWS, k >= 1."""
@@ -64,7 +66,7 @@ def multiply_tile(
     vector = _simd.vector_type(element, lanes)
     count, elements = types.intp, types.CPointer(element)
     signature = types.void(
-        count, count, elements, count, elements, elements, count, types.boolean, elements, count, elements, count
+        count, count, elements, count, elements, count, elements, count, types.boolean, elements, count, elements, count
     )
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -99,7 +101,7 @@ def _emit_tile(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands
     first_k = builder.phi(_simd.INDEX)
     result = builder.phi(operands.result.type)
     begun = [builder.phi(vector) for _ in targets]
-    for j in range(isa().tile_vectors):
+    for j in range(VECTORS):
         _simd.prefetch(builder, builder.gep(result, [_simd.index(j * vector.count)]), write=True)
     whole = builder.add(first_k, _simd.index(CHUNK))
     last_k = builder.select(builder.icmp_signed("<", whole, operands.k), whole, operands.k)
@@ -136,7 +138,7 @@ def _tile_of(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: 
     return [
         builder.gep(operands.c, [builder.add(builder.mul(operands.ldc, _simd.index(i)), _simd.index(j * vector.count))])
         for i in range(rows)
-        for j in range(isa().tile_vectors)
+        for j in range(VECTORS)
     ]
 
 
@@ -144,15 +146,14 @@ def _add_products(
     builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands, k: Any, sums: list[Any]
 ) -> list[Any]:
     """The sums of the tile after one k: a row of B in registers, each element of A's column broadcast."""
-    vectors = isa().tile_vectors
-    row_of_b = builder.gep(operands.b, [builder.mul(k, _simd.index(vectors * vector.count))])
-    b = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * vector.count)]), vector) for j in range(vectors)]
+    row_of_b = builder.gep(operands.b, [builder.mul(k, operands.ldb)])
+    b = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * vector.count)]), vector) for j in range(VECTORS)]
     _simd.prefetch(builder, builder.gep(operands.ahead, [builder.mul(k, operands.ahead_step)]))
     added = []
     for i in range(rows):
         row_of_a = builder.gep(operands.a, [builder.mul(operands.lda, _simd.index(i))])
         element = _simd.broadcast(builder, builder.load(builder.gep(row_of_a, [k])), vector)
-        added += [_simd.multiply_add(builder, element, b[j], sums[i * vectors + j], vector) for j in range(vectors)]
+        added += [_simd.multiply_add(builder, element, b[j], sums[i * VECTORS + j], vector) for j in range(VECTORS)]
     return added
 
 
