@@ -15,6 +15,7 @@ from fastsedd_kernels.gemm.api import linear, matmul
 from fastsedd_kernels.gemm.packing import PackedWeight, pack
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
+from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.sampling.api import sample_categorical
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "matmul",
     "on_compile",
     "pack",
+    "peak_flops",
+    "read_bandwidth",
     "rotary",
     "sample_categorical",
     "set_num_threads",

@@ -1,8 +1,9 @@
 """How a kernel runs on several cores, and why it never takes the user's process down.
 
-A kernel's body computes one task. Two entries are made of it: a parallel one (prange over the tasks, on Numba's TBB or
-OpenMP layer) and a serial one that holds no GIL. The parallel entry runs under a lock that is never waited for: a
-caller that finds it taken, a child of a fork under OpenMP and a single task run serially, with equal results.
+A kernel's body computes one task. Two entries are made of it: a parallel one (prange over threads that share the
+tasks, on Numba's TBB or OpenMP layer) and a serial one that holds no GIL. The parallel entry runs under a lock that is
+never waited for: a caller that finds it taken, a child of a fork under OpenMP and a single task run serially, with
+equal results.
 Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never used: where neither TBB
 nor OpenMP is there, serial entries share the tasks on a thread pool.
 """
@@ -24,21 +25,27 @@ os.environ.setdefault("GOMP_SPINCOUNT", "6000")
 import itertools
 
 import numba
+import numpy as np
 from numba import types
 
 from fastsedd_kernels._jit import compile_entry, jit
-from fastsedd_kernels._placement import caller_of_region, leave_callers_core
+from fastsedd_kernels._region import COUNTERS, caller_of_region, is_mine, meet, part
 from fastsedd_kernels.cpu import available_cores
 
 _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
 
 # The loops' own names start with an underscore, so that a body's parameters may have any name.
 _PARALLEL = """
-def {name}_parallel(_count, {parameters}):
+def {name}_parallel(_threads, _count, {parameters}):
+    _counters = zeros(COUNTERS + _count, intp)
     _caller = caller_of_region()
-    for _task in prange(_count):
-        leave_callers_core(_caller)
-        body(_task, {parameters})
+    for _thread in prange(_threads):
+        meet(_caller, _threads, _counters)
+        for _step in range(_count):
+            _task = (_count * _thread // _threads + _step) % _count
+            if is_mine(_task, _counters):
+                body(_task, {parameters})
+        part(_caller, _counters)
 """
 
 _SERIAL = """
@@ -46,6 +53,18 @@ def {name}_serial(_first, _last, {parameters}):
     for _task in range(_first, _last):
         body(_task, {parameters})
 """
+
+# What the loops call.
+_NAMES = {
+    "prange": numba.prange,
+    "zeros": np.zeros,
+    "intp": np.intp,
+    "COUNTERS": COUNTERS,
+    "caller_of_region": caller_of_region,
+    "meet": meet,
+    "is_mine": is_mine,
+    "part": part,
+}
 
 _region = threading.Lock()
 _caller = threading.local()
@@ -128,16 +147,16 @@ class Kernel:
             if self._serial is None:
                 self._serial = self._entry(_SERIAL, (types.intp, types.intp), parallel=False)
             if self._parallel is None and threading_layer() != "pool":
-                self._parallel = self._entry(_PARALLEL, (types.intp,), parallel=True)
+                self._parallel = self._entry(_PARALLEL, (types.intp, types.intp), parallel=True)
 
     def _run_parallel(self, tasks: int, threads: int, *arguments: Any) -> None:
         if self._parallel is None:
             with self._compiling:
-                self._parallel = self._entry(_PARALLEL, (types.intp,), parallel=True)
+                self._parallel = self._entry(_PARALLEL, (types.intp, types.intp), parallel=True)
         if getattr(_caller, "threads", None) != threads:
             numba.set_num_threads(threads)  # which Numba keeps per Python thread
             _caller.threads = threads
-        self._parallel(tasks, *arguments)
+        self._parallel(threads, tasks, *arguments)
 
     def _run_serial(self, first: int, last: int, *arguments: Any) -> None:
         if self._serial is None:
@@ -159,13 +178,7 @@ class Kernel:
         body = self._body
         parameters = ", ".join(list(inspect.signature(body).parameters)[1:])
         source = template.format(name=body.__name__, parameters=parameters)
-        namespace: dict[str, Any] = {
-            "prange": numba.prange,
-            "caller_of_region": caller_of_region,
-            "leave_callers_core": leave_callers_core,
-            "body": jit(body),
-            "__name__": body.__module__,
-        }
+        namespace: dict[str, Any] = {**_NAMES, "body": jit(body), "__name__": body.__module__}
         exec(compile(source, body.__code__.co_filename, "exec"), namespace)
         function = namespace[f"{body.__name__}_{'parallel' if parallel else 'serial'}"]
         return compile_entry(function, (*leading, *self._signature), parallel=parallel)

@@ -1,0 +1,36 @@
+"""The fixture of the suites: hold a contest, keep its result beside pytest-benchmark's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import contest as contests
+import environment
+import peers
+import pytest
+
+
+@pytest.fixture(scope="session")
+def all_peers() -> list[peers.Peer]:
+    return [peer for peer in peers.all_peers() if peer.prepare is not None]
+
+
+@pytest.fixture
+def record(benchmark: Any) -> Callable[..., None]:
+    """record(contenders, limit, work, **labels): hold the contest, then let pytest-benchmark time ours alone."""
+
+    def held(contenders: Mapping[str, Callable[[], Any]], limit: Callable[[], float], work: int, **labels: Any) -> None:
+        benchmark.extra_info.update(labels, work=work, **contests.hold(contenders, limit, work))
+        benchmark.pedantic(contenders[contests.OURS], rounds=5, warmup_rounds=1)
+
+    return held
+
+
+def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
+    machine_info.clear()  # it names the machine
+    machine_info.update(environment.describe())
+
+
+def pytest_benchmark_update_commit_info(config: Any, commit_info: dict[str, Any]) -> None:
+    commit_info.clear()

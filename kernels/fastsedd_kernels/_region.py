@@ -1,0 +1,131 @@
+"""How the threads of a parallel region meet, take tasks and part, so that each has a core for itself.
+
+The scheduler may wake a worker on the core of the thread that wakes it. There it waits until its caller has finished,
+and is woken there again the next time: a program of short regions runs on one core while others idle. (Seen for seconds
+on end, on Linux 6.18 with two cores; it halves the speed.) Threads that never sleep avoid it, and starve those of other
+libraries. So the caller makes way until its workers have started, a worker that finds itself on its caller's core moves
+off it, and the caller does not fall asleep while they finish. Threads are not pinned: a worker's affinity is what it
+was, once it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what
+others have not begun: a worker that comes late holds nobody up.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import pointer
+
+# Counters of a region, each on a cache line of its own; behind them one for each task.
+_STARTED, _FINISHED = 0, 8
+COUNTERS = 16
+
+# Times that a caller makes way for workers that have not started: each may give a slice to another program instead.
+_PATIENCE = 2
+_LOOKS = 100  # at a counter, before making way
+_AWAKE = 20_000  # looks at a counter, before falling asleep
+
+_WORDS = 16  # of an affinity mask: 1,024 CPUs, as in glibc's cpu_set_t
+_BYTES = 8 * _WORDS
+
+_sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+_sched_yield = types.ExternalFunction("sched_yield", types.int32())
+_pthread_self = types.ExternalFunction("pthread_self", types.uintp())
+_AFFINITY = types.int32(types.int32, types.uintp, types.CPointer(types.uint64))
+_sched_getaffinity = types.ExternalFunction("sched_getaffinity", _AFFINITY)
+_sched_setaffinity = types.ExternalFunction("sched_setaffinity", _AFFINITY)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
+    """The counter at a pointer, which is `amount` more afterwards; no two threads get the same value."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], arguments[1], "seq_cst")
+
+    return types.intp(counter, types.intp), codegen
+
+
+@jit
+def is_mine(task: int, counters: Any) -> Any:
+    """Whether the calling thread is the first to ask for a task; counters : COUNTERS and one a task."""
+    return _count(pointer(counters, COUNTERS + task), 1) == 0
+
+
+@jit
+def _caller_on_linux() -> Any:
+    return np.uint64(_pthread_self()), np.int64(_sched_getcpu())
+
+
+@jit
+def _leave_core(core: int) -> None:
+    """Move the calling thread to another core than that one, if it may run on any other."""
+    if core < 0 or core >= 64 * _WORDS:
+        return
+    allowed, others = np.zeros(_WORDS, np.uint64), np.zeros(_WORDS, np.uint64)
+    if _sched_getaffinity(0, _BYTES, pointer(allowed, 0)) < 0:
+        return
+    others[:] = allowed
+    others[core // 64] &= ~(np.uint64(1) << np.uint64(core % 64))
+    if others.any() and _sched_setaffinity(0, _BYTES, pointer(others, 0)) == 0:
+        _sched_setaffinity(0, _BYTES, pointer(allowed, 0))
+
+
+@jit
+def _meet_on_linux(caller: Any, threads: int, counters: Any) -> None:
+    thread, core = caller
+    started = pointer(counters, _STARTED)
+    if np.uint64(_pthread_self()) != thread:
+        if _sched_getcpu() == core:
+            _leave_core(core)
+        _count(started, 1)
+        return
+    looks = 0
+    while _count(started, 0) < threads - 1 and looks < _PATIENCE * _LOOKS:
+        looks += 1
+        if looks % _LOOKS == 0:
+            _sched_yield()
+
+
+@jit
+def _part_on_linux(caller: Any, counters: Any) -> None:
+    finished = pointer(counters, _FINISHED)
+    if np.uint64(_pthread_self()) != caller[0]:
+        _count(finished, 1)
+        return
+    looks = 0
+    while looks < _AWAKE and _count(finished, 0) < _count(pointer(counters, _STARTED), 0):
+        looks += 1
+
+
+@jit
+def _caller_elsewhere() -> Any:
+    return np.uint64(0), np.int64(0)
+
+
+@jit
+def _meet_elsewhere(caller: Any, threads: int, counters: Any) -> None:
+    pass
+
+
+@jit
+def _part_elsewhere(caller: Any, counters: Any) -> None:
+    pass
+
+
+_LINUX = sys.platform == "linux"
+
+# The calling thread and its core: for its workers to know it by.
+caller_of_region = _caller_on_linux if _LINUX else _caller_elsewhere
+
+# First thing in a region, for the caller and each worker: see that all run, on cores of their own.
+meet = _meet_on_linux if _LINUX else _meet_elsewhere
+
+# Last thing: the caller waits, awake, for the workers that have started.
+part = _part_on_linux if _LINUX else _part_elsewhere
