@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help generate test lint clean
+.PHONY: help generate test lint bench report clean
 
 help:
 	@echo 'make generate   write a text with the shipped model    ARGS="--steps 64 --seed 7"'
 	@echo 'make test       run the tests                          ARGS="-k gemm"'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make bench      measure against other libraries        ARGS="-k linear"'
+	@echo 'make report     BENCHMARKS.md from benchmarks/results/'
 	@echo 'make clean      remove .venv and what tools have left'
 
 generate: $(VENV)/run.stamp
@@ -26,6 +28,17 @@ lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Each suite in a process of its own: another library's threads are then gone for the next.
+bench: $(VENV)/bench.stamp
+	@rm -rf .benchmarks && mkdir .benchmarks
+	@for suite in gemm matmul gemv; do \
+		$(BIN)/pytest benchmarks/bench_$$suite.py --benchmark-json=.benchmarks/$$suite.json $(ARGS) || exit; \
+	done
+	@$(BIN)/python benchmarks/report.py --keep .benchmarks/*.json
+
+report: $(VENV)/bench.stamp
+	@$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

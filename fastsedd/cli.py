@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ import fastsedd
 # What takes long to import (NumPy, Numba, rich) is imported by the commands that need it: help comes at once.
 if TYPE_CHECKING:
     from fastsedd import Model, Sample
+    from fastsedd.bench import Measurements
     from fastsedd.display import OnStep
 
 RULE = "-" * 72
@@ -137,6 +139,28 @@ def warmup() -> None:
     click.echo(f"kernels for this CPU are in {folder}")
 
 
+@main.command()
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
+@click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
+def bench(threads: int | None, seconds: float, as_json: bool) -> None:
+    """This machine's kernels and forward against its own measured peak, and against NumPy.
+
+    The machine's limits are measured beside each kernel. benchmarks/ in the repository compares with more libraries.
+    """
+    from fastsedd import bench as benches
+    from fastsedd import display
+
+    model = _load(None, threads)
+    bar = display.counting_bar("measuring") if sys.stderr.isatty() else nullcontext(lambda done, total: None)
+    with bar as progress:
+        measured = benches.run(model, seconds, progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(measured)))
+    else:
+        display.print_facts(_measurement_facts(measured))
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -164,7 +188,21 @@ def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:
         return nullcontext()
     from fastsedd import display
 
-    return display.compiling_bar()
+    return display.counting_bar("compiling kernels for this CPU")
+
+
+def _measurement_facts(measured: Measurements) -> list[tuple[str, str]]:
+    facts = [
+        ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),
+        ("peak", f"{measured.peak_gflops:.0f} GFLOP/s, multiply-adds in registers"),
+        ("bandwidth", f"{measured.bandwidth_gbs:.1f} GB/s, reading 64 MiB"),
+    ]
+    for layer in measured.layers:
+        name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
+        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
+        facts.append((name, speed))
+    facts.append(("forward", f"{measured.forward_ms:.1f} ms, the shipped model, {measured.forward_length} tokens"))
+    return facts
 
 
 def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> AbstractContextManager[OnStep | None]:

@@ -31,9 +31,9 @@ SETTLED = ""
 
 
 @contextmanager
-def compiling_bar() -> Iterator[Callable[[int, int], None]]:
+def counting_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is moved by calling `progress(done, total)`."""
-    with _bar("compiling kernels for this CPU") as bar:
+    with _bar(description) as bar:
         yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PARTS: dict[str, set[str]] = {
     "fastsedd": {"fastsedd.engine", "fastsedd.errors"},
     "fastsedd.__main__": {"fastsedd.cli"},
-    "fastsedd.cli": {"fastsedd", "fastsedd.display", "fastsedd_kernels", "click"},
+    "fastsedd.bench": {"fastsedd.engine", "fastsedd_kernels", "numpy"},
+    "fastsedd.cli": {"fastsedd", "fastsedd.bench", "fastsedd.display", "fastsedd_kernels", "click"},
     "fastsedd.display": {"fastsedd.text", "numpy", "rich"},
     "fastsedd.engine": {
         "fastsedd.checkpoint",

@@ -93,8 +93,8 @@ def test_the_bar_counts_the_steps_of_every_text(screen: io.StringIO) -> None:
     assert "25%" in screen.getvalue()
 
 
-def test_the_compiling_bar(screen: io.StringIO) -> None:
-    with display.compiling_bar() as progress:
+def test_the_counting_bar(screen: io.StringIO) -> None:
+    with display.counting_bar("compiling") as progress:
         progress(1, 2)
         progress(2, 2)
     assert "compiling" in screen.getvalue()

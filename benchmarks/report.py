@@ -1,0 +1,271 @@
+"""Results to BENCHMARKS.md and its pictures.
+
+    python benchmarks/report.py                render benchmarks/results/*.json
+    python benchmarks/report.py --check        exit 1 unless BENCHMARKS.md is what they give
+    python benchmarks/report.py --keep FILE…   take pytest-benchmark's JSON files into benchmarks/results/ first
+
+Nothing in BENCHMARKS.md is typed: a number that is not in a result is not in the report, and no shape is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURE = ROOT / "benchmarks" / "pictures" / "roofline.svg"
+REPORT = ROOT / "BENCHMARKS.md"
+
+OURS = "fastsedd"
+PEERS = ("OpenBLAS", "MKL", "BLIS", "PyTorch", "triple loop")
+
+Entry = dict[str, Any]
+
+
+def keep(paths: Iterable[Path], folder: Path = RESULTS) -> None:
+    """Store what the report needs of each file: the measurements and the environment, not the machine's name."""
+    folder.mkdir(exist_ok=True)
+    for path in paths:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entries = [_rounded(benchmark["extra_info"]) for benchmark in document["benchmarks"]]
+        kept = {"environment": document["machine_info"], "entries": entries}
+        lines = ",\n".join(json.dumps(entry) for entry in kept["entries"])
+        text = f'{{"environment": {json.dumps(kept["environment"])},\n"entries": [\n{lines}\n]}}\n'
+        (folder / path.name).write_text(text, encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: more is noise, and makes every new run a large change."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value
+
+
+def load(folder: Path = RESULTS) -> tuple[dict[str, Any], list[Entry]]:
+    """The environment of the newest file, and the entries of all."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    environments = [document["environment"] for document in documents]
+    newest: dict[str, Any] = max(environments, key=lambda environment: str(environment["date"]), default={})
+    return newest, [entry for document in documents for entry in document["entries"]]
+
+
+def render(environment: dict[str, Any], entries: list[Entry]) -> str:
+    """The whole of BENCHMARKS.md."""
+    sections = [_introduction(environment), _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(environment: dict[str, Any]) -> str:
+    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in environment["caches"].items())
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    return f"""# Benchmarks
+
+Rendered from `benchmarks/results/` by `benchmarks/report.py`; not typed. `make bench` measures on your machine.
+
+{environment["cpu"]} ({environment["isa"]}), {environment["threads"]} threads; {caches}. {environment["system"]};
+{packages}. {environment["date"]}.
+
+Every contender is first held to the float64 reference. Then they take turns, in random order, with a measurement of the
+machine's limit in every round. **×** is a peer's time over ours, taken within a round, the median of the rounds: above
+1 we are faster, and a loss is set in *italics*. **Peak** is the share of the fused multiply-adds that the same threads
+complete in registers in the same round. BLIS and the triple loop run on one thread. The machine is shared: shares and
+ratios tell more than GFLOP/s.
+
+![Roofline](benchmarks/pictures/roofline.svg)"""
+
+
+def _of_kind(entries: list[Entry], kind: str) -> list[Entry]:
+    return [entry for entry in entries if entry["kind"] == kind]
+
+
+def _peers_in(entries: list[Entry]) -> list[str]:
+    return [name for name in PEERS if any(name in entry["ratios"] for entry in entries)]
+
+
+def _linear(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "linear")
+    if not found:
+        return ""
+    text = (
+        "## Linear layers, weights packed once, float32\n\n`fk.linear(x, packed)`: `pytest benchmarks/bench_gemm.py`.\n"
+    )
+    for model in dict.fromkeys(entry["model"] for entry in found):
+        rows = [entry for entry in found if entry["model"] == model]
+        text += f"\n**{model}**\n\n{_contest_table(rows)}\n"
+    return text + "\n" + _summary(found)
+
+
+def _matmul(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "matmul")
+    if not found:
+        return ""
+    text = "## Matrix products of operands as they lie\n\n`fk.matmul(a, b)`: `pytest benchmarks/bench_matmul.py`.\n"
+    for dtype in dict.fromkeys(entry["dtype"] for entry in found):
+        for transposed in (False, True):
+            rows = [entry for entry in found if (entry["dtype"], entry["transposed"]) == (dtype, transposed)]
+            if rows:
+                title = f"{dtype}, b {'the transpose of a row-major array' if transposed else 'row-major'}"
+                text += f"\n**{title}**\n\n{_contest_table(rows)}\n"
+    return text + "\n" + _summary(found)
+
+
+def _gemv(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "gemv")
+    if not found:
+        return ""
+    peers = _peers_in(found)
+    header = ["M×K×N", "b", "GB/s", "of the bandwidth", *(f"× {name}" for name in peers)]
+    rows = [
+        [
+            _shape(entry),
+            entry["form"],
+            f"{entry['work'] / entry['seconds'][OURS] / 1e9:.1f}",
+            _percent(entry["fraction"]),
+            *_ratios(entry, peers),
+        ]
+        for entry in found
+    ]
+    return (
+        "## Few rows\n\nThe matrix is read once, and the limit is how fast the same threads read as many bytes: "
+        "`pytest benchmarks/bench_gemv.py`.\nThe larger of them do not fit the second-level cache; whether the third "
+        f"holds them differs from round to round.\n\n{_table(header, rows)}\n\n{_summary(found, peak=False)}"
+    )
+
+
+def _epilogues(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "epilogue")
+    if not found:
+        return ""
+    rows = [[_shape(entry), entry["name"], f"{(1 / entry['ratios']['bare'] - 1) * 100:+.1f} %"] for entry in found]
+    return "## What an epilogue adds to the bare product\n\n" + _table(["M×K×N", "epilogue", "time"], rows)
+
+
+def _contest_table(entries: list[Entry]) -> str:
+    peers = _peers_in(entries)
+    header = ["M×K×N", "GFLOP/s", "peak", *(f"× {name}" for name in peers)]
+    rows = [
+        [
+            _shape(entry),
+            f"{entry['work'] / entry['seconds'][OURS] / 1e9:.0f}",
+            _percent(entry["fraction"]),
+            *_ratios(entry, peers),
+        ]
+        for entry in entries
+    ]
+    return _table(header, rows)
+
+
+def _summary(entries: list[Entry], *, peak: bool = True) -> str:
+    """Of all shapes: the median share of the limit, and against the fastest peer of each shape."""
+    best = [min(ratio for name, ratio in entry["ratios"].items() if name != "triple loop") for entry in entries]
+    lost = sum(ratio < 1 for ratio in best)
+    shares = [entry["fraction"] for entry in entries]
+    return (
+        f"Of {len(entries)} shapes: {_percent(statistics.median(shares))} of the {'peak' if peak else 'bandwidth'} "
+        f"in the median, {_percent(min(shares))} at least. Against the fastest peer of each shape: "
+        f"{_geometric_mean(best):.2f} in the geometric mean, {min(best):.2f} at least; slower than it on {lost}."
+    )
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def _shape(entry: Entry) -> str:
+    return "×".join(map(str, entry["shape"]))
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
+
+
+def _ratios(entry: Entry, peers: Sequence[str]) -> list[str]:
+    return [_ratio(entry["ratios"].get(name)) for name in peers]
+
+
+def _ratio(ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    text = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+    return text if ratio >= 1 else f"*{text}*"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(entries: list[Entry], path: Path = PICTURE) -> None:
+    """The roofline: operations a byte against operations a second, ours and the peers', under the measured limits."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams["svg.hashsalt"] = "fastsedd"  # the same results give the same file
+    products = [entry for entry in entries if entry["kind"] in ("linear", "matmul") and entry["dtype"] == "float32"]
+    streams = _of_kind(entries, "gemv")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    _draw_roof(axes, products, streams)
+    for name, marker in zip((OURS, *PEERS[:-1]), "o^svD", strict=True):
+        timed = [entry for entry in (*products, *streams) if name in entry["seconds"]]
+        axes.scatter(
+            [_intensity(entry) for entry in timed],
+            [2 * math.prod(entry["shape"]) / entry["seconds"][name] / 1e9 for entry in timed],
+            s=30 if name == OURS else 14, marker=marker, label=name, alpha=0.8, zorder=3 if name == OURS else 2,
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="operations a byte of operands and result", ylabel="GFLOP/s")
+    axes.legend()
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+
+
+def _draw_roof(axes: Any, products: list[Entry], streams: list[Entry]) -> None:
+    low, high = 0.2, 2000.0
+    if products:
+        peak = statistics.median(entry["limit"] for entry in products) / 1e9
+        axes.axhline(peak, color="black", lw=1)
+        axes.text(high, peak * 1.05, "measured peak", ha="right")
+    if streams:
+        bandwidth = statistics.median(entry["limit"] for entry in streams) / 1e9
+        axes.plot([low, high / 10], [low * bandwidth, high / 10 * bandwidth], color="black", lw=1, ls=":")
+        axes.text(low, low * bandwidth * 1.3, "measured bandwidth", rotation=35)
+
+
+def _intensity(entry: Entry) -> float:
+    m, k, n = entry["shape"]
+    return 2 * m * k * n / (4 * (m * k + k * n + m * n))
+
+
+def main(arguments: Sequence[str] | None = None, draw_picture: Callable[[list[Entry]], None] = draw) -> int:
+    parser = argparse.ArgumentParser(description="Render BENCHMARKS.md from benchmarks/results/.")
+    parser.add_argument("--check", action="store_true", help="only compare: exit 1 if BENCHMARKS.md is not current")
+    parser.add_argument("--keep", nargs="+", type=Path, metavar="FILE", default=[], help="new results to store first")
+    options = parser.parse_args(arguments)
+    keep(options.keep)
+    environment, entries = load()
+    text = render(environment, entries)
+    if options.check:
+        current = REPORT.read_text(encoding="utf-8") == text
+        if not current:
+            print(
+                "BENCHMARKS.md is not what benchmarks/results/ gives: run python benchmarks/report.py", file=sys.stderr
+            )
+        return 0 if current else 1
+    REPORT.write_text(text, encoding="utf-8")
+    draw_picture(entries)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

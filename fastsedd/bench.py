@@ -1,0 +1,115 @@
+"""What `fastsedd bench` measures: this machine's limits, and how near the kernels come to them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import fastsedd_kernels as fk
+import numpy as np
+
+from fastsedd.engine import Model
+
+# tokens, inputs and outputs of the linear layers: of the article's model, and of Lou et al.'s small one
+LAYERS = (
+    (256, 384, 1152), (256, 384, 384), (256, 384, 1536), (256, 1536, 384),
+    (1024, 768, 2304), (1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768),
+)  # fmt: skip
+
+_ROUNDS = 5
+_PAUSE = 0.03  # seconds, until the threads of the one before sleep
+_LEAST_TURN = 0.005  # seconds
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer: [tokens, inputs] times a packed [outputs, inputs]. Medians over rounds; ratios within a round."""
+
+    tokens: int
+    inputs: int
+    outputs: int
+    gflops: float
+    of_peak: float
+    numpy_over_ours: float
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """peak_gflops: multiply-adds in registers; bandwidth_gbs: reading 64 MiB; forward_ms: the model's, batch 1."""
+
+    cpu: str
+    isa: str
+    threads: int
+    peak_gflops: float
+    bandwidth_gbs: float
+    layers: tuple[Layer, ...]
+    forward_ms: float
+    forward_length: int
+
+
+def run(
+    model: Model, seconds: float = 10.0, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Measurements:
+    """Measure for about that long; `progress(done, total)` is called after each layer."""
+    turn = max(_LEAST_TURN, seconds / (len(LAYERS) + 2) / _ROUNDS / 3 - _PAUSE)
+    layers = []
+    for layer in LAYERS:
+        layers.append(_measure_layer(*layer, turn))
+        progress(len(layers), len(LAYERS))
+    cpu, length = fk.cpu_info(), model.config.length
+    tokens = np.zeros((1, length), np.int32)
+    return Measurements(
+        cpu.name,
+        cpu.isa,
+        fk.get_num_threads(),
+        fk.peak_flops(seconds=turn) / 1e9,
+        fk.read_bandwidth(seconds=turn) / 1e9,
+        tuple(layers),
+        _median_call(lambda: model.log_score(tokens, [1.0]), 3 * turn) * 1e3,
+        length,
+    )
+
+
+def _measure_layer(tokens: int, inputs: int, outputs: int, turn: float) -> Layer:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((tokens, inputs), dtype=np.float32)
+    weight = random.standard_normal((outputs, inputs), dtype=np.float32)
+    packed = fk.pack(weight)
+    out, other = (np.empty((tokens, outputs), np.float32) for _ in range(2))
+    rounds = [
+        (
+            _median_call(lambda: fk.linear(x, packed, out=out), turn),
+            _median_call(lambda: np.matmul(x, weight.T, out=other), turn),
+            fk.peak_flops(seconds=turn / 2),
+        )
+        for _ in range(_ROUNDS)
+    ]
+    np.testing.assert_allclose(out, other, atol=1e-3 * np.sqrt(inputs))
+    flops = 2 * tokens * inputs * outputs
+    return Layer(
+        tokens,
+        inputs,
+        outputs,
+        flops / statistics.median(ours for ours, _, _ in rounds) / 1e9,
+        statistics.median(flops / ours / peak for ours, _, peak in rounds),
+        statistics.median(numpy / ours for ours, numpy, _ in rounds),
+    )
+
+
+def _median_call(call: Callable[[], Any], seconds: float) -> float:
+    """Median seconds of a call, after some that do not count."""
+    time.sleep(_PAUSE)
+    _calls(call, seconds / 3)
+    return statistics.median(_calls(call, seconds))
+
+
+def _calls(call: Callable[[], Any], seconds: float) -> list[float]:
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return taken

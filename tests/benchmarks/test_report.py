@@ -1,0 +1,85 @@
+"""The report says what the results say: numbers, losses, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import contest
+import pytest
+import report
+
+ENVIRONMENT = {
+    "date": "2026-01-02",
+    "cpu": "A CPU",
+    "isa": "avx2",
+    "threads": 4,
+    "caches": {"L2": 1 << 20},
+    "system": "Linux, Python 3.12.0",
+    "packages": {"numba": "0.61"},
+}
+
+
+def entry(kind: str, shape: list[int], ours: float, peers: dict[str, float], **labels: Any) -> dict[str, Any]:
+    work = 2 * shape[0] * shape[1] * shape[2]
+    seconds = {contest.OURS: [ours] * 3, **{name: [taken] * 3 for name, taken in peers.items()}}
+    return {"kind": kind, "shape": shape, "dtype": "float32", "work": work, **labels} | contest.summary(
+        seconds, [100e9] * 3, work
+    )
+
+
+ENTRIES = [
+    entry("linear", [64, 384, 1152], 1e-3, {"OpenBLAS": 2e-3, "MKL": 0.5e-3, "triple loop": 0.1}, model="small"),
+    entry("linear", [8, 8, 8], 1e-6, {"OpenBLAS": 4e-6}, model="large"),
+    entry("epilogue", [64, 384, 1152], 1.1e-3, {"bare": 1e-3}, name="bias"),
+    entry("matmul", [10, 10, 10], 1e-6, {"OpenBLAS": 1e-6}, transposed=True),
+    entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
+]
+
+
+def test_a_ratio_is_taken_within_its_round() -> None:
+    seconds = {contest.OURS: [1.0, 2.0, 4.0], "peer": [2.0, 2.0, 12.0]}
+    result = contest.summary(seconds, [10.0, 20.0, 5.0], 20)
+    assert result["ratios"] == {"peer": 2.0}  # of 2, 1 and 3
+    assert result["seconds"] == {contest.OURS: 2.0, "peer": 2.0}
+    assert result["fraction"] == 1.0  # of 2, 0.5 and 1
+
+
+def test_numbers_and_losses_are_shown() -> None:
+    text = report.render(ENVIRONMENT, ENTRIES)
+    assert "| 64×384×1152 | 57 | 57 % | 2.00 | *0.50* | 100 |" in text
+    assert "| 64×384×1152 | bias | +10.0 % |" in text
+    assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
+    assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
+
+
+def test_the_report_of_nothing_has_no_tables() -> None:
+    assert "|" not in report.render(ENVIRONMENT, [])
+
+
+def test_what_is_kept_gives_the_same_report(tmp_path: Path) -> None:
+    document = {"machine_info": ENVIRONMENT, "benchmarks": [{"extra_info": each, "stats": {}} for each in ENTRIES]}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    report.keep([tmp_path / "run.json"], tmp_path / "results")
+    assert report.render(*report.load(tmp_path / "results")) == report.render(ENVIRONMENT, ENTRIES)
+
+
+def test_benchmarks_md_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_report_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "BENCHMARKS.md").write_text("old")
+    monkeypatch.setattr(report, "REPORT", tmp_path / "BENCHMARKS.md")
+    assert report.main(["--check"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_picture_depends_on_the_results_alone(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    for name in ("first.svg", "second.svg"):
+        report.draw(ENTRIES, tmp_path / name)
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()

@@ -1,0 +1,28 @@
+"""`fastsedd bench` measures what it says, in the time it is given."""
+
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+import fastsedd
+from fastsedd import bench
+from fastsedd.cli import main
+
+
+def test_every_layer_is_measured() -> None:
+    steps: list[tuple[int, int]] = []
+    measured = bench.run(fastsedd.load(), 0.01, lambda *step: steps.append(step))
+    assert [(layer.tokens, layer.inputs, layer.outputs) for layer in measured.layers] == list(bench.LAYERS)
+    assert steps[-1] == (len(bench.LAYERS), len(bench.LAYERS))
+    assert measured.peak_gflops > 0 and measured.bandwidth_gbs > 0 and measured.forward_ms > 0
+    assert all(layer.gflops > 0 and layer.numpy_over_ours > 0 for layer in measured.layers)
+
+
+def test_the_command_prints_tables_or_an_object() -> None:
+    result = CliRunner().invoke(main, ["bench", "--seconds", "0.01"])
+    assert result.exit_code == 0
+    assert "of the peak" in result.stdout and "256 x 384 -> 1152" in result.stdout
+    result = CliRunner().invoke(main, ["bench", "--seconds", "0.01", "--json"])
+    assert len(json.loads(result.stdout)["layers"]) == len(bench.LAYERS)
