@@ -74,7 +74,7 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
 
     a : float32 or float64 [..., M, K]; b : the same dtype [..., K, N]; leading dimensions broadcast; any strides
     out : [..., M, N] of that dtype, C-contiguous, overlapping neither operand
-    Sums are taken in that dtype. Up to FEW_ROWS rows, or columns, have a route of their own, whose last bits may differ.
+    Sums are taken in that dtype. Few rows, or columns, have a route of their own, whose last bits may differ.
     Raises ValueError for a wrong dtype or shape, naming the argument.
     """
     a, b = as_array("a", a, np.float32, np.float64), as_array("b", b, np.float32, np.float64)
