@@ -50,9 +50,9 @@ def _rounded(value: Any) -> Any:
     return [_rounded(part) for part in value] if isinstance(value, list) else value
 
 
-def load(folder: Path = RESULTS) -> tuple[dict[str, Any], list[Entry]]:
+def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
     """The environment of the newest file, and the entries of all."""
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder or RESULTS).glob("*.json"))]
     environments = [document["environment"] for document in documents]
     newest: dict[str, Any] = max(environments, key=lambda environment: str(environment["date"]), default={})
     return newest, [entry for document in documents for entry in document["entries"]]
@@ -254,6 +254,9 @@ def main(arguments: Sequence[str] | None = None, draw_picture: Callable[[list[En
     options = parser.parse_args(arguments)
     keep(options.keep)
     environment, entries = load()
+    if not entries:
+        print(f"{RESULTS.name}/: no results; measure with make bench", file=sys.stderr)
+        return 1
     text = render(environment, entries)
     if options.check:
         current = REPORT.read_text(encoding="utf-8") == text
