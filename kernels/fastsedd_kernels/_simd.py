@@ -77,6 +77,38 @@ def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> Non
     builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), access, level, data])
 
 
+def opaque(builder: ir.IRBuilder, value: Any) -> Any:
+    """The same value, which LLVM does not reason about: it leaves alone the addresses that are made of it."""
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+
+
+def repeat(
+    builder: ir.IRBuilder, times: Any, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Emit a loop: the values after `times` (or no) rounds of values = body(rounds left, values)."""
+    before = builder.block
+    loop, done = builder.append_basic_block("repeat"), builder.append_basic_block("repeated")
+    builder.cbranch(builder.icmp_signed(">", times, index(0)), loop, done)
+
+    builder.position_at_end(loop)
+    left, *begun = (builder.phi(value.type) for value in (times, *values))
+    ended = body(left, begun)
+    fewer = builder.sub(left, index(1))
+    last = builder.block
+    builder.cbranch(builder.icmp_signed(">", fewer, index(0)), loop, done)
+
+    builder.position_at_end(done)
+    results = [builder.phi(value.type) for value in values]
+    _come_from(before, [left, *begun, *results], [times, *values, *values])
+    _come_from(last, [left, *begun, *results], [fewer, *ended, *ended])
+    return results
+
+
+def _come_from(block: Any, phis: list[Any], values: list[Any]) -> None:
+    for phi, value in zip(phis, values, strict=True):
+        phi.add_incoming(value, block)
+
+
 def _suffix(vector: ir.VectorType) -> str:
     """What LLVM's overloaded intrinsics call the type."""
     return f"v{vector.count}f{8 * _element_bytes(vector)}"

@@ -26,7 +26,8 @@ class Isa:
     """A vector instruction set and the register tile that keeps its FMA units busy.
 
     `lanes` float32 values fill a register. A tile holds `tile_rows` x `tile_vectors` accumulators: enough independent
-    chains to hide the latency of FMA, few enough to leave registers for a row of B and a broadcast of A.
+    chains to hide the latency of FMA, few enough to leave registers for a row of B and a broadcast of A. The nearer the
+    two numbers are, the fewer loads go with an FMA.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Isa:
     tile_vectors: int
 
 
-AVX512 = Isa("avx512", lanes=16, tile_rows=14, tile_vectors=2)  # 28 of 32 registers
+AVX512 = Isa("avx512", lanes=16, tile_rows=8, tile_vectors=3)  # 24 of 32 registers
 AVX2 = Isa("avx2", lanes=8, tile_rows=6, tile_vectors=2)  # 12 of 16
 NEON = Isa("neon", lanes=4, tile_rows=8, tile_vectors=3)  # 24 of 32
 PORTABLE = Isa("portable", lanes=4, tile_rows=6, tile_vectors=2)  # 12 of 16, if there are as many

@@ -15,10 +15,10 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: object) -> None:
+def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, atol: float = 2e-5, **options: object) -> None:
     out = np.full(q.shape, np.nan, np.float32)
     assert fk.attention(q, k, v, out=out, **options) is out
-    np.testing.assert_allclose(out, reference.attention(q, k, v, **options), atol=2e-5)
+    np.testing.assert_allclose(out, reference.attention(q, k, v, **options), atol=atol)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -40,7 +40,8 @@ def test_any_shape(batch: int, heads: int, queries: int, keys: int, dim: int, ca
 def test_large_scores_stay_exact_across_key_blocks() -> None:
     q, k, v = (normal(i, 1, 1, 2 * KEY_BLOCK + 9, 8) for i in range(3))
     k[0, 0, KEY_BLOCK + 3] *= 40  # the maximum moves from block to block
-    assert_attention(10 * q, k, v, scale=1.0)
+    # A score's rounding error is a relative error of its weight: the scores of order 100 that matter here, of 1e-5.
+    assert_attention(10 * q, k, v, scale=1.0, atol=1e-4)
 
 
 def test_views_of_one_projection() -> None:

@@ -24,9 +24,9 @@ from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
 from fastsedd_kernels.norm.kernel import load_some, softmax_row, store_some
 from fastsedd_kernels.parallel import kernel
 
-QUERY_BLOCK = 4 * ROWS
-KEY_BLOCK = 256
+QUERY_BLOCK = 6 * ROWS
 _NR = COLUMNS[np.dtype(np.float32)]
+KEY_BLOCK = 288 // _NR * _NR
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
 
@@ -61,13 +61,14 @@ def _pack_values(values: Any, panels: Any) -> None:
 
 
 @jit
-def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: int, panels: int, c: Any, ldc: int,
+def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: int, columns: int, c: Any, ldc: int,
                     accumulate: bool) -> None:  # fmt: skip
-    """c[0:rows] (+)= a[0:rows, 0:depth] . b, over `panels` panels of b that lie b_stride elements apart."""
-    for panel in range(panels):
+    """c[0:rows] (+)= a[0:rows, 0:depth] . b, over the panels of b's `columns`, which lie b_stride elements apart."""
+    for panel in range(-(-columns // _NR)):
+        vectors = -(-min(_NR, columns - panel * _NR) // LANES)
         for top in range(0, rows, ROWS):
             multiply_tile(
-                min(ROWS, rows - top), depth, offset(a, top * lda), lda, offset(b, panel * b_stride), _NR,
+                min(ROWS, rows - top), vectors, depth, offset(a, top * lda), lda, offset(b, panel * b_stride), _NR,
                 offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0, c, 0,
             )  # fmt: skip
 
@@ -107,7 +108,9 @@ def attend(task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any
     length = k.shape[2]
     key_panels = np.empty((-(-length // _NR), dim, _NR), np.float32)
     value_panels = np.empty((-(-dim // _NR), length, _NR), np.float32)
-    scores = np.empty((QUERY_BLOCK, KEY_BLOCK + LANES), np.float32)  # a power of two apart, rows would share cache sets
+    scores = np.empty(
+        (QUERY_BLOCK, KEY_BLOCK + LANES), np.float32
+    )  # not a power of two apart: rows would share cache sets
     sums = np.empty((QUERY_BLOCK, value_panels.shape[0] * _NR), np.float32)
     state = np.empty((QUERY_BLOCK, 2), np.float32)
     runs = batch * heads * shares
@@ -145,7 +148,7 @@ def _attend_block(
         keys = min(KEY_BLOCK, visible - key)
         _multiply_block(
             rows, dim, pointer(q[begin], 0), lda, pointer(key_panels, key * dim), dim * _NR,
-            -(-keys // _NR), pointer(scores, 0), lds, False,
+            keys, pointer(scores, 0), lds, False,
         )  # fmt: skip
         for r in range(rows):
             seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
@@ -154,5 +157,5 @@ def _attend_block(
             scores[r, seen:keys] = _ZERO
         _multiply_block(
             rows, keys, pointer(scores, 0), lds, pointer(value_panels, key * _NR), length * _NR,
-            value_panels.shape[0], pointer(sums, 0), ldc, key > 0,
+            dim, pointer(sums, 0), ldc, key > 0,
         )  # fmt: skip

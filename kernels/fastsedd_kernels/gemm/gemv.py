@@ -62,7 +62,7 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
                     _copy_edge(source, ldb, deep, count - j, edge, nr)
                     source, step = edge, nr
                 multiply_tile(
-                    rows, deep, a, depth, source, step, offset(sums, j), stride, k > 0,
+                    rows, VECTORS, deep, a, depth, source, step, offset(sums, j), stride, k > 0,
                     offset(source, nr), step, offset(sums, j), 0,
                 )  # fmt: skip
         for r in range(rows):

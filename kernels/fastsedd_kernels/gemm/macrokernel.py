@@ -22,20 +22,20 @@ import numpy as np
 from numba import float32, float64, types
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import CACHE_LINE, aligned, offset, pointer
+from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.cpu import cpu_info
 from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_tile
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
 from fastsedd_kernels.parallel import kernel
 
-MOST_TILES = 20  # of a block of rows: the more, the fewer times B is read
+MOST_TILES = 32  # of a block of rows: the more, the fewer times B is read
 MOST_DEPTH = 1024  # of a slab: the deeper, the rarer a tile is loaded and stored
 
 # Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
 CROWDED = 4096
 LINE = CACHE_LINE // 4  # more elements than are used, of scratch memory that starts on a cache line's edge
 
-ENOUGH_ROWS = 8 * ROWS  # of a task
+ENOUGH_ROWS = 12 * ROWS  # of a task
 _UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
@@ -129,7 +129,8 @@ def _multiply_panel(
     column = panel * nr
     columns = min(nr, out.shape[1] - column)
     first, last = k == 0, k + depth == panels.shape[1]
-    in_place = bare and columns == nr
+    vectors = -(-columns // lanes_at(sums))
+    in_place = bare and columns == vectors * lanes_at(sums)
     tiles = -(-rows // ROWS)
     share = -(-nr // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
     for tile in range(tiles):
@@ -140,9 +141,9 @@ def _multiply_panel(
         else:
             target, stride = offset(sums, 0 if first and last else top * nr), nr
         multiply_tile(
-            bottom - top, depth, offset(a, top * lda), lda, pointer(panels, (panel * panels.shape[1] + k) * nr), nr,
-            target, stride, not first or (in_place and accumulate), offset(ahead, tile * share * depth), share,
-            result, ldc,
+            bottom - top, vectors, depth, offset(a, top * lda), lda,
+            pointer(panels, (panel * panels.shape[1] + k) * nr), nr, target, stride,
+            not first or (in_place and accumulate), offset(ahead, tile * share * depth), share, result, ldc,
         )  # fmt: skip
         if last and not in_place:
             finish_tile(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)

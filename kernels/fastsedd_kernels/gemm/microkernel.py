@@ -1,9 +1,9 @@
 """The innermost product: one register tile of C from a strip of A and a panel of B.
 
-    C[0:m, 0:NR] = A[0:m, 0:k] . B[0:k, 0:NR]        (or += with accumulate)
+    C[0:m, 0:n] = A[0:m, 0:k] . B[0:k, 0:n]        (or += with accumulate)
 
     A : row-major, `lda` elements from row to row, elements of a row adjacent; not packed: each element is broadcast
-    B : k rows of NR adjacent elements, `ldb` elements from row to row: NR in a packed panel
+    B : k rows of n adjacent elements, `ldb` elements from row to row: NR in a packed panel
     C : row-major, `ldc` elements from row to row
 
 Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
@@ -11,14 +11,15 @@ this tile: with each k for what lies `ahead`, `ahead_step` elements further each
 memory); with every CHUNK of k for one row of `result`, `result_step` elements apart (where the tile ends up: stores
 that wait for their cache lines hold up loads too).
 
-The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR: each height has its own
-loop, chosen by one switch, so that a short tile at the edge costs its own rows only. Every element of C is one chain
-of FMAs in the order of k, whatever the tile it falls in: results do not depend on how work is divided.
+The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
+up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
+element of C is one chain of FMAs in the order of k, whatever the tile: results do not depend on how work is divided.
 MR and NR: see `fastsedd_kernels.cpu.Isa`. The structure is that of BLIS (Van Zee and van de Geijn 2015).
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,9 @@ from fastsedd_kernels.cpu import isa
 
 ROWS = isa().tile_rows
 VECTORS = isa().tile_vectors
-CHUNK = 16  # short enough that a shallow product's tile has been asked for when it is stored
+CHUNK = 16  # k: short enough that a shallow product's tile has been asked for when it is stored
+UNROLL = 4  # k: a power of two that divides CHUNK
+REACH = 5  # rows that x86 reaches from one pointer
 COLUMNS = {
     np.dtype(np.float32): isa().lanes * VECTORS,
     np.dtype(np.float64): isa().lanes * VECTORS // 2,
@@ -39,7 +42,7 @@ COLUMNS = {
 
 
 class _Operands(NamedTuple):
-    """The LLVM values of a call, in the order of `multiply_tile`'s parameters after m."""
+    """The LLVM values of a call, in the order of `multiply_tile`'s parameters after the tile's shape."""
 
     k: Any
     a: Any
@@ -57,27 +60,44 @@ class _Operands(NamedTuple):
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
-    typing_context: Any, m: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any, accumulate: Any,
-    ahead: Any, ahead_step: Any, result: Any, result_step: Any,
+    typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any,
+    accumulate: Any, ahead: Any, ahead_step: Any, result: Any, result_step: Any,
 ) -> Any:  # fmt: skip
-    """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64; see the module. 1 <= m <= ROWS, k >= 1."""
+    """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
+
+    1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1.
+    """
     element = a.dtype
     lanes = isa().lanes * types.float32.bitwidth // element.bitwidth
     vector = _simd.vector_type(element, lanes)
     count, elements = types.intp, types.CPointer(element)
     signature = types.void(
-        count, count, elements, count, elements, count, elements, count, types.boolean, elements, count, elements, count
+        count,
+        count,
+        count,
+        elements,
+        count,
+        elements,
+        count,
+        elements,
+        count,
+        types.boolean,
+        elements,
+        count,
+        elements,
+        count,
     )
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        m, *rest = arguments
+        m, width, *rest = arguments
         done = builder.append_basic_block("tile_done")
-        heights = [builder.append_basic_block(f"tile_rows_{rows}") for rows in range(1, ROWS + 1)]
-        switch = builder.switch(m, done)
-        for rows, block in enumerate(heights, start=1):
-            switch.add_case(_simd.index(rows), block)
+        shape = builder.add(builder.mul(m, _simd.index(VECTORS)), width)
+        switch = builder.switch(shape, done)
+        for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
+            block = builder.append_basic_block(f"tile_{rows}x{vectors}")
+            switch.add_case(_simd.index(rows * VECTORS + vectors), block)
             builder.position_at_end(block)
-            _emit_tile(builder, vector, rows, _Operands(*rest))
+            _Tile(builder, vector, rows, vectors, _Operands(*rest)).emit()
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -85,78 +105,119 @@ def multiply_tile(
     return signature, codegen
 
 
-def _emit_tile(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands) -> None:
-    """Load or clear the accumulators, run over k in chunks, store them."""
-    before = builder.block
-    loading, chunk, over_k, chunk_done, done = (
-        builder.append_basic_block(name) for name in ("load_tile", "chunk", "over_k", "chunk_done", "store_tile")
-    )
-    targets = _tile_of(builder, vector, rows, operands)
-    builder.cbranch(operands.accumulate, loading, chunk)
-    builder.position_at_end(loading)
-    loaded = [_simd.load(builder, target, vector) for target in targets]
-    builder.branch(chunk)
+class _Cursor(NamedTuple):
+    """What moves with k: pointers into B, to what is asked for ahead, and into A; and the sums so far."""
 
-    builder.position_at_end(chunk)
-    first_k = builder.phi(_simd.INDEX)
-    result = builder.phi(operands.result.type)
-    begun = [builder.phi(vector) for _ in targets]
-    for j in range(VECTORS):
-        _simd.prefetch(builder, builder.gep(result, [_simd.index(j * vector.count)]), write=True)
-    whole = builder.add(first_k, _simd.index(CHUNK))
-    last_k = builder.select(builder.icmp_signed("<", whole, operands.k), whole, operands.k)
-    builder.branch(over_k)
+    b: Any
+    ahead: Any
+    bases: list[Any]
+    sums: list[Any]
 
-    builder.position_at_end(over_k)
-    step = builder.phi(_simd.INDEX)
-    sums = [builder.phi(vector) for _ in targets]
-    added = _add_products(builder, vector, rows, operands, step, sums)
-    next_k = builder.add(step, _simd.index(1))
-    builder.cbranch(builder.icmp_signed("<", next_k, last_k), over_k, chunk_done)
-
-    builder.position_at_end(chunk_done)
-    next_result = builder.gep(result, [operands.result_step])
-    builder.cbranch(builder.icmp_signed("<", last_k, operands.k), chunk, done)
-
-    builder.position_at_end(done)
-    for target, total in zip(targets, added, strict=True):
-        _simd.store(builder, total, target, vector)
-
-    clear = [_simd.zeros(vector)] * len(targets)
-    for block, k, row, values in (
-        (before, _simd.index(0), operands.result, clear),
-        (loading, _simd.index(0), operands.result, loaded),
-        (chunk_done, last_k, next_result, added),
-    ):
-        _come_from(block, [first_k, result, *begun], [k, row, *values])
-    _come_from(chunk, [step, *sums], [first_k, *begun])
-    _come_from(over_k, [step, *sums], [next_k, *added])
+    def flat(self) -> list[Any]:
+        return [self.b, self.ahead, *self.bases, *self.sums]
 
 
-def _tile_of(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands) -> list[Any]:
-    """Pointers to the vectors of C's tile, row by row."""
-    return [
-        builder.gep(operands.c, [builder.add(builder.mul(operands.ldc, _simd.index(i)), _simd.index(j * vector.count))])
-        for i in range(rows)
-        for j in range(VECTORS)
-    ]
+class _Tile:
+    """Emits the product of one height.
 
+    What is not an FMA is kept few: another program's thread on the same core may have half of its decoder (measured: a
+    sixth more speed then, for 46 instead of 61 instructions a k). So the full height takes UNROLL k at a time, and the
+    addresses of A cost no instruction: every REACH rows have a pointer of their own, and x86 reaches the rows below it
+    by an index register of lda or 3 lda, times 1, 2 or 4.
+    """
 
-def _add_products(
-    builder: ir.IRBuilder, vector: ir.VectorType, rows: int, operands: _Operands, k: Any, sums: list[Any]
-) -> list[Any]:
-    """The sums of the tile after one k: a row of B in registers, each element of A's column broadcast."""
-    row_of_b = builder.gep(operands.b, [builder.mul(k, operands.ldb)])
-    b = [_simd.load(builder, builder.gep(row_of_b, [_simd.index(j * vector.count)]), vector) for j in range(VECTORS)]
-    _simd.prefetch(builder, builder.gep(operands.ahead, [builder.mul(k, operands.ahead_step)]))
-    added = []
-    for i in range(rows):
-        row_of_a = builder.gep(operands.a, [builder.mul(operands.lda, _simd.index(i))])
-        element = _simd.broadcast(builder, builder.load(builder.gep(row_of_a, [k])), vector)
-        added += [_simd.multiply_add(builder, element, b[j], sums[i * VECTORS + j], vector) for j in range(VECTORS)]
-    return added
+    def __init__(
+        self, builder: ir.IRBuilder, vector: ir.VectorType, rows: int, vectors: int, operands: _Operands
+    ) -> None:
+        self.builder, self.vector, self.rows, self.vectors, self.operands = builder, vector, rows, vectors, operands
+        self.unroll = UNROLL if rows == ROWS else 1
+        lda = _simd.opaque(builder, operands.lda)
+        triple = _simd.opaque(builder, builder.mul(lda, _simd.index(3)))
+        twice, fourfold = (builder.mul(lda, _simd.index(times)) for times in (2, 4))
+        self.below = (_simd.index(0), lda, twice, triple, fourfold)
 
+    def emit(self) -> None:
+        """Load or clear the accumulators, run over k in chunks, store them."""
+        builder, operands = self.builder, self.operands
+        start = _Cursor(operands.b, operands.ahead, self._bases(), self._begin())
+        alone = builder.and_(operands.k, _simd.index(self.unroll - 1))
+        values = self._repeat(alone, start.flat(), 1) if self.unroll > 1 else start.flat()
+        groups = builder.sdiv(operands.k, _simd.index(self.unroll))
+        most = _simd.index(CHUNK // self.unroll)
 
-def _come_from(block: Any, phis: list[Any], values: list[Any]) -> None:
-    for phi, value in zip(phis, values, strict=True):
-        phi.add_incoming(value, block)
+        def chunk(_: Any, values: list[Any]) -> list[Any]:
+            result, left, *rest = values
+            self._ask_for(result)
+            here = builder.select(builder.icmp_signed("<", left, most), left, most)
+            rest = self._repeat(here, rest, self.unroll)
+            return [builder.gep(result, [operands.result_step]), builder.sub(left, here), *rest]
+
+        chunks = builder.sdiv(builder.add(groups, _simd.index(most.constant - 1)), most)
+        values = _simd.repeat(builder, chunks, [operands.result, groups, *values], chunk)
+        for target, total in zip(self._targets(), self._cursor(values[2:]).sums, strict=True):
+            _simd.store(builder, total, target, self.vector)
+
+    def _targets(self) -> list[Any]:
+        """Pointers to the vectors of C's tile, row by row."""
+        ldc = self.operands.ldc
+        rows = [self.builder.mul(ldc, _simd.index(i)) for i in range(self.rows)]
+        columns = [_simd.index(j * self.vector.count) for j in range(self.vectors)]
+        return [
+            self.builder.gep(self.operands.c, [self.builder.add(row, column)]) for row in rows for column in columns
+        ]
+
+    def _begin(self) -> list[Any]:
+        """The sums before the first product: C, or zeros."""
+        builder, cleared = self.builder, self.builder.block
+        with builder.if_then(self.operands.accumulate):
+            loaded = [_simd.load(builder, target, self.vector) for target in self._targets()]
+            loading = builder.block
+        sums = [builder.phi(self.vector) for _ in loaded]
+        for total, value in zip(sums, loaded, strict=True):
+            total.add_incoming(_simd.zeros(self.vector), cleared)
+            total.add_incoming(value, loading)
+        return sums
+
+    def _bases(self) -> list[Any]:
+        """Pointers to every REACH-th row of A."""
+        a, lda = self.operands.a, self.operands.lda
+        return [self.builder.gep(a, [self.builder.mul(lda, _simd.index(row))]) for row in range(0, self.rows, REACH)]
+
+    def _ask_for(self, result: Any) -> None:
+        """Ask for the cache lines of one row of the result."""
+        for j in range(self.vectors):
+            _simd.prefetch(self.builder, self.builder.gep(result, [_simd.index(j * self.vector.count)]), write=True)
+
+    def _cursor(self, values: list[Any]) -> _Cursor:
+        sums = self.rows * self.vectors
+        return _Cursor(values[0], values[1], values[2:-sums], values[-sums:])
+
+    def _repeat(self, times: Any, values: list[Any], unroll: int) -> list[Any]:
+        """The cursor's values after `times` groups of `unroll` k."""
+
+        def group(_: Any, values: list[Any]) -> list[Any]:
+            cursor = self._cursor(values)
+            for k in range(unroll):
+                cursor = self._add_products(cursor, k)
+            after = (self.builder.gep(base, [_simd.index(unroll)]) for base in cursor.bases)
+            return cursor._replace(bases=[_simd.opaque(self.builder, base) for base in after]).flat()
+
+        return _simd.repeat(self.builder, times, values, group)
+
+    def _add_products(self, cursor: _Cursor, k: int) -> _Cursor:
+        """The sums after one k, the k-th after the bases: a row of B in registers, each of A's elements broadcast."""
+        builder, vector, operands = self.builder, self.vector, self.operands
+        b = [
+            _simd.load(builder, builder.gep(cursor.b, [_simd.index(j * vector.count)]), vector)
+            for j in range(self.vectors)
+        ]
+        _simd.prefetch(builder, cursor.ahead)
+        sums = []
+        for row in range(self.rows):
+            address = builder.gep(cursor.bases[row // REACH], [self.below[row % REACH]])
+            element = _simd.broadcast(builder, builder.load(builder.gep(address, [_simd.index(k)])), vector)
+            before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
+            sums += [_simd.multiply_add(builder, element, b[j], before[j], vector) for j in range(self.vectors)]
+        return cursor._replace(
+            b=builder.gep(cursor.b, [operands.ldb]), ahead=builder.gep(cursor.ahead, [operands.ahead_step]), sums=sums
+        )
