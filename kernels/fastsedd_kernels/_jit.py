@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 from numba.core import event
 
@@ -32,6 +33,28 @@ def compile_entry(function: Callable[..., Any], signature: Any, *, parallel: boo
     dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
+
+
+def compile_symbol(name: str, function: Callable[..., Any], signature: Any) -> None:
+    """Compile (or load) `function` once in this process, for kernels to call as the C function `name`.
+
+    Must have happened before code that calls it is compiled or loaded: a name that is not known ends the process.
+    """
+    with _symbols_lock:
+        if name not in _symbols:
+            compiled = compile_entry(function, signature, parallel=False).overloads[signature]
+            wrapper = compiled.fndesc.llvm_cfunc_wrapper_name
+            llvm.add_symbol(name, compiled.library.get_pointer_to_function(wrapper))
+            _symbols[name] = compiled  # whose machine code must outlive it
+
+
+def is_symbol(name: str) -> bool:
+    """Whether this process has compiled or loaded that name."""
+    return name in _symbols
+
+
+_symbols: dict[str, Any] = {}
+_symbols_lock = threading.Lock()
 
 
 class _FirstCompilation(event.Listener):  # type: ignore[misc]

@@ -68,13 +68,15 @@ def _leave_core(core: int) -> None:
     """Move the calling thread to another core than that one, if it may run on any other."""
     if core < 0 or core >= 64 * _WORDS:
         return
-    allowed, others = np.zeros(_WORDS, np.uint64), np.zeros(_WORDS, np.uint64)
-    if _sched_getaffinity(0, _BYTES, pointer(allowed, 0)) < 0:
+    masks = np.zeros(2 * _WORDS, np.uint64)
+    allowed, others = pointer(masks, 0), pointer(masks, _WORDS)
+    if _sched_getaffinity(0, _BYTES, allowed) < 0:
         return
-    others[:] = allowed
+    for i in range(_WORDS):  # arrays assigned as a whole take Numba three seconds to compile
+        others[i] = allowed[i]
     others[core // 64] &= ~(np.uint64(1) << np.uint64(core % 64))
-    if others.any() and _sched_setaffinity(0, _BYTES, pointer(others, 0)) == 0:
-        _sched_setaffinity(0, _BYTES, pointer(allowed, 0))
+    if _sched_setaffinity(0, _BYTES, others) == 0:  # refused where no core is left
+        _sched_setaffinity(0, _BYTES, allowed)
 
 
 @jit

@@ -117,12 +117,16 @@ class Kernel:
 
     body : njit-able f(task, *arguments), which must write only what belongs to its task
     signature : Numba types of the arguments after `task`
+    link : makes known what the body calls by name, if anything (`_jit.compile_symbol`)
     """
 
-    def __init__(self, body: Callable[..., None], signature: tuple[Any, ...]) -> None:
+    def __init__(
+        self, body: Callable[..., None], signature: tuple[Any, ...], link: Callable[[], None] | None = None
+    ) -> None:
         self.__doc__ = body.__doc__
         self._body = body
         self._signature = signature
+        self._link = link
         self._compiling = threading.Lock()
         self._parallel: Any = None
         self._serial: Any = None
@@ -175,6 +179,8 @@ class Kernel:
 
     def _entry(self, template: str, leading: tuple[Any, ...], *, parallel: bool) -> Any:
         """Numba caches no closure over a jitted function, so the loop around the body is written out as source."""
+        if self._link is not None:
+            self._link()
         body = self._body
         parameters = ", ".join(list(inspect.signature(body).parameters)[1:])
         source = template.format(name=body.__name__, parameters=parameters)
@@ -187,11 +193,11 @@ class Kernel:
 _kernels: list[Kernel] = []
 
 
-def kernel(*signature: Any) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(*signature: Any, link: Callable[[], None] | None = None) -> Callable[[Callable[..., None]], Kernel]:
     """Make a task body a Kernel: `@kernel(types of the arguments after task)`."""
 
     def decorate(body: Callable[..., None]) -> Kernel:
-        made = Kernel(body, signature)
+        made = Kernel(body, signature, link)
         _kernels.append(made)
         return made
 

@@ -20,7 +20,7 @@ from numba import float32, types
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import LANES, load_vector, offset, pointer, splat, store_vector
 from fastsedd_kernels.activation import exp_scalar
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, link_tile, multiply_tile
 from fastsedd_kernels.norm.kernel import load_some, softmax_row, store_some
 from fastsedd_kernels.parallel import kernel
 
@@ -98,7 +98,10 @@ def _fold_scores(scores: Any, keys: int, scale: Any, state: Any, sums: Any, widt
     state[1] += total
 
 
-@kernel(_HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), types.intp, types.intp)
+@kernel(
+    _HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), types.intp, types.intp,
+    link=lambda: link_tile(float32),
+)  # fmt: skip
 def attend(task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any, shares: int, tasks: int) -> None:
     """The task's part of all runs of queries, `shares` to a head, with one set of scratch memory for all of them.
 

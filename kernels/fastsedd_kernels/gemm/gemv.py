@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import fma, lanes_at, load_first, load_vector, offset, pointer, store_vector, sum_lanes
-from fastsedd_kernels.gemm.microkernel import VECTORS, multiply_tile
+from fastsedd_kernels.gemm.microkernel import VECTORS, link_tile, multiply_tile
 from fastsedd_kernels.parallel import Kernel, get_num_threads, kernel
 
 FEW_ROWS = 8  # more reuse B so often that packing it pays
@@ -129,7 +129,8 @@ def _for_both(body: Callable[..., None]) -> dict[np.dtype[Any], Kernel]:
 
     def made(element: Any) -> Kernel:
         few, matrix = types.Array(element, 2, "C", readonly=True), types.Array(element, 2, "A", readonly=True)
-        return kernel(few, matrix, types.Array(element, 2, "A"), types.intp)(body)
+        out = types.Array(element, 2, "A")
+        return kernel(few, matrix, out, types.intp, link=lambda: link_tile(element))(body)
 
     return {np.dtype(np.float32): made(float32), np.dtype(np.float64): made(float64)}
 

@@ -25,7 +25,7 @@ from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.cpu import cpu_info
 from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_tile
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, multiply_tile
+from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, link_tile, multiply_tile
 from fastsedd_kernels.parallel import kernel
 
 MOST_TILES = 32  # of a block of rows: the more, the fewer times B is read
@@ -202,7 +202,7 @@ _VECTOR = types.Array(float32, 1, "C", readonly=True)
 _MATRIX = types.Array(float32, 2, "C", readonly=True)
 
 
-@kernel(*_signature(float32, _VECTOR, types.intp, _MATRIX, _MATRIX))
+@kernel(*_signature(float32, _VECTOR, types.intp, _MATRIX, _MATRIX), link=lambda: link_tile(float32))
 def multiply_float32(
     task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any, accumulate: bool,
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
@@ -216,7 +216,7 @@ def multiply_float32(
     )  # fmt: skip
 
 
-@kernel(*_signature(float64))
+@kernel(*_signature(float64), link=lambda: link_tile(float64))
 def multiply_float64(
     task: int, x: Any, panels: Any, out: Any, accumulate: bool,
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,

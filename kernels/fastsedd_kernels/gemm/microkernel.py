@@ -25,9 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
 from fastsedd_kernels import _simd
+from fastsedd_kernels._jit import compile_symbol, is_symbol
 from fastsedd_kernels.cpu import isa
 
 ROWS = isa().tile_rows
@@ -58,6 +61,13 @@ class _Operands(NamedTuple):
     result_step: Any
 
 
+_POINTERS = ("a", "b", "c", "ahead", "result")
+
+
+def _symbol(element: Any) -> str:
+    return f"fastsedd_tile_{element}"
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
     typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any,
@@ -65,44 +75,81 @@ def multiply_tile(
 ) -> Any:  # fmt: skip
     """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
 
-    1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1.
+    1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1. A kernel that calls it must name `link_tile` of the element type.
     """
-    element = a.dtype
-    lanes = isa().lanes * types.float32.bitwidth // element.bitwidth
-    vector = _simd.vector_type(element, lanes)
-    count, elements = types.intp, types.CPointer(element)
-    signature = types.void(
-        count,
-        count,
-        count,
-        elements,
-        count,
-        elements,
-        count,
-        elements,
-        count,
-        types.boolean,
-        elements,
-        count,
-        elements,
-        count,
-    )
+    kinds = dict.fromkeys(_Operands._fields, types.intp) | dict.fromkeys(_POINTERS, types.CPointer(a.dtype))
+    kinds["accumulate"] = types.boolean
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        m, width, *rest = arguments
-        done = builder.append_basic_block("tile_done")
-        shape = builder.add(builder.mul(m, _simd.index(VECTORS)), width)
-        switch = builder.switch(shape, done)
-        for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
-            block = builder.append_basic_block(f"tile_{rows}x{vectors}")
-            switch.add_case(_simd.index(rows * VECTORS + vectors), block)
-            builder.position_at_end(block)
-            _Tile(builder, vector, rows, vectors, _Operands(*rest)).emit()
-            builder.branch(done)
-        builder.position_at_end(done)
+        if not is_symbol(_symbol(a.dtype)):
+            raise LoweringError(f"a kernel that calls multiply_tile must say link=lambda: link_tile({a.dtype})")
+        words = [_simd.word(builder, argument) for argument in arguments]
+        signature = ir.FunctionType(ir.VoidType(), [_simd.INDEX] * len(words))
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, _symbol(a.dtype)), words)
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(types.intp, types.intp, *kinds.values()), codegen
+
+
+def link_tile(element: Any) -> None:
+    """Compile the tiles of an element type, or load them, once a process: `multiply_tile` calls them by name.
+
+    Otherwise every kernel would compile them anew, each time that one of its functions is taken into the next.
+    """
+    compile_symbol(_symbol(element), _TILES[element], (types.intp,) * (2 + len(_Operands._fields)))
+
+
+def _emitter(element: Any) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def emit(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            m, vectors, operands = arguments
+            _emit_tiles(builder, element, m, vectors, cgutils.unpack_tuple(builder, operands))
+            return context.get_dummy_value()
+
+        return types.void(m, vectors, operands), codegen
+
+    return emit
+
+
+_emit_float32, _emit_float64 = _emitter(types.float32), _emitter(types.float64)
+
+
+def tile_float32(
+    m: int, vectors: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int, accumulate: int, ahead: int,
+    ahead_step: int, result: int, result_step: int,
+) -> None:  # fmt: skip
+    operands = (k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step, result, result_step)
+    _emit_float32(m, vectors, operands)
+
+
+def tile_float64(
+    m: int, vectors: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int, accumulate: int, ahead: int,
+    ahead_step: int, result: int, result_step: int,
+) -> None:  # fmt: skip
+    operands = (k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step, result, result_step)
+    _emit_float64(m, vectors, operands)
+
+
+_TILES = {types.float32: tile_float32, types.float64: tile_float64}
+
+
+def _emit_tiles(builder: ir.IRBuilder, element: Any, m: Any, width: Any, words: list[Any]) -> None:
+    """All shapes of a tile, and the switch that chooses."""
+    vector = _simd.vector_type(element, _simd.lanes_of(element))
+    values = dict(zip(_Operands._fields, words, strict=True))
+    for name in _POINTERS:
+        values[name] = builder.inttoptr(values[name], vector.element.as_pointer())
+    values["accumulate"] = builder.trunc(values["accumulate"], ir.IntType(1))
+    done = builder.append_basic_block("tile_done")
+    switch = builder.switch(builder.add(builder.mul(m, _simd.index(VECTORS)), width), done)
+    for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
+        block = builder.append_basic_block(f"tile_{rows}x{vectors}")
+        switch.add_case(_simd.index(rows * VECTORS + vectors), block)
+        builder.position_at_end(block)
+        _Tile(builder, vector, rows, vectors, _Operands(**values)).emit()
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 class _Cursor(NamedTuple):
