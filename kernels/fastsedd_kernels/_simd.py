@@ -77,11 +77,6 @@ def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> Non
     builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), access, level, data])
 
 
-def word(builder: ir.IRBuilder, value: Any) -> Any:
-    """A pointer, an index or a boolean as an index."""
-    return builder.ptrtoint(value, INDEX) if value.type.is_pointer else builder.zext(value, INDEX)
-
-
 def opaque(builder: ir.IRBuilder, value: Any) -> Any:
     """The same value, which LLVM does not reason about: it leaves alone the addresses that are made of it."""
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)

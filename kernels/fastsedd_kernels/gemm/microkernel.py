@@ -61,11 +61,15 @@ class _Operands(NamedTuple):
     result_step: Any
 
 
-_POINTERS = ("a", "b", "c", "ahead", "result")
-
-
 def _symbol(element: Any) -> str:
     return f"fastsedd_tile_{element}"
+
+
+def _parameters(element: Any) -> tuple[Any, ...]:
+    """The Numba types of `multiply_tile`'s arguments."""
+    kinds = dict.fromkeys(_Operands._fields, types.intp)
+    kinds |= dict.fromkeys(("a", "b", "c", "ahead", "result"), types.CPointer(element)) | {"accumulate": types.boolean}
+    return types.intp, types.intp, *kinds.values()
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -77,18 +81,15 @@ def multiply_tile(
 
     1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1. A kernel that calls it must name `link_tile` of the element type.
     """
-    kinds = dict.fromkeys(_Operands._fields, types.intp) | dict.fromkeys(_POINTERS, types.CPointer(a.dtype))
-    kinds["accumulate"] = types.boolean
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         if not is_symbol(_symbol(a.dtype)):
             raise LoweringError(f"a kernel that calls multiply_tile must say link=lambda: link_tile({a.dtype})")
-        words = [_simd.word(builder, argument) for argument in arguments]
-        signature = ir.FunctionType(ir.VoidType(), [_simd.INDEX] * len(words))
-        builder.call(cgutils.get_or_insert_function(builder.module, signature, _symbol(a.dtype)), words)
+        called = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        builder.call(cgutils.get_or_insert_function(builder.module, called, _symbol(a.dtype)), arguments)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, *kinds.values()), codegen
+    return types.void(*_parameters(a.dtype)), codegen
 
 
 def link_tile(element: Any) -> None:
@@ -96,60 +97,39 @@ def link_tile(element: Any) -> None:
 
     Otherwise every kernel would compile them anew, each time that one of its functions is taken into the next.
     """
-    compile_symbol(_symbol(element), _TILES[element], (types.intp,) * (2 + len(_Operands._fields)))
+    compile_symbol(_symbol(element), _all_tiles, _parameters(element))
 
 
-def _emitter(element: Any) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def emit(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            m, vectors, operands = arguments
-            _emit_tiles(builder, element, m, vectors, cgutils.unpack_tuple(builder, operands))
-            return context.get_dummy_value()
-
-        return types.void(m, vectors, operands), codegen
-
-    return emit
-
-
-_emit_float32, _emit_float64 = _emitter(types.float32), _emitter(types.float64)
-
-
-def tile_float32(
-    m: int, vectors: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int, accumulate: int, ahead: int,
-    ahead_step: int, result: int, result_step: int,
+def _all_tiles(
+    m: int, vectors: int, k: int, a: Any, lda: int, b: Any, ldb: int, c: Any, ldc: int, accumulate: bool, ahead: Any,
+    ahead_step: int, result: Any, result_step: int,
 ) -> None:  # fmt: skip
+    """What `multiply_tile` calls, compiled once for each element type."""
     operands = (k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step, result, result_step)
-    _emit_float32(m, vectors, operands)
+    _choose_tile(m, vectors, operands)
 
 
-def tile_float64(
-    m: int, vectors: int, k: int, a: int, lda: int, b: int, ldb: int, c: int, ldc: int, accumulate: int, ahead: int,
-    ahead_step: int, result: int, result_step: int,
-) -> None:  # fmt: skip
-    operands = (k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step, result, result_step)
-    _emit_float64(m, vectors, operands)
-
-
-_TILES = {types.float32: tile_float32, types.float64: tile_float64}
-
-
-def _emit_tiles(builder: ir.IRBuilder, element: Any, m: Any, width: Any, words: list[Any]) -> None:
+@intrinsic  # type: ignore[untyped-decorator]
+def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
     """All shapes of a tile, and the switch that chooses."""
+    element = operands[_Operands._fields.index("a")].dtype
     vector = _simd.vector_type(element, _simd.lanes_of(element))
-    values = dict(zip(_Operands._fields, words, strict=True))
-    for name in _POINTERS:
-        values[name] = builder.inttoptr(values[name], vector.element.as_pointer())
-    values["accumulate"] = builder.trunc(values["accumulate"], ir.IntType(1))
-    done = builder.append_basic_block("tile_done")
-    switch = builder.switch(builder.add(builder.mul(m, _simd.index(VECTORS)), width), done)
-    for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
-        block = builder.append_basic_block(f"tile_{rows}x{vectors}")
-        switch.add_case(_simd.index(rows * VECTORS + vectors), block)
-        builder.position_at_end(block)
-        _Tile(builder, vector, rows, vectors, _Operands(**values)).emit()
-        builder.branch(done)
-    builder.position_at_end(done)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        m, width, packed = arguments
+        values = _Operands(*cgutils.unpack_tuple(builder, packed))
+        done = builder.append_basic_block("tile_done")
+        switch = builder.switch(builder.add(builder.mul(m, _simd.index(VECTORS)), width), done)
+        for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
+            block = builder.append_basic_block(f"tile_{rows}x{vectors}")
+            switch.add_case(_simd.index(rows * VECTORS + vectors), block)
+            builder.position_at_end(block)
+            _Tile(builder, vector, rows, vectors, values).emit()
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(m, vectors, operands), codegen
 
 
 class _Cursor(NamedTuple):
@@ -165,7 +145,7 @@ class _Cursor(NamedTuple):
 
 
 class _Tile:
-    """Emits the product of one height.
+    """Emits the product of one shape.
 
     What is not an FMA is kept few: another program's thread on the same core may have half of its decoder (measured: a
     sixth more speed then, for 46 instead of 61 instructions a k). So the full height takes UNROLL k at a time, and the
