@@ -19,7 +19,7 @@ from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
-from fastsedd.models import Network, Workspace
+from fastsedd.models import Forward, Network
 
 SHIPPED = Path(__file__).parent / "assets"
 
@@ -53,7 +53,7 @@ class Result:
 
 
 class Model:
-    """A loaded checkpoint: immutable, and safe to share among threads."""
+    """A loaded checkpoint: its results depend on arguments alone, and threads may share it."""
 
     def __init__(self, read: checkpoint.Checkpoint, name: str) -> None:
         self.name = name
@@ -64,6 +64,7 @@ class Model:
         self._network: Network = models.build(read.config, read.tensors)
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
+        self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
 
     def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
         """Log of p(y) / p(x) for each position's every token y.
@@ -80,8 +81,15 @@ class Model:
         noise = np.asarray(sigma, np.float64)
         if noise.shape != given.shape[:1] or not (np.isfinite(noise) & (noise > 0)).all():
             raise ValueError(f"sigma has shape {noise.shape}, must be {given.shape[:1]}, finite and above 0")
-        scratch = Workspace.allocate(self.config, *given.shape)
-        return self._network.log_score(given.astype(np.int32), noise, scratch)
+        distinct = noise[:1] if (noise == noise[0]).all() else noise  # samples that share it are conditioned once
+        shape = (*given.shape, len(distinct))
+        forward = self._idle.pop(shape, None) or Forward(self._network, *shape)
+        log_score = forward(given, distinct)
+        if forward.scratch.nbytes > _BATCH_BYTES:
+            return log_score
+        self._idle.clear()
+        self._idle[shape] = forward
+        return log_score.copy()
 
     def generate(
         self,
@@ -142,14 +150,14 @@ class Model:
         check_request(grid, length, seed, draw, temperature)
 
         def run() -> Iterator[Sample]:
-            scratch: Workspace | None = None
+            forward: Forward | None = None
             for first in range(0, num_samples, size):
                 indices = range(first, min(first + size, num_samples))
-                if scratch is None or len(scratch.x) != len(indices):
-                    scratch = Workspace.allocate(self.config, len(indices), length)
+                if forward is None or len(forward.scratch.tokens) != len(indices):
+                    forward = Forward(self._network, len(indices), length)
                 started = time.perf_counter()
                 tokens = sample(
-                    self._log_score_in(scratch), self._graph, grid, indices=indices, length=length, seed=seed,
+                    forward, self._graph, grid, indices=indices, length=length, seed=seed,
                     fixed=fixed, draw=draw, temperature=temperature, on_step=on_step,
                 )  # fmt: skip
                 seconds = (time.perf_counter() - started) / len(indices)
@@ -168,10 +176,6 @@ class Model:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
         return batch_size
-
-    def _log_score_in(self, scratch: Workspace) -> Callable[[NDArray[np.int32], float], NDArray[np.float32]]:
-        """The network's forward at one sigma for the whole batch, in that scratch memory."""
-        return lambda tokens, sigma: self._network.log_score(tokens, np.full(len(tokens), sigma), scratch)
 
     def _fixed(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:
         """The given tokens of a text, FREE where it is to be written."""

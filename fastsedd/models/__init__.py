@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-
 from fastsedd.config import ModelConfig
 from fastsedd.models.annotated import Annotated
 from fastsedd.models.ddit import DDiT
+from fastsedd.models.forward import Forward
 from fastsedd.models.layers import Tensors
-from fastsedd.models.workspace import Workspace
+from fastsedd.models.network import Network
 
-__all__ = ["Network", "Workspace", "build"]
-
-
-class Network(Protocol):
-    """What a sampler needs of an architecture."""
-
-    @property
-    def config(self) -> ModelConfig: ...
-
-    def log_score(
-        self, tokens: NDArray[np.int32], sigma: NDArray[np.float64], scratch: Workspace
-    ) -> NDArray[np.float32]:
-        """tokens int32 [B, L], total noise sigma [B] to float32 [B, L, V], a view of the workspace."""
+__all__ = ["Forward", "Network", "build"]
 
 
 def build(config: ModelConfig, tensors: Tensors) -> Network:

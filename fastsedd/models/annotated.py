@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, distinct_sigma, zero_current
+from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
 from fastsedd.models.workspace import Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
@@ -52,7 +52,7 @@ class _Block:
 
 
 class Annotated:
-    """The network, immutable once built: one may serve several threads, each with its own workspace."""
+    """The network; see `Network`."""
 
     def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
         self.config = config
@@ -66,17 +66,13 @@ class Annotated:
         adaln = [f"{name}.adaLN_modulation" for name in names]
         self._conditioning = Conditioning.read(tensors, [*adaln, "lm_head.adaLN_modulation"])
 
-    def log_score(
-        self, tokens: NDArray[np.int32], sigma: NDArray[np.float64], scratch: Workspace
-    ) -> NDArray[np.float32]:
-        """tokens [B, L], total noise sigma [B] to log scores [B, L, V], which lie in the workspace."""
-        modulation = self._conditioning(distinct_sigma(sigma), self.config.width)
-        fk.embedding(tokens, self._tokens, self._positions, out=scratch.x)
+    def run(self, scratch: Workspace) -> None:
+        """See `Network`."""
+        modulation = self._conditioning(scratch.sinusoids, self.config.width)
+        fk.embedding(scratch.tokens, self._tokens, self._positions, out=scratch.x)
         for i, block in enumerate(self._blocks):
             block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
         shift, scale = modulation[CHUNKS * len(self._blocks) :]
         normed = fk.layer_norm(scratch.x, self._ln_f, out=scratch.normed)
         fk.layer_norm(normed, self._norm_final, shift=shift, scale=scale, out=normed)
-        log_score = self._head(normed, scratch.log_score)
-        zero_current(log_score, tokens)
-        return log_score
+        self._head(normed, scratch.log_score)

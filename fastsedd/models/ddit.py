@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import fastsedd_kernels as fk
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, distinct_sigma, zero_current
+from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
 from fastsedd.models.workspace import Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
@@ -49,7 +48,7 @@ class _Block:
 
 
 class DDiT:
-    """The network, immutable once built: one may serve several threads, each with its own workspace."""
+    """The network; see `Network`."""
 
     def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
         self.config = config
@@ -61,23 +60,12 @@ class DDiT:
         adaln = [f"{name}.adaLN_modulation" for name in names]
         self._conditioning = Conditioning.read(tensors, [*adaln, "output_layer.adaLN_modulation"])
 
-    def log_score(
-        self, tokens: NDArray[np.int32], sigma: NDArray[np.float64], scratch: Workspace
-    ) -> NDArray[np.float32]:
-        """tokens [B, L], total noise sigma [B] to log scores [B, L, V], which lie in the workspace."""
-        modulation = self._conditioning(distinct_sigma(sigma), self.config.width)
-        fk.embedding(tokens, self._tokens, out=scratch.x)
+    def run(self, scratch: Workspace) -> None:
+        """See `Network`."""
+        modulation = self._conditioning(scratch.sinusoids, self.config.width)
+        fk.embedding(scratch.tokens, self._tokens, out=scratch.x)
         for i, block in enumerate(self._blocks):
             block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
         shift, scale = modulation[CHUNKS * len(self._blocks) :]
         fk.layer_norm(scratch.x, self._norm_final, shift=shift, scale=scale, out=scratch.normed)
-        log_score = self._head(scratch.normed, scratch.log_score)
-        if self.config.scale_by_sigma:
-            log_score -= sigma_term(sigma, self.config.vocab_size)[:, None, None]
-        zero_current(log_score, tokens)
-        return log_score
-
-
-def sigma_term(sigma: NDArray[np.float64], vocab_size: int) -> NDArray[np.float32]:
-    """log(e^sigma - 1) + log(V - 1), [B]: what the score of a mask owes to the noise alone (Lou et al., appendix C)."""
-    return (np.log(np.expm1(sigma)) + math.log(vocab_size - 1)).astype(np.float32)
+        self._head(scratch.normed, scratch.log_score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 from fastsedd.models.workspace import Workspace
 
 Tensors = Mapping[str, NDArray[np.float32]]
-
-FREQUENCIES = 256
 
 
 @dataclass(frozen=True)
@@ -66,24 +63,11 @@ class Conditioning:
             Linear.stack(tensors, adaln_layers),
         )
 
-    def __call__(self, sigma: NDArray[np.float64], width: int) -> list[NDArray[np.float32]]:
-        """sigma [B] to a list of [B, 1, width], in the order of the adaLN layers and of their chunks."""
-        embedded = self.second(self.first(sinusoids(sigma), activation="silu"), activation="silu")
-        modulation = self.modulation(embedded)
-        chunks = modulation.reshape(len(sigma), -1, width)
-        return [np.ascontiguousarray(chunks[:, None, i]) for i in range(chunks.shape[1])]
-
-
-def sinusoids(sigma: NDArray[np.float64]) -> NDArray[np.float32]:
-    """[B] to [B, FREQUENCIES]: cosines, then sines, of sigma at geometrically spaced rates from 1 to 1/10000."""
-    half = FREQUENCIES // 2
-    angles = sigma[:, None] * np.exp(-math.log(10000.0) * np.arange(half) / half)
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-
-
-def distinct_sigma(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The one value [1] that all samples share, or sigma [B] as it is: a sampler's batch is conditioned once."""
-    return sigma[:1] if (sigma == sigma[0]).all() else sigma
+    def __call__(self, sinusoids: NDArray[np.float32], width: int) -> list[NDArray[np.float32]]:
+        """[S, FREQUENCIES] to a list of [S, 1, width], in the order of the adaLN layers and of their chunks."""
+        embedded = self.second(self.first(sinusoids, activation="silu"), activation="silu")
+        chunks = self.modulation(embedded).reshape(len(sinusoids), -1, width)
+        return [chunks[:, None, i] for i in range(chunks.shape[1])]
 
 
 def heads_of(qkv: NDArray[np.float32], heads: int) -> tuple[NDArray[np.float32], ...]:
@@ -103,8 +87,3 @@ def attend(scratch: Workspace, heads: int, *, rotary: bool) -> NDArray[np.float3
     out = scratch.attended.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
     fk.attention(q, k, v, out=out)
     return scratch.attended
-
-
-def zero_current(log_score: NDArray[np.float32], tokens: NDArray[np.int32]) -> None:
-    """A token's ratio with itself is one: its log score is zero, in place."""
-    np.put_along_axis(log_score, tokens[..., None], np.float32(0.0), axis=-1)

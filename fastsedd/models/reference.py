@@ -12,7 +12,8 @@ from fastsedd_kernels.norm import reference as norm
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.layers import FREQUENCIES, Tensors
+from fastsedd.models.layers import Tensors
+from fastsedd.models.workspace import FREQUENCIES
 
 Array = NDArray[np.float64]
 

@@ -15,12 +15,14 @@ from fastsedd_kernels.gemm.api import linear, matmul
 from fastsedd_kernels.gemm.packing import PackedWeight, pack
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
+from fastsedd_kernels.recording import Recording, record
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.sampling.api import sample_categorical
 
 __all__ = [
     "CpuInfo",
     "PackedWeight",
+    "Recording",
     "aligned_empty",
     "attention",
     "cache_folder",
@@ -36,6 +38,7 @@ __all__ = [
     "pack",
     "peak_flops",
     "read_bandwidth",
+    "record",
     "rotary",
     "sample_categorical",
     "set_num_threads",

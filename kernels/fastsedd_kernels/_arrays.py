@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastsedd_kernels._simd import CACHE_LINE
+from fastsedd_kernels.recording import run
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -31,6 +33,21 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     if array.dtype not in allowed:
         raise ValueError(f"{name} has dtype {array.dtype}, allowed: {', '.join(str(dtype) for dtype in allowed)}")
     return array
+
+
+def contiguous(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """The array itself if it is C-contiguous and of that dtype, else a copy: made anew with each replay."""
+    if array.flags.c_contiguous and (dtype is None or array.dtype == dtype):
+        return array
+    copy = np.empty(array.shape, array.dtype if dtype is None else dtype)
+    run(operator.setitem, copy, ..., array)
+    return copy
+
+
+def as_rows(array: NDArray[Any]) -> NDArray[Any]:
+    """[..., N] as [rows, N]: a view where the strides allow one."""
+    rows = array.reshape(-1, array.shape[-1])
+    return rows if np.may_share_memory(rows, array) else contiguous(array).reshape(rows.shape)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
@@ -71,4 +88,4 @@ def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArr
     groups = (*shape[:distinct], shape[-1])
     if padded[:distinct] + padded[-1:] != groups:
         array = np.broadcast_to(array.reshape(*padded[:distinct], padded[-1]), groups)
-    return np.ascontiguousarray(array).reshape(math.prod(shape[:distinct]), shape[-1])
+    return contiguous(array).reshape(math.prod(shape[:distinct]), shape[-1])

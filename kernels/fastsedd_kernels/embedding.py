@@ -8,8 +8,9 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, output_like
+from fastsedd_kernels._arrays import as_array, contiguous, output_like
 from fastsedd_kernels.parallel import get_num_threads, kernel
+from fastsedd_kernels.recording import run
 
 _TABLE = types.Array(float32, 2, "C", readonly=True)
 _ELEMENTS_A_TASK = 16384
@@ -40,22 +41,26 @@ def embedding(
     indices = np.asarray(tokens)
     if indices.dtype.kind not in "iu" or indices.ndim == 0:
         raise ValueError(f"tokens is {indices.dtype} {indices.shape}, must be integers [..., L]")
-    rows = np.ascontiguousarray(as_array("table", table))
+    rows = contiguous(as_array("table", table))
     if rows.ndim != 2:
         raise ValueError(f"table has shape {rows.shape}, must be [V, N]")
     length = indices.shape[-1]
     added = np.empty((0, 0), np.float32)
     if positions is not None:
-        added = np.ascontiguousarray(as_array("positions", positions))
+        added = contiguous(as_array("positions", positions))
         if added.ndim != 2 or added.shape[0] < length or added.shape[1] != rows.shape[1]:
             raise ValueError(f"positions has shape {added.shape}, must be [{length} or more, {rows.shape[1]}]")
     out = output_like("out", out, (*indices.shape, rows.shape[1]))
     if out.size == 0:
         return out
-    least, most = int(indices.min()), int(indices.max())
-    if least < 0 or most >= len(rows):
-        raise ValueError(f"tokens has {least if least < 0 else most}, allowed are 0 to {len(rows) - 1}")
+    run(_check_range, indices, len(rows))
     tasks = max(1, min(get_num_threads(), out.size // _ELEMENTS_A_TASK))
-    flat = np.ascontiguousarray(indices, np.intp).reshape(-1)
+    flat = contiguous(indices, np.intp).reshape(-1)
     gather_rows(tasks, flat, rows, added, length, out.reshape(flat.size, -1), tasks)
     return out
+
+
+def _check_range(indices: NDArray[Any], rows: int) -> None:
+    least, most = int(indices.min()), int(indices.max())
+    if least < 0 or most >= rows:
+        raise ValueError(f"tokens has {least if least < 0 else most}, allowed are 0 to {rows - 1}")

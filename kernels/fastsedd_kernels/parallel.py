@@ -31,6 +31,7 @@ from numba import types
 from fastsedd_kernels._jit import compile_entry, jit
 from fastsedd_kernels._region import COUNTERS, caller_of_region, is_mine, meet, part
 from fastsedd_kernels.cpu import available_cores
+from fastsedd_kernels.recording import run
 
 _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
 
@@ -132,6 +133,9 @@ class Kernel:
         self._serial: Any = None
 
     def __call__(self, tasks: int, *arguments: Any) -> None:
+        run(self._share_out, tasks, *arguments)
+
+    def _share_out(self, tasks: int, *arguments: Any) -> None:
         threads = min(_threads, tasks)
         if threads == 1:
             self._run_serial(0, tasks, *arguments)

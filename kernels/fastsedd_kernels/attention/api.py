@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array
+from fastsedd_kernels._arrays import aligned_empty, as_array, contiguous
 from fastsedd_kernels.attention.kernel import QUERY_BLOCK, attend
 from fastsedd_kernels.parallel import get_num_threads
 
@@ -72,4 +72,4 @@ def _shares(heads: int, queries: int) -> int:
 
 def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
     aligned = all(stride % x.itemsize == 0 for stride in x.strides)
-    return x if x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else np.ascontiguousarray(x)
+    return x if x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else contiguous(x)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array, groups_of_rows, output_like
+from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
 from fastsedd_kernels.gemm.macrokernel import blocking, multiply_float32, multiply_float64, plan
 from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 from fastsedd_kernels.parallel import get_num_threads
+from fastsedd_kernels.recording import run
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
@@ -59,11 +60,10 @@ def linear(
     if np.may_share_memory(out, x):
         raise ValueError("out overlaps x, which is still being read when out is written")
     rows = out.size // outputs
-    x_rows = x.reshape(rows, inputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
     arranged = plan(get_num_threads(), rows, inputs, len(packed.panels), x.itemsize)
     multiply_float32(
-        arranged[0] * arranged[1], x_rows, packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
+        arranged[0] * arranged[1], as_rows(x), packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
         _residual(residual, shape), out.reshape(rows, outputs), False, *arranged,
     )  # fmt: skip
     return out
@@ -90,7 +90,7 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
     if np.may_share_memory(out, a) or np.may_share_memory(out, b):
         raise ValueError("out overlaps an operand, which is still being read when out is written")
     if out.size == 0 or a.shape[-1] == 0:
-        out[...] = 0
+        run(out.fill, 0)
         return out
     a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
     b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
@@ -139,7 +139,7 @@ def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:
     array = as_array("bias", bias)
     if array.shape != (outputs,):
         raise ValueError(f"bias has shape {array.shape}, must be ({outputs},)")
-    return np.ascontiguousarray(array)
+    return contiguous(array)
 
 
 def _residual(residual: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -148,4 +148,4 @@ def _residual(residual: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.
     array = as_array("residual", residual)
     if array.shape != shape:
         raise ValueError(f"residual has shape {array.shape}, must be {shape}")
-    return np.ascontiguousarray(array).reshape(-1, shape[-1])
+    return contiguous(array).reshape(-1, shape[-1])

@@ -15,6 +15,7 @@ import numpy as np
 from numba import float32, float64, types
 from numpy.typing import NDArray
 
+from fastsedd_kernels._arrays import contiguous
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import fma, lanes_at, load_first, load_vector, offset, pointer, store_vector, sum_lanes
 from fastsedd_kernels.gemm.microkernel import VECTORS, link_tile, multiply_tile
@@ -36,7 +37,7 @@ def is_streamable(b: NDArray[Any]) -> bool:
 
 def multiply_few_rows(few: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """out [m, N] = few [m, K] . B [K, N], which is streamable; float32 or float64, out of any strides."""
-    few = np.ascontiguousarray(few)
+    few = contiguous(few)
     tasks = max(1, min(get_num_threads(), b.size // _LEAST_ELEMENTS, b.shape[1]))
     by_rows = b.strides[1] == b.itemsize
     (_ADD_ROWS if by_rows else _DOT_COLUMNS)[few.dtype](tasks, few, b if by_rows else b.T, out, tasks)

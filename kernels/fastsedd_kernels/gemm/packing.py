@@ -129,5 +129,6 @@ def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) ->
     shape = (-(-outputs // width), inputs, width)
     panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
     _PACK[weight.dtype](-(-len(panels) // PANELS_A_TASK), weight, panels)
-    panels.flags.writeable = False
-    return panels
+    read_only = panels.view()
+    read_only.flags.writeable = False
+    return read_only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, groups_of_rows, output_like
+from fastsedd_kernels._arrays import as_array, contiguous, groups_of_rows, output_like
 from fastsedd_kernels.norm.kernel import ELEMENTS_A_TASK, layer_norm_rows, softmax_rows
 from fastsedd_kernels.parallel import get_num_threads
 
@@ -31,7 +31,7 @@ def layer_norm(
     Accumulates in float32, in two passes. Raises ValueError for a wrong dtype or shape, naming the argument.
     Source: Ba et al. 2016; modulation as in Peebles and Xie 2023 (DiT), section 3.2.
     """
-    x = np.ascontiguousarray(as_array("x", x))
+    x = contiguous(as_array("x", x))
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
     if (shift is None) != (scale is None):
@@ -55,7 +55,7 @@ def layer_norm(
 
 def softmax(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Softmax over the last dimension. x : float32 [..., N]; out : float32 of x's shape, may be x itself."""
-    x = np.ascontiguousarray(as_array("x", x))
+    x = contiguous(as_array("x", x))
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
     out = output_like("out", out, x.shape)
@@ -75,4 +75,4 @@ def _row(name: str, value: ArrayLike | None, width: int) -> NDArray[np.float32]:
     array = as_array(name, value)
     if array.shape != (width,):
         raise ValueError(f"{name} has shape {array.shape}, must be ({width},)")
-    return np.ascontiguousarray(array)
+    return contiguous(array)

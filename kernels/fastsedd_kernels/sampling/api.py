@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, output_like
+from fastsedd_kernels._arrays import as_array, contiguous, output_like
+from fastsedd_kernels.recording import run
 from fastsedd_kernels.sampling.kernel import draw_rows, tasks_for
 
 METHODS = ("exact", "official")
@@ -43,21 +44,25 @@ def sample_categorical(
     out = output_like("out", out, p.shape[:-1], np.int32)
     if out.size == 0:
         return out
-    rows = np.ascontiguousarray(p.reshape(-1, p.shape[-1]))
+    rows = contiguous(p).reshape(-1, p.shape[-1])
     flat = out.reshape(-1)
     draw_rows(
         tasks_for(flat.size), rows, np.uint64(seed), _streams(offset, p.shape[:-1]), method == "official", flat
     )  # fmt: skip
-    if flat.min() < 0:
-        raise ValueError(f"probabilities has no positive weight in row {int(flat.argmin())}")
+    run(_check_drawn, flat)
     return out
+
+
+def _check_drawn(drawn: NDArray[np.int32]) -> None:
+    if drawn.min() < 0:
+        raise ValueError(f"probabilities has no positive weight in row {int(drawn.argmin())}")
 
 
 def _streams(offset: int | NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint64]:
     if isinstance(offset, np.ndarray):
         if offset.shape != shape or offset.dtype.kind not in "iu":
             raise ValueError(f"offset is {offset.dtype} {offset.shape}, must be an integer or integers {shape}")
-        return np.ascontiguousarray(offset, np.uint64).reshape(-1)
+        return contiguous(offset, np.uint64).reshape(-1)
     if not 0 <= offset < 2**63:
         raise ValueError(f"offset is {offset}, allowed are 0 to 2**63 - 1")
     return np.arange(offset, offset + int(np.prod(shape)), dtype=np.uint64)

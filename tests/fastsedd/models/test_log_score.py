@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fastsedd_kernels as fk
 import numpy as np
 import pytest
 
@@ -19,11 +20,15 @@ CASES = {
 }
 
 
-def poisoned_workspace(config, batch: int, length: int) -> models.Workspace:
-    scratch = models.Workspace.allocate(config, batch, length)
-    for array in vars(scratch).values():
-        array.fill(np.nan)
-    return scratch
+def poisoned_forward(network: models.Network, batch: int, length: int, sigmas: int = 1) -> models.Forward:
+    forward = models.Forward(network, batch, length, sigmas)
+    poison(forward)
+    return forward
+
+
+def poison(forward: models.Forward) -> None:
+    for array in vars(forward.scratch).values():
+        array.fill(np.nan if array.dtype.kind == "f" else -1)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -35,10 +40,11 @@ def test_parity(make_config, make_tensors, case: str, batch: int) -> None:
     network = models.build(config, tensors)
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, config.vocab_size, (batch, config.length)).astype(np.int32)
-    scratch = poisoned_workspace(config, batch, config.length)
-    for sigmas in ([1e-4], [0.5, 3.0, 1e-3], [20.0]):
+    forward = poisoned_forward(network, batch, config.length, batch)
+    for sigmas in ([1e-4], [0.5, 3.0, 1e-3], [20.0]):  # the first is recorded, the others are replayed
         sigma = np.resize(sigmas, batch).astype(np.float64)
-        result = network.log_score(tokens, sigma, scratch)
+        poison(forward)
+        result = forward(tokens, sigma)
         assert np.isfinite(result).all()
         expected = reference.log_score(config, tensors, tokens, sigma)
         assert np.abs(result - expected).max() < 1e-4
@@ -49,10 +55,31 @@ def test_a_sample_does_not_depend_on_its_batch(make_config, make_tensors) -> Non
     config = make_config(**ARTICLE, blocks=1)
     network = models.build(config, make_tensors(config))
     tokens = np.random.default_rng(2).integers(0, 66, (4, 100)).astype(np.int32)
-    whole = network.log_score(tokens, np.full(4, 0.7), poisoned_workspace(config, 4, 100))
+    whole = poisoned_forward(network, 4, 100)(tokens, 0.7)
     for i in range(4):
-        alone = network.log_score(tokens[i : i + 1], np.full(1, 0.7), poisoned_workspace(config, 1, 100))
+        alone = poisoned_forward(network, 1, 100)(tokens[i : i + 1], 0.7)
         np.testing.assert_array_equal(alone[0], whole[i])
+
+
+@pytest.mark.parametrize("architecture", ["annotated", "ddit"])
+def test_a_replay_is_the_pass_itself(make_config, make_tensors, architecture: str) -> None:
+    """Other tokens, other noise and another number of threads: to the bit what a first call gives."""
+    config = make_config(architecture, **ARTICLE, blocks=1)
+    network = models.build(config, make_tensors(config))
+    rng = np.random.default_rng(3)
+    threads = fk.get_num_threads()
+    for sigmas in (1, 2):
+        forward = poisoned_forward(network, 2, 70, sigmas)
+        for used in (threads, 1, 1, threads, threads):
+            fk.set_num_threads(used)
+            try:
+                tokens = rng.integers(0, config.vocab_size, (2, 70)).astype(np.int32)
+                sigma = rng.uniform(0.01, 5.0, sigmas)
+                poison(forward)
+                expected = poisoned_forward(network, 2, 70, sigmas)(tokens, sigma)
+                np.testing.assert_array_equal(forward(tokens, sigma), expected)
+            finally:
+                fk.set_num_threads(threads)
 
 
 def test_parity_with_pytorch(make_config, make_tensors) -> None:
@@ -77,7 +104,5 @@ def test_parity_with_pytorch(make_config, make_tensors) -> None:
         sigma = np.array([0.3, 2.0])
         with torch.no_grad():
             expected = network(torch.tensor(tokens), torch.tensor(sigma, dtype=torch.float32)).numpy()
-        result = models.build(config, tensors).log_score(
-            tokens.astype(np.int32), sigma, poisoned_workspace(config, 2, 12)
-        )
+        result = poisoned_forward(models.build(config, tensors), 2, 12, 2)(tokens, sigma)
         np.testing.assert_allclose(result, expected, atol=1e-5)
