@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -119,6 +120,19 @@ def test_log_score(model) -> None:
     result = model.log_score(tokens, np.array([0.5, 1.0]))
     assert result.shape == (2, 7, model.config.vocab_size) and result.dtype == np.float32
     assert not result[..., 0].any()
+
+
+def test_log_scores_are_the_callers_own(model) -> None:
+    """Memory is used again for a call of the same shape: not what was returned, and by one thread at a time."""
+    tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (8, 2, 7))
+    expected = [model.log_score(each, [0.5, 1.0]) for each in tokens]
+    kept = [each.copy() for each in expected]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            results = pool.map(lambda each: model.log_score(each, [0.5, 1.0]), tokens)
+            for result, before in zip(results, kept, strict=True):
+                np.testing.assert_array_equal(result, before)
+    np.testing.assert_array_equal(expected, kept)
 
 
 @pytest.mark.parametrize(
