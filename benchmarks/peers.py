@@ -39,8 +39,9 @@ def openblas() -> Peer:
 
 
 def mkl() -> Peer:
-    # Its threads would spin for 200 ms after a call, and starve whoever is timed next.
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    # Its threads would spin for 200 ms after a call, and starve whoever is timed next; so they keep their advantage
+    # from call to call, and are gone after a contest's pause.
+    os.environ.setdefault("KMP_BLOCKTIME", "20")
     found = sorted((Path(sys.prefix) / "lib").glob("libmkl_rt.so*"))
     if not found:
         return Peer("MKL", None, "the package `mkl` is not installed")
@@ -122,4 +123,6 @@ def naive() -> Peer:
 
 
 def all_peers() -> list[Peer]:
+    # MKL brings an OpenMP of its own into the process, under the names of the other: ours is to be bound by then.
+    fk.read_bandwidth(1 << 20)
     return [openblas(), mkl(), blis(), torch(), naive()]

@@ -9,6 +9,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 from numba.core import event
+from numba.core.registry import CPUDispatcher
 
 from fastsedd_kernels._cache import KernelCache, cache_folder
 
@@ -18,16 +19,41 @@ FAST_MATH = {"contract"}
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
 
-# A function called from inside kernels: it compiles into each of its callers and is cached with them.
-jit: Callable[[Callable[..., Any]], Any] = numba.njit(**_OPTIONS)
+# How a compiled function may be called beside Numba's own way; each way that it does not need saves compile time.
+_CALLED_FROM: dict[str, dict[str, Any]] = {
+    "kernels": {"no_cpython_wrapper": True, "no_cfunc_wrapper": True},
+    "C": {"no_cpython_wrapper": True},
+    "Python": {"no_cfunc_wrapper": True},
+}
 
 
-def compile_entry(function: Callable[..., Any], signature: Any, *, parallel: bool) -> Any:
+class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
+    """Of a function without a wrapper for Python, in whose place a call would end the process."""
+
+    def __call__(self, *arguments: Any) -> None:
+        raise TypeError(f"{self.__name__} is for kernels only: call it from an njit function")
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Make a function one that is called from inside kernels: it compiles into each of them and is cached with them."""
+    dispatcher = numba.njit(**_OPTIONS, **_CALLED_FROM["kernels"])(function)
+    dispatcher.__class__ = _InternalDispatcher
+    return dispatcher
+
+
+# For `overload`: what replaces a function inside kernels is compiled as they are.
+OVERLOAD: dict[str, Any] = {"strict": False, "jit_options": {**_OPTIONS, **_CALLED_FROM["kernels"]}}
+
+
+def compile_entry(
+    function: Callable[..., Any], signature: Any, *, parallel: bool = False, called_from: str = "Python"
+) -> Any:
     """Compile (or load) `function` for exactly one signature; what does not convert to it is a TypeError.
 
+    called_from : "Python", "C", or "kernels", which know its address
     One signature an entry keeps first use short: a contiguous, a strided and a read-only array share one compilation.
     """
-    dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
+    dispatcher = numba.njit(parallel=parallel, **_OPTIONS, **_CALLED_FROM[called_from])(function)
     if cache_folder() is not None:
         dispatcher._cache = KernelCache(function)
     dispatcher.compile(signature)
@@ -35,17 +61,28 @@ def compile_entry(function: Callable[..., Any], signature: Any, *, parallel: boo
     return dispatcher
 
 
-def compile_symbol(name: str, function: Callable[..., Any], signature: Any) -> None:
-    """Compile (or load) `function` once in this process, for kernels to call as the C function `name`.
+def address_of(entry: Any, *, for_c: bool = False) -> int:
+    """Where the machine code of a `compile_entry` is: a function of Numba's calling convention, or of C's.
+
+    Valid for as long as the entry is kept.
+    """
+    (compiled,) = entry.overloads.values()
+    name = compiled.fndesc.llvm_cfunc_wrapper_name if for_c else compiled.fndesc.llvm_func_name
+    return int(compiled.library.get_pointer_to_function(name))
+
+
+def compile_symbol(name: str, function: Callable[..., Any], signature: Any, *, parallel: bool = False) -> int:
+    """Compile (or load) `function` once in this process, for kernels to call as the C function `name`; its address.
 
     Must have happened before code that calls it is compiled or loaded: a name that is not known ends the process.
     """
     with _symbols_lock:
         if name not in _symbols:
-            compiled = compile_entry(function, signature, parallel=False).overloads[signature]
-            wrapper = compiled.fndesc.llvm_cfunc_wrapper_name
-            llvm.add_symbol(name, compiled.library.get_pointer_to_function(wrapper))
-            _symbols[name] = compiled  # whose machine code must outlive it
+            compiled = compile_entry(function, signature, parallel=parallel, called_from="C")
+            address = address_of(compiled, for_c=True)
+            llvm.add_symbol(name, address)
+            _symbols[name] = compiled, address  # whose machine code must outlive it
+        return _symbols[name][1]
 
 
 def is_symbol(name: str) -> bool:
@@ -53,7 +90,7 @@ def is_symbol(name: str) -> bool:
     return name in _symbols
 
 
-_symbols: dict[str, Any] = {}
+_symbols: dict[str, tuple[Any, int]] = {}
 _symbols_lock = threading.Lock()
 
 

@@ -6,6 +6,7 @@ generic LLVM, legal on every target: a width that the CPU lacks is split by the 
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from fastsedd_kernels.cpu import isa
 
@@ -315,6 +317,16 @@ def fma(builder: Any, register: Any, x: Any, y: Any, z: Any) -> Any:
     return multiply_add(builder, x, y, z, register)
 
 
+def polynomial(*coefficients: float) -> Any:
+    """A function of kernels: the polynomial of a vector by Horner's rule, coefficients from the constant one up."""
+
+    def horner(builder: Any, register: Any, x: Any) -> Any:
+        constants = [ir.Constant(register, [coefficient] * register.count) for coefficient in coefficients]
+        return functools.reduce(lambda p, c: multiply_add(builder, p, x, c, register), reversed(constants))
+
+    return _vector_function(_V, (_V,))(horner)
+
+
 @_vector_function(_V, (_V, _V))
 def maximum(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """The greater of each lane; y where x is NaN."""
@@ -375,19 +387,24 @@ def max_lanes(builder: Any, register: Any, x: Any) -> Any:
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
     """Give kernels `symbol` among vectors, and between a vector and a scalar of its elements."""
 
-    @_vector_function(_V, (_V, _V))
-    def emit(builder: Any, register: Any, x: Any, y: Any) -> Any:
-        return getattr(builder, instruction)(x, y)
+    @infer_global(symbol)
+    class _Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, given: Any, _keywords: Any) -> Any:
+            vector = next((each for each in given if isinstance(each, Vector)), None)
+            if vector is None or any(each not in (vector, vector.element) for each in given):
+                return None
+            return vector(*given)
 
-    @overload(symbol, strict=False)  # type: ignore[untyped-decorator]
-    def typed(x: Any, y: Any) -> Any:
-        if isinstance(x, Vector) and x is y:
-            return lambda x, y: emit(x, y)
-        if isinstance(x, Vector) and y == x.element:
-            return lambda x, y: emit(x, splat(y))
-        if isinstance(y, Vector) and x == y.element:
-            return lambda x, y: emit(splat(x), y)
-        return None
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        register = signature.return_type.register
+        vectors = (
+            value if isinstance(given, Vector) else broadcast(builder, value, register)
+            for given, value in zip(signature.args, values, strict=True)
+        )
+        return getattr(builder, instruction)(*vectors)
+
+    for kinds in ((Vector, Vector), (Vector, types.Float), (types.Float, Vector)):
+        lower_builtin(symbol, *kinds)(lower)
 
 
 for _symbol, _instruction in (

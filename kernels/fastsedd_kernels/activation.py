@@ -6,7 +6,6 @@ over the whole float32 range in the tests.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,13 @@ from fastsedd_kernels._arrays import as_array, contiguous, output_like
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import (
     LANES,
-    absolute,
     fma,
     load_first,
     max_lanes,
     maximum,
     minimum,
     pointer,
+    polynomial,
     power_of_two,
     splat,
     store_first,
@@ -39,9 +38,11 @@ _TO_WHOLE = float32(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds 
 _EXP_LEAST = float32(-86.64340)  # -125 ln 2
 _EXP_MOST = float32(88.72283)
 _INFINITY = float32(np.inf)
-_SQRT_HALF = float32(math.sqrt(0.5))
-_TANH_SCALE = float32(-2.0 * math.sqrt(2.0 / math.pi))
-_TANH_CUBIC = float32(0.044715)
+
+
+_expf = polynomial(
+    5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4
+)  # (e^r - 1 - r) / r^2
 
 
 @jit
@@ -53,12 +54,7 @@ def exp(x: Any) -> Any:
     limited = maximum(splat(_EXP_LEAST), minimum(splat(_EXP_MOST), x))  # in this order a NaN stays one
     n = fma(limited, splat(_LOG2_E), splat(_TO_WHOLE)) - _TO_WHOLE
     r = fma(n, splat(_LN2_LOW), fma(n, splat(_LN2_HIGH), limited))
-    p = fma(splat(float32(1.9875691500e-4)), r, splat(float32(1.3981999507e-3)))
-    p = fma(p, r, splat(float32(8.3334519073e-3)))
-    p = fma(p, r, splat(float32(4.1665795894e-2)))
-    p = fma(p, r, splat(float32(1.6666665459e-1)))
-    p = fma(p, r, splat(float32(5.0000001201e-1)))
-    p = fma(p, r * r, r + _ONE)
+    p = fma(_expf(r), r * r, r + _ONE)
     y = p * power_of_two(n - _ONE) * float32(2.0)  # 2^128 has no float32 of its own
     y = where_less(x, splat(_EXP_LEAST), splat(float32(0.0)), y)
     y = where_less(splat(_EXP_MOST), x, splat(_INFINITY), y)
@@ -71,26 +67,53 @@ def exp_scalar(x: Any) -> Any:
     return max_lanes(exp(splat(x)))
 
 
+# Beyond these, x times the polynomial is nearer to x or 0 than a float32 can tell from x.
+_ERF_LIMIT = 5.1
+_TANH_LIMIT = 5.0
+
+# (Phi(x) - 1/2) / x and (sigmoid(2 u(x)) - 1/2) / x over 2 (x / limit)^2 - 1 in [-1, 1]: minimax fits, weighted for the
+# error of x Phi(x), that overshoot at the limit: what is clamped there becomes 0 or x, not nearly so.
+_erf_ratio = polynomial(
+    0.1386052966117859, -0.06900271773338318, 0.05078164115548134, -0.040232863277196884, 0.031739357858896255,
+    -0.023916073143482208, 0.017325473949313164, -0.012307001277804375, 0.007220346014946699, -0.002887882525101304,
+    0.0019925106316804886, -0.0021046882029622793, 0.0008258233428932726,
+)  # fmt: skip
+_tanh_ratio = polynomial(
+    0.1413785070180893, -0.07036582380533218, 0.05165810510516167, -0.0405418798327446, 0.031336165964603424,
+    -0.023009972646832466, 0.016085177659988403, -0.010500585660338402, 0.005704800598323345, -0.002979403594508767,
+    0.0026714231353253126, -0.002074329648166895, 0.00063783407676965,
+)  # fmt: skip
+
+
+@jit
+def _limited(x: Any, limit: Any) -> Any:
+    return maximum(splat(-limit), minimum(splat(limit), x))
+
+
+@jit
+def _position(limited: Any, limit: Any) -> Any:
+    """2 (x / limit)^2 - 1"""
+    return fma(limited * (float32(2.0) / (limit * limit)), limited, splat(-_ONE))
+
+
+@jit
+def _gate(x: Any, limited: Any, ratio: Any) -> Any:
+    """x (1/2 + limited * ratio), where that sum is between 0 and 1."""
+    return x * maximum(splat(float32(0.0)), fma(limited, ratio, splat(float32(0.5))))
+
+
 @jit
 def gelu_erf(x: Any) -> Any:
-    """x * Phi(x) of a vector, exact form; absolute error below 4e-7 * max(1, |x|).
-
-    The complementary error function by Abramowitz and Stegun 7.1.26, which loses nothing in the negative tail.
-    """
-    z = absolute(x) * _SQRT_HALF
-    t = _ONE / fma(z, splat(float32(0.3275911)), splat(_ONE))
-    p = fma(splat(float32(1.061405429)), t, splat(float32(-1.453152027)))
-    p = fma(p, t, splat(float32(1.421413741)))
-    p = fma(p, t, splat(float32(-0.284496736)))
-    p = fma(p, t, splat(float32(0.254829592)))
-    tail = p * t * exp(float32(0.0) - z * z)  # erfc(|x| / sqrt 2)
-    return x * float32(0.5) * where_less(x, splat(float32(0.0)), tail, float32(2.0) - tail)
+    """x * Phi(x) of a vector, exact form; absolute error below 4e-7 * max(1, |x|)."""
+    limited = _limited(x, float32(_ERF_LIMIT))
+    return _gate(x, limited, _erf_ratio(_position(limited, float32(_ERF_LIMIT))))
 
 
 @jit
 def gelu_tanh(x: Any) -> Any:
-    """The tanh form of GELU of a vector, as x * sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
-    return x / (exp(fma(x * x * _TANH_CUBIC, x, x) * _TANH_SCALE) + _ONE)
+    """The tanh form of GELU of a vector, x * sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3); error as above."""
+    limited = _limited(x, float32(_TANH_LIMIT))
+    return _gate(x, limited, _tanh_ratio(_position(limited, float32(_TANH_LIMIT))))
 
 
 @jit

@@ -1,9 +1,9 @@
 """How a kernel runs on several cores, and why it never takes the user's process down.
 
-A kernel's body computes one task. Two entries are made of it: a parallel one (prange over threads that share the
-tasks, on Numba's TBB or OpenMP layer) and a serial one that holds no GIL. The parallel entry runs under a lock that is
-never waited for: a caller that finds it taken, a child of a fork under OpenMP and a single task run serially, with
-equal results.
+A kernel's body computes one task. Its entry holds no GIL and runs a range of tasks, or hands all of them to one
+parallel region (prange on Numba's TBB or OpenMP layer), which is compiled once for all kernels. The region
+runs under a lock that is never waited for: a caller that finds it taken, a child of a fork under OpenMP and a single
+task run serially, with equal results.
 Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never used: where neither TBB
 nor OpenMP is there, serial entries share the tasks on a thread pool.
 """
@@ -28,44 +28,37 @@ import numba
 import numpy as np
 from numba import types
 
-from fastsedd_kernels._jit import compile_entry, jit
+from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
 from fastsedd_kernels._region import COUNTERS, caller_of_region, is_mine, meet, part
+from fastsedd_kernels._tasks import call_task, run_tasks
 from fastsedd_kernels.cpu import available_cores
 from fastsedd_kernels.recording import run
 
 _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
 
-# The loops' own names start with an underscore, so that a body's parameters may have any name.
-_PARALLEL = """
-def {name}_parallel(_threads, _count, {parameters}):
-    _counters = zeros(COUNTERS + _count, intp)
-    _caller = caller_of_region()
-    for _thread in prange(_threads):
-        meet(_caller, _threads, _counters)
-        for _step in range(_count):
-            _task = (_count * _thread // _threads + _step) % _count
-            if is_mine(_task, _counters):
-                body(_task, {parameters})
-        part(_caller, _counters)
+# Its own names start with an underscore, so that a body's parameters may have any name.
+_ENTRY = """
+def {name}_entry(_body, _region, _threads, _first, _last, {parameters}):
+    if run_tasks(_body, _region, _threads, _first, _last, ({parameters},)) > 0:
+        raise MemoryError("no memory for the scratch space of a kernel")
 """
+_LEADING = (types.uintp, types.uintp, types.intp, types.intp, types.intp)
 
-_SERIAL = """
-def {name}_serial(_first, _last, {parameters}):
-    for _task in range(_first, _last):
-        body(_task, {parameters})
-"""
 
-# What the loops call.
-_NAMES = {
-    "prange": numba.prange,
-    "zeros": np.zeros,
-    "intp": np.intp,
-    "COUNTERS": COUNTERS,
-    "caller_of_region": caller_of_region,
-    "meet": meet,
-    "is_mine": is_mine,
-    "part": part,
-}
+def _run_region(threads: int, tasks: int, function: int, arguments: int) -> int:
+    """The one parallel region: its threads share the tasks of a kernel, see `_region`. How many tasks failed."""
+    counters = np.zeros(COUNTERS + tasks, np.intp)
+    caller = caller_of_region()
+    failed = 0
+    for thread in numba.prange(threads):
+        meet(caller, threads, counters)
+        for step in range(tasks):
+            task = (tasks * thread // threads + step) % tasks
+            if is_mine(task, counters):
+                failed += call_task(function, task, arguments)
+        part(caller, counters)
+    return failed
+
 
 _region = threading.Lock()
 _caller = threading.local()
@@ -114,7 +107,7 @@ def get_num_threads() -> int:
 
 
 class Kernel:
-    """A task body, compiled on first use into a parallel and a serial entry, called as `kernel(tasks, *arguments)`.
+    """A task body, compiled on first use, called as `kernel(tasks, *arguments)`.
 
     body : njit-able f(task, *arguments), which must write only what belongs to its task
     signature : Numba types of the arguments after `task`
@@ -129,69 +122,65 @@ class Kernel:
         self._signature = signature
         self._link = link
         self._compiling = threading.Lock()
-        self._parallel: Any = None
-        self._serial: Any = None
+        self._code: Any = None  # of the body; the entry knows its address only
+        self._entry: Callable[..., None] | None = None
 
     def __call__(self, tasks: int, *arguments: Any) -> None:
         run(self._share_out, tasks, *arguments)
 
     def _share_out(self, tasks: int, *arguments: Any) -> None:
+        entry = self._entry or self.compile()
         threads = min(_threads, tasks)
         if threads == 1:
-            self._run_serial(0, tasks, *arguments)
+            entry(0, 1, 0, tasks, *arguments)
         elif threading_layer() == "pool":
-            self._run_pool(tasks, threads, *arguments)
+            _run_on_pool(entry, tasks, threads, arguments)
         elif _region.acquire(blocking=False):
             try:
-                self._run_parallel(tasks, threads, *arguments)
+                if getattr(_caller, "threads", None) != threads:
+                    numba.set_num_threads(threads)  # which Numba keeps per Python thread
+                    _caller.threads = threads
+                entry(region_address(), threads, 0, tasks, *arguments)
             finally:
                 _region.release()
         else:
-            self._run_serial(0, tasks, *arguments)
+            entry(0, 1, 0, tasks, *arguments)
 
-    def compile(self) -> None:
-        """Compile both entries, or load them from the cache, without running either."""
+    def compile(self) -> Callable[..., None]:
+        """Compile body and entry, or load them from the cache, without running them; the entry."""
         with self._compiling:
-            if self._serial is None:
-                self._serial = self._entry(_SERIAL, (types.intp, types.intp), parallel=False)
-            if self._parallel is None and threading_layer() != "pool":
-                self._parallel = self._entry(_PARALLEL, (types.intp, types.intp), parallel=True)
+            if self._entry is None:
+                if self._link is not None:
+                    self._link()
+                self._code = compile_entry(self._body, (types.intp, *self._signature), called_from="kernels")
+                entry = compile_entry(self._written_out(), (*_LEADING, *self._signature))
+                self._entry = functools.partial(entry, address_of(self._code))
+        return self._entry
 
-    def _run_parallel(self, tasks: int, threads: int, *arguments: Any) -> None:
-        if self._parallel is None:
-            with self._compiling:
-                self._parallel = self._entry(_PARALLEL, (types.intp, types.intp), parallel=True)
-        if getattr(_caller, "threads", None) != threads:
-            numba.set_num_threads(threads)  # which Numba keeps per Python thread
-            _caller.threads = threads
-        self._parallel(threads, tasks, *arguments)
-
-    def _run_serial(self, first: int, last: int, *arguments: Any) -> None:
-        if self._serial is None:
-            with self._compiling:
-                self._serial = self._entry(_SERIAL, (types.intp, types.intp), parallel=False)
-        self._serial(first, last, *arguments)
-
-    def _run_pool(self, tasks: int, threads: int, *arguments: Any) -> None:
-        bounds = [tasks * share // threads for share in range(threads + 1)]
-        shares = [
-            _pool().submit(self._run_serial, first, last, *arguments) for first, last in itertools.pairwise(bounds)
-        ]
-        self._run_serial(bounds[0], bounds[1], *arguments)
-        for share in shares:
-            share.result()
-
-    def _entry(self, template: str, leading: tuple[Any, ...], *, parallel: bool) -> Any:
-        """Numba caches no closure over a jitted function, so the loop around the body is written out as source."""
-        if self._link is not None:
-            self._link()
+    def _written_out(self) -> Any:
+        """The entry as source, with the body's parameters: Numba takes no *arguments."""
         body = self._body
         parameters = ", ".join(list(inspect.signature(body).parameters)[1:])
-        source = template.format(name=body.__name__, parameters=parameters)
-        namespace: dict[str, Any] = {**_NAMES, "body": jit(body), "__name__": body.__module__}
+        namespace = {"run_tasks": run_tasks, "__name__": body.__module__}
+        source = _ENTRY.format(name=body.__name__, parameters=parameters)
         exec(compile(source, body.__code__.co_filename, "exec"), namespace)
-        function = namespace[f"{body.__name__}_{'parallel' if parallel else 'serial'}"]
-        return compile_entry(function, (*leading, *self._signature), parallel=parallel)
+        return namespace[f"{body.__name__}_entry"]
+
+
+def _run_on_pool(entry: Callable[..., None], tasks: int, threads: int, arguments: tuple[Any, ...]) -> None:
+    bounds = [tasks * share // threads for share in range(threads + 1)]
+    shares = [_pool().submit(entry, 0, 1, first, last, *arguments) for first, last in itertools.pairwise(bounds)]
+    for share in shares:
+        share.result()
+
+
+@functools.cache
+def region_address() -> int:
+    """Where the parallel region is, compiled or loaded at the first call. Not for the layer "pool"."""
+    return compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
+
+
+_REGION = (types.intp, types.intp, types.uintp, types.uintp)
 
 
 _kernels: list[Kernel] = []
@@ -210,6 +199,8 @@ def kernel(*signature: Any, link: Callable[[], None] | None = None) -> Callable[
 
 def compile_all(progress: Callable[[int, int], None] | None = None) -> None:
     """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` is called after each."""
+    if threading_layer() != "pool":
+        region_address()
     for done, each in enumerate(_kernels, start=1):
         each.compile()
         if progress is not None:

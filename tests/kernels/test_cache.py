@@ -62,5 +62,4 @@ def test_every_kernel_is_stored() -> None:
     kernels = progress[-1][1]
     folder = fk.cache_folder()
     assert folder is not None
-    layers = 1 if fk.threading_layer() == "pool" else 2
-    assert len(list(folder.glob("*.nbc"))) >= kernels * layers
+    assert len(list(folder.glob("*.nbc"))) >= 2 * kernels  # body and entry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import fastsedd_kernels as fk
+import numba
 import numpy as np
 import pytest
-from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import LANES, load_vector, pointer, store_vector
 from fastsedd_kernels.activation import exp
 from fastsedd_kernels.gemm.reference import activate
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-@jit
+@numba.njit
 def exp_of(x, out):
     for i in range(0, x.size, LANES):
         store_vector(pointer(out, i), exp(load_vector(pointer(x, i))))

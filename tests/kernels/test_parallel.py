@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
+from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels.sampling.rng import philox
+from numba import types
 
 PRELUDE = """
 import numpy as np, fastsedd_kernels as fk
@@ -57,6 +61,26 @@ def test_a_fork_after_use() -> None:
 
 def test_without_tbb_and_openmp_a_pool_of_threads_runs() -> None:
     run(PRELUDE + POOL, NUMBA_THREADING_LAYER="workqueue")
+
+
+def test_an_internal_function_called_from_python_says_so() -> None:
+    with pytest.raises(TypeError, match="philox is for kernels only"):
+        philox(1, 2, 3)
+
+
+def test_a_task_without_memory_is_an_error() -> None:
+    """However the tasks are shared out, and with the next call as good as ever."""
+
+    @kernel(types.float32[::1])
+    def exhaust(task, out):
+        scratch = np.empty(np.intp(out[task]), np.float32)
+        out[task] = scratch.size
+
+    for size in (2.0**60, 3.0):
+        out = np.full(8, size, np.float32)
+        with pytest.raises(MemoryError) if size > 8 else nullcontext():
+            exhaust(8, out)
+    assert (out == 3).all()
 
 
 def test_thread_counts_out_of_range() -> None:

@@ -7,9 +7,31 @@ import sys
 from pathlib import Path
 
 import fastsedd_kernels as fk
+import numba
 import numpy as np
 import pytest
-from fastsedd_kernels._region import COUNTERS, caller_of_region, is_mine, meet, part
+from fastsedd_kernels import _region
+from fastsedd_kernels._region import COUNTERS
+
+
+@numba.njit
+def is_mine(task, counters):
+    return _region.is_mine(task, counters)
+
+
+@numba.njit
+def caller_of_region():
+    return _region.caller_of_region()
+
+
+@numba.njit
+def meet(caller, threads, counters):
+    _region.meet(caller, threads, counters)
+
+
+@numba.njit
+def part(caller, counters):
+    _region.part(caller, counters)
 
 
 def counters(tasks: int = 0) -> np.ndarray:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import fastsedd_kernels as fk
+import numba
 import numpy as np
 import pytest
-from fastsedd_kernels.sampling import reference
-from fastsedd_kernels.sampling.rng import philox
+from fastsedd_kernels.sampling import reference, rng
+
+
+@numba.njit
+def philox(seed, stream, block):
+    return rng.philox(seed, stream, block)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: i
     for panel in range(-(-columns // _NR)):
         vectors = -(-min(_NR, columns - panel * _NR) // LANES)
         for top in range(0, rows, ROWS):
+            target = offset(c, top * ldc + panel * _NR)
             multiply_tile(
                 min(ROWS, rows - top), vectors, depth, offset(a, top * lda), lda, offset(b, panel * b_stride), _NR,
-                offset(c, top * ldc + panel * _NR), ldc, accumulate, b, 0, c, 0,
+                target, ldc, accumulate, target, ldc, b, 0, c, c, 0,
             )  # fmt: skip
 
 

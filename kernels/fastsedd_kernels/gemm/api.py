@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
-from fastsedd_kernels.gemm.macrokernel import blocking, multiply_float32, multiply_float64, plan
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY, blocking, plan
 from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 from fastsedd_kernels.parallel import get_num_threads
@@ -18,6 +18,7 @@ from fastsedd_kernels.recording import run
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
+_NO_PARTS = {np.dtype(np.float32): (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX), np.dtype(np.float64): ()}
 
 MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
@@ -62,10 +63,10 @@ def linear(
     rows = out.size // outputs
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
     arranged = plan(get_num_threads(), rows, inputs, len(packed.panels), x.itemsize)
-    multiply_float32(
-        arranged[0] * arranged[1], as_rows(x), packed.panels, _bias(bias, outputs), ACTIVATIONS[activation], gates,
-        _residual(residual, shape), out.reshape(rows, outputs), False, *arranged,
-    )  # fmt: skip
+    parts = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape))
+    MULTIPLY[x.dtype](
+        arranged[0] * arranged[1], as_rows(x), packed.panels, parts, out.reshape(rows, outputs), False, *arranged
+    )
     return out
 
 
@@ -126,11 +127,7 @@ def _add_product(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], *, ac
     """out (+)= a . B"""
     arranged = plan(get_num_threads(), a.shape[0], a.shape[1], len(panels), a.itemsize)
     tasks = arranged[0] * arranged[1]
-    if a.dtype == np.float64:
-        multiply_float64(tasks, a, panels, out, accumulate, *arranged)
-    else:
-        none = (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX)
-        multiply_float32(tasks, a, panels, *none, out, accumulate, *arranged)
+    MULTIPLY[a.dtype](tasks, a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

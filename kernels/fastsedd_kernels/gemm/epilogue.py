@@ -1,8 +1,9 @@
 """What happens to a tile of C after its products are summed, while it is still in the first-level cache.
 
-    out = residual + gate * activation(C + bias)
+    out = residual + gate * activation(C)
 
-Each part is optional. A row passes through registers once, and the result goes to `out` here and nowhere else.
+Each part is optional. A row passes through registers once, and the result goes to `out` here and nowhere else. The bias
+costs nothing: the sums of the products start from it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from numba import float32
 from numba.extending import overload
 
-from fastsedd_kernels._jit import jit
+from fastsedd_kernels._jit import OVERLOAD, jit
 from fastsedd_kernels._simd import LANES, load_first, load_vector, offset, pointer, store_first, store_vector
 from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
 
@@ -21,11 +22,69 @@ IDENTITY = 0
 ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
 
 
+# In kernels, `parts` is (bias [N], activation, gate [G, N], residual [M, N]) of float32, an empty array for what is
+# absent; or the empty tuple, for elements of any type. A row of the gate is for M / G rows of out; the residual may be
+# out itself.
+
+
+def is_bare(parts: Any) -> bool:
+    """Whether a tile's sums, which may have started from a bias, are its result."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(is_bare, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _is_bare(parts: Any) -> Any:
+    if len(parts) == 0:
+        return lambda parts: True
+    return lambda parts: parts[1] == IDENTITY and parts[2].size == 0 and parts[3].size == 0
+
+
+def bias_at(parts: Any, column: int, columns: int, edge: Any) -> Any:
+    """(whether there is a bias, pointer to it from a column on); what ends in mid-register is copied to `edge`."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(bias_at, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _bias_at(parts: Any, column: Any, columns: Any, edge: Any) -> Any:
+    if len(parts) == 0:
+        return lambda parts, column, columns, edge: (False, edge)
+    return _bias
+
+
+def _bias(parts: Any, column: int, columns: int, edge: Any) -> Any:
+    bias = parts[0]
+    source = pointer(bias, column)
+    if bias.size > 0 and columns % LANES > 0:
+        for j in range(columns):
+            edge[j] = source[j]
+        return True, edge
+    return bias.size > 0, source
+
+
+def residual_at(parts: Any, row: int, column: int, out: Any) -> Any:
+    """Pointer to the residual of an element of out, or to that element where there is none."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(residual_at, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _residual_at(parts: Any, row: Any, column: Any, out: Any) -> Any:
+    if len(parts) == 0:
+        return lambda parts, row, column, out: pointer(out, row * (out.strides[0] // out.itemsize) + column)
+    return _residual
+
+
+def _residual(parts: Any, row: int, column: int, out: Any) -> Any:
+    residual = parts[3]
+    if residual.size > 0:
+        return pointer(residual, row * out.shape[1] + column)
+    return pointer(out, row * (out.strides[0] // out.itemsize) + column)
+
+
 def _apply_parts(
     tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
     out: Any,
 ) -> None:  # fmt: skip
-    bias, activation, gate, residual = parts
+    _, activation, gate, residual = parts
     width, ldc = out.shape[1], out.strides[0] // out.itemsize
     rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
     for r in range(rows):
@@ -40,8 +99,6 @@ def _apply_parts(
             value = load_vector(offset(row, j))
             if accumulate:
                 value = value + _load(offset(target, j), count)
-            if bias.size > 0:
-                value = value + _load(pointer(bias, first_column + j), count)
             value = activate(value, activation)
             if gate.size > 0:
                 value = value * _load(offset(gate_row, j), count)
@@ -70,15 +127,12 @@ def finish_tile(
 ) -> None:  # fmt: skip
     """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...]; `stride` elements between its rows.
 
-    parts : (bias [N], activation, gate [G, N], residual [M, N]) of float32, an empty array for what is absent; or the
-        empty tuple, for elements of any type. A row of the gate is for out.shape[0] / G rows of out; the residual may
-        be out itself.
     accumulate : what is in out is part of the sum of products
     """
     raise NotImplementedError("for kernels only")
 
 
-@overload(finish_tile, strict=False)  # type: ignore[untyped-decorator]
+@overload(finish_tile, **OVERLOAD)  # type: ignore[untyped-decorator]
 def _finish_tile(
     tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, accumulate: Any, parts: Any,
     out: Any,

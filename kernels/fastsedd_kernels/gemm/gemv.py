@@ -64,7 +64,7 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
                     source, step = edge, nr
                 multiply_tile(
                     rows, VECTORS, deep, a, depth, source, step, offset(sums, j), stride, k > 0,
-                    offset(source, nr), step, offset(sums, j), 0,
+                    offset(sums, j), stride, offset(source, nr), step, offset(sums, j), offset(sums, j), 0,
                 )  # fmt: skip
         for r in range(rows):
             for j in range(count):

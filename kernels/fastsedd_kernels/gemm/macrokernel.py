@@ -24,9 +24,9 @@ from numba import float32, float64, types
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.cpu import cpu_info
-from fastsedd_kernels.gemm.epilogue import IDENTITY, finish_tile
+from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, residual_at
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, link_tile, multiply_tile
-from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels.parallel import Kernel, kernel
 
 MOST_TILES = 32  # of a block of rows: the more, the fewer times B is read
 MOST_DEPTH = 1024  # of a slab: the deeper, the rarer a tile is loaded and stored
@@ -118,11 +118,12 @@ def _copy_rows(x: Any, row: int, rows: int, stride: int, copy: Any) -> None:
 @jit
 def _multiply_panel(
     a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
-    sums: Any, accumulate: bool, bare: bool, parts: Any, out: Any,
+    sums: Any, edge: Any, accumulate: bool, parts: Any, out: Any,
 ) -> None:  # fmt: skip
     """Add a[0:rows, 0:depth] . panel[k : k + depth] to the panel's columns of out, from row first_row on.
 
     sums : where it is kept between slabs, [rows, NR]; used for one tile at a time where there is one slab
+    edge : [NR], for a bias that ends in mid-register
     ahead : the block of B that comes next
     """
     nr, ldc = panels.shape[2], out.strides[0] // out.itemsize
@@ -130,7 +131,8 @@ def _multiply_panel(
     columns = min(nr, out.shape[1] - column)
     first, last = k == 0, k + depth == panels.shape[1]
     vectors = -(-columns // lanes_at(sums))
-    in_place = bare and columns == vectors * lanes_at(sums)
+    in_place = is_bare(parts) and columns == vectors * lanes_at(sums)
+    biased, bias = bias_at(parts, column, columns, edge)
     tiles = -(-rows // ROWS)
     share = -(-nr // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
     for tile in range(tiles):
@@ -140,21 +142,25 @@ def _multiply_panel(
             target, stride = result, ldc
         else:
             target, stride = offset(sums, 0 if first and last else top * nr), nr
+        from_bias = first and biased
         multiply_tile(
             bottom - top, vectors, depth, offset(a, top * lda), lda,
             pointer(panels, (panel * panels.shape[1] + k) * nr), nr, target, stride,
-            not first or (in_place and accumulate), offset(ahead, tile * share * depth), share, result, ldc,
+            not first or biased or (in_place and accumulate), bias if from_bias else target, 0 if from_bias else stride,
+            offset(ahead, tile * share * depth), share, result, residual_at(parts, first_row + top, column, out), ldc,
         )  # fmt: skip
         if last and not in_place:
             finish_tile(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
 
 
-@jit
-def _multiply_rectangle(
-    task: int, x: Any, panels: Any, out: Any, accumulate: bool, bare: bool, parts: Any,
+def multiply_rectangle(
+    task: int, x: Any, panels: Any, parts: Any, out: Any, accumulate: bool,
     grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
 ) -> None:  # fmt: skip
-    """One rectangle of out (+)= x . B; a tile that is `bare` and whole goes to out directly."""
+    """One rectangle of out = epilogue([out +] x . B).
+
+    x : [M, K], any strides; panels : see `packing`; parts : see `epilogue`; out : [M, N], adjacent elements in a row
+    """
     nr, depth = panels.shape[2], panels.shape[1]
     first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
     first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
@@ -162,6 +168,7 @@ def _multiply_rectangle(
     if slabs == 1:
         group = last_panel - first_panel
     sums = np.empty(mc * nr * (1 if slabs == 1 else group) + LINE, out.dtype)
+    edge = np.empty(nr, out.dtype)
     adjacent = x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0
     direct = adjacent and x.strides[0] % CROWDED != 0
     lda = x.strides[0] // x.itemsize if direct else depth + LINE
@@ -188,38 +195,21 @@ def _multiply_rectangle(
                     _multiply_panel(
                         offset(a, k), lda, row, rows, panels, panel, k, k_end - k, ahead,
                         offset(aligned(sums), 0 if slabs == 1 else (panel - group_first) * mc * nr),
-                        accumulate, bare, parts, out,
+                        pointer(edge, 0), accumulate, parts, out,
                     )  # fmt: skip
 
 
-def _signature(element: Any, *parts: Any) -> tuple[Any, ...]:
+def _kernel(element: Any, parts: Any) -> Kernel:
     x, panels = types.Array(element, 2, "A", readonly=True), types.Array(element, 3, "C", readonly=True)
     out = types.Array(element, 2, "A")
-    return (x, panels, *parts, out, types.boolean, *[types.intp] * 5)
+    signature = (x, panels, parts, out, types.boolean, *[types.intp] * 5)
+    return kernel(*signature, link=lambda: link_tile(element))(multiply_rectangle)
 
 
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
 _MATRIX = types.Array(float32, 2, "C", readonly=True)
 
-
-@kernel(*_signature(float32, _VECTOR, types.intp, _MATRIX, _MATRIX), link=lambda: link_tile(float32))
-def multiply_float32(
-    task: int, x: Any, panels: Any, bias: Any, activation: int, gate: Any, residual: Any, out: Any, accumulate: bool,
-    grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
-) -> None:  # fmt: skip
-    """One rectangle of out = epilogue([out +] x . B); x : [M, K], any strides; panels : see packing;
-    out : [M, N], adjacent elements in a row."""
-    bare = activation == IDENTITY and bias.size == 0 and gate.size == 0 and residual.size == 0
-    _multiply_rectangle(
-        task, x, panels, out, accumulate, bare, (bias, activation, gate, residual),
-        grid_rows, grid_panels, mc, kc, group,
-    )  # fmt: skip
-
-
-@kernel(*_signature(float64), link=lambda: link_tile(float64))
-def multiply_float64(
-    task: int, x: Any, panels: Any, out: Any, accumulate: bool,
-    grid_rows: int, grid_panels: int, mc: int, kc: int, group: int,
-) -> None:  # fmt: skip
-    """One rectangle of out = [out +] x . B in float64, without an epilogue."""
-    _multiply_rectangle(task, x, panels, out, accumulate, True, (), grid_rows, grid_panels, mc, kc, group)
+MULTIPLY = {
+    np.dtype(np.float32): _kernel(float32, types.Tuple((_VECTOR, types.intp, _MATRIX, _MATRIX))),
+    np.dtype(np.float64): _kernel(float64, types.Tuple(())),
+}

@@ -1,15 +1,16 @@
 """The innermost product: one register tile of C from a strip of A and a panel of B.
 
-    C[0:m, 0:n] = A[0:m, 0:k] . B[0:k, 0:n]        (or += with accumulate)
+    C[0:m, 0:n] = A[0:m, 0:k] . B[0:k, 0:n]        (+ start[0:m, 0:n] with accumulate)
 
     A : row-major, `lda` elements from row to row, elements of a row adjacent; not packed: each element is broadcast
     B : k rows of n adjacent elements, `ldb` elements from row to row: NR in a packed panel
     C : row-major, `ldc` elements from row to row
+    start : row-major, `start_step` elements from row to row: C itself, or, with a step of 0, one row for all (a bias)
 
 Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
 this tile: with each k for what lies `ahead`, `ahead_step` elements further each time (the B that comes next, in L3 or
-memory); with every CHUNK of k for one row of `result`, `result_step` elements apart (where the tile ends up: stores
-that wait for their cache lines hold up loads too).
+memory); with every CHUNK of k for one row each of `result` and `beside`, `result_step` elements apart (where the tile
+ends up, since stores that wait for their cache lines hold up loads too; and what its epilogue reads).
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
 up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
@@ -55,9 +56,12 @@ class _Operands(NamedTuple):
     c: Any
     ldc: Any
     accumulate: Any
+    start: Any
+    start_step: Any
     ahead: Any
     ahead_step: Any
     result: Any
+    beside: Any
     result_step: Any
 
 
@@ -68,16 +72,19 @@ def _symbol(element: Any) -> str:
 def _parameters(element: Any) -> tuple[Any, ...]:
     """The Numba types of `multiply_tile`'s arguments."""
     kinds = dict.fromkeys(_Operands._fields, types.intp)
-    kinds |= dict.fromkeys(("a", "b", "c", "ahead", "result"), types.CPointer(element)) | {"accumulate": types.boolean}
+    kinds |= dict.fromkeys(("a", "b", "c", "start", "ahead", "result", "beside"), types.CPointer(element)) | {
+        "accumulate": types.boolean
+    }
     return types.intp, types.intp, *kinds.values()
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
     typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any,
-    accumulate: Any, ahead: Any, ahead_step: Any, result: Any, result_step: Any,
+    accumulate: Any, start: Any, start_step: Any, ahead: Any, ahead_step: Any, result: Any, beside: Any,
+    result_step: Any,
 ) -> Any:  # fmt: skip
-    """C[0:m] (+)= A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
+    """C[0:m] = [start +] A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
 
     1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1. A kernel that calls it must name `link_tile` of the element type.
     """
@@ -101,11 +108,13 @@ def link_tile(element: Any) -> None:
 
 
 def _all_tiles(
-    m: int, vectors: int, k: int, a: Any, lda: int, b: Any, ldb: int, c: Any, ldc: int, accumulate: bool, ahead: Any,
-    ahead_step: int, result: Any, result_step: int,
+    m: int, vectors: int, k: int, a: Any, lda: int, b: Any, ldb: int, c: Any, ldc: int, accumulate: bool, start: Any,
+    start_step: int, ahead: Any, ahead_step: int, result: Any, beside: Any, result_step: int,
 ) -> None:  # fmt: skip
     """What `multiply_tile` calls, compiled once for each element type."""
-    operands = (k, a, lda, b, ldb, c, ldc, accumulate, ahead, ahead_step, result, result_step)
+    operands = (
+        k, a, lda, b, ldb, c, ldc, accumulate, start, start_step, ahead, ahead_step, result, beside, result_step,
+    )  # fmt: skip
     _choose_tile(m, vectors, operands)
 
 
@@ -173,31 +182,32 @@ class _Tile:
         most = _simd.index(CHUNK // self.unroll)
 
         def chunk(_: Any, values: list[Any]) -> list[Any]:
-            result, left, *rest = values
-            self._ask_for(result)
+            result, beside, left, *rest = values
+            self._ask_for(result, write=True)
+            self._ask_for(beside)
             here = builder.select(builder.icmp_signed("<", left, most), left, most)
             rest = self._repeat(here, rest, self.unroll)
-            return [builder.gep(result, [operands.result_step]), builder.sub(left, here), *rest]
+            below = (builder.gep(pointer, [operands.result_step]) for pointer in (result, beside))
+            return [*below, builder.sub(left, here), *rest]
 
         chunks = builder.sdiv(builder.add(groups, _simd.index(most.constant - 1)), most)
-        values = _simd.repeat(builder, chunks, [operands.result, groups, *values], chunk)
-        for target, total in zip(self._targets(), self._cursor(values[2:]).sums, strict=True):
+        values = _simd.repeat(builder, chunks, [operands.result, operands.beside, groups, *values], chunk)
+        targets = self._vectors(operands.c, operands.ldc)
+        for target, total in zip(targets, self._cursor(values[3:]).sums, strict=True):
             _simd.store(builder, total, target, self.vector)
 
-    def _targets(self) -> list[Any]:
-        """Pointers to the vectors of C's tile, row by row."""
-        ldc = self.operands.ldc
-        rows = [self.builder.mul(ldc, _simd.index(i)) for i in range(self.rows)]
+    def _vectors(self, first: Any, step: Any) -> list[Any]:
+        """Pointers to the vectors of a tile, row by row."""
+        rows = [self.builder.mul(step, _simd.index(i)) for i in range(self.rows)]
         columns = [_simd.index(j * self.vector.count) for j in range(self.vectors)]
-        return [
-            self.builder.gep(self.operands.c, [self.builder.add(row, column)]) for row in rows for column in columns
-        ]
+        return [self.builder.gep(first, [self.builder.add(row, column)]) for row in rows for column in columns]
 
     def _begin(self) -> list[Any]:
-        """The sums before the first product: C, or zeros."""
-        builder, cleared = self.builder, self.builder.block
-        with builder.if_then(self.operands.accumulate):
-            loaded = [_simd.load(builder, target, self.vector) for target in self._targets()]
+        """The sums before the first product: those at `start`, or zeros."""
+        builder, operands, cleared = self.builder, self.operands, self.builder.block
+        with builder.if_then(operands.accumulate):
+            starts = self._vectors(operands.start, operands.start_step)
+            loaded = [_simd.load(builder, start, self.vector) for start in starts]
             loading = builder.block
         sums = [builder.phi(self.vector) for _ in loaded]
         for total, value in zip(sums, loaded, strict=True):
@@ -210,10 +220,10 @@ class _Tile:
         a, lda = self.operands.a, self.operands.lda
         return [self.builder.gep(a, [self.builder.mul(lda, _simd.index(row))]) for row in range(0, self.rows, REACH)]
 
-    def _ask_for(self, result: Any) -> None:
-        """Ask for the cache lines of one row of the result."""
+    def _ask_for(self, row: Any, *, write: bool = False) -> None:
+        """Ask for the cache lines of one row as wide as the tile."""
         for j in range(self.vectors):
-            _simd.prefetch(self.builder, self.builder.gep(result, [_simd.index(j * self.vector.count)]), write=True)
+            _simd.prefetch(self.builder, self.builder.gep(row, [_simd.index(j * self.vector.count)]), write=write)
 
     def _cursor(self, values: list[Any]) -> _Cursor:
         sums = self.rows * self.vectors
