@@ -143,7 +143,8 @@ def warmup() -> None:
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
 @click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
 @click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
-def bench(threads: int | None, seconds: float, as_json: bool) -> None:
+@click.option("--tune", is_flag=True, help="First measure how products are best cut up here, a minute, and keep it.")
+def bench(threads: int | None, seconds: float, as_json: bool, tune: bool) -> None:
     """This machine's kernels and forward against its own measured peak, and against NumPy.
 
     The machine's limits are measured beside each kernel. benchmarks/ in the repository compares with more libraries.
@@ -152,13 +153,34 @@ def bench(threads: int | None, seconds: float, as_json: bool) -> None:
     from fastsedd import display
 
     model = _load(None, threads)
-    bar = display.counting_bar("measuring") if sys.stderr.isatty() else nullcontext(lambda done, total: None)
-    with bar as progress:
+    if tune:
+        _tune()
+    with _counting("measuring") as progress:
         measured = benches.run(model, seconds, progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(measured)))
     else:
         display.print_facts(_measurement_facts(measured))
+
+
+def _tune() -> None:
+    import fastsedd_kernels
+
+    with _counting("tuning") as progress:
+        tuned = fastsedd_kernels.tune(progress)
+    if tuned.limits == fastsedd_kernels.DEFAULT_LIMITS:
+        _say("tuned: the default blocks are the best here")
+    else:
+        _say(f"tuned: {tuned.limits}, {tuned.gain:.3f} times as fast as the default; kept in {tuned.file}")
+
+
+def _counting(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar on a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda done, total: None)
+    from fastsedd import display
+
+    return display.counting_bar(what)
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,9 @@ from fastsedd_kernels.attention.rotary import rotary
 from fastsedd_kernels.cpu import CpuInfo, cpu_info
 from fastsedd_kernels.embedding import embedding
 from fastsedd_kernels.gemm.api import linear, matmul
+from fastsedd_kernels.gemm.limits import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack
+from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
 from fastsedd_kernels.recording import Recording, record
@@ -20,6 +22,7 @@ from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.sampling.api import sample_categorical
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "CpuInfo",
     "PackedWeight",
     "Recording",
@@ -45,4 +48,5 @@ __all__ = [
     "silu",
     "softmax",
     "threading_layer",
+    "tune",
 ]

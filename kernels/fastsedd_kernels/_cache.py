@@ -47,14 +47,15 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def cache_parent() -> Path:
+    """Where what is kept for this user lies: `FASTSEDD_CACHE_DIR`, or in the user's cache folder of this platform."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fastsedd", appauthor=False))
+
+
 @functools.cache
 def cache_folder() -> Path | None:
-    """The folder of this build's compiled kernels, or None where none can be written.
-
-    `FASTSEDD_CACHE_DIR` chooses its parent, else it lies in the user's cache folder of this platform.
-    """
-    parent = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fastsedd", appauthor=False)
-    folder = Path(parent) / f"kernels-{build_key()}"
+    """The folder of this build's compiled kernels, or None where none can be written."""
+    folder = cache_parent() / f"kernels-{build_key()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -58,7 +58,14 @@ def compile_entry(
         dispatcher._cache = KernelCache(function)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
+    _entries.append(dispatcher)
     return dispatcher
+
+
+def assembly() -> Iterator[str]:
+    """The machine code of each entry that this process has compiled, as text, for tests to look at."""
+    for entry in _entries:
+        yield from entry.inspect_asm().values()
 
 
 def address_of(entry: Any, *, for_c: bool = False) -> int:
@@ -90,6 +97,7 @@ def is_symbol(name: str) -> bool:
     return name in _symbols
 
 
+_entries: list[Any] = []
 _symbols: dict[str, tuple[Any, int]] = {}
 _symbols_lock = threading.Lock()
 

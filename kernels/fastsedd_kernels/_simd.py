@@ -239,6 +239,12 @@ def store_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
     store(builder, value, target, register)
 
 
+@_vector_function(types.void, (_POINTER,))
+def ask_for(builder: Any, register: Any, source: Any) -> None:
+    """Ask for a cache line to be in L2 when it is read."""
+    prefetch(builder, source)
+
+
 def _integers(register: ir.VectorType) -> ir.VectorType:
     """As many integers of the same width."""
     return ir.VectorType(ir.IntType(8 * _element_bytes(register)), register.count)

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
 from fastsedd_kernels.gemm.api import MOST_COLUMNS
+from fastsedd_kernels.gemm.blocking import plan
 from fastsedd_kernels.gemm.gemv import FEW_ROWS
-from fastsedd_kernels.gemm.macrokernel import CROWDED, MOST_DEPTH, MOST_TILES, plan
+from fastsedd_kernels.gemm.limits import DEFAULT, Limits, use
+from fastsedd_kernels.gemm.macrokernel import CROWDED
 from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+MOST_DEPTH, MOST_TILES = DEFAULT.depth, DEFAULT.tiles
 NR = COLUMNS[np.dtype(np.float32)]
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 
@@ -181,6 +184,15 @@ def test_bits_depend_on_neither_threads_nor_neighbours() -> None:
         fk.set_num_threads(threads)
     for first, last in ((0, 1), (3, 20), (250, 300)):
         np.testing.assert_array_equal(fk.linear(x[first:last], weight, activation="gelu"), both[first:last])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 300), st.sampled_from([np.float32, np.float64]))
+def test_bits_do_not_depend_on_how_a_product_is_cut_up(tiles: int, depth: int, dtype: type) -> None:
+    a, b = normal(0, 150, 600, dtype=dtype), normal(1, 600, 130, dtype=dtype)
+    expected = fk.matmul(a, b)
+    with use(Limits(tiles, depth)):
+        np.testing.assert_array_equal(fk.matmul(a, b, out=poisoned(150, 130, dtype=dtype)), expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

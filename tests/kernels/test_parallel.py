@@ -89,18 +89,27 @@ def test_thread_counts_out_of_range() -> None:
             fk.set_num_threads(count)
 
 
-@pytest.mark.parametrize(("name", "isa"), [("haswell", "avx2"), ("generic", "portable")])
-def test_lesser_cpus(name: str, isa: str) -> None:
-    """The effective target decides: the same kernels, compiled for an older CPU, neither abort nor differ much."""
-    import platform
-
-    if platform.machine() != "x86_64":
-        pytest.skip("names of x86-64 CPUs")
-    code = f"""
+LESSER = """
 import numpy as np, fastsedd_kernels as fk
+from fastsedd_kernels import _jit
 assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
 rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((37, 50), (70, 50)))
 np.testing.assert_allclose(fk.linear(x, w, activation="gelu"), fk.gelu((x @ w.T)), atol=1e-4)
+np.testing.assert_allclose(fk.matmul(x[:3], w.T), x[:3] @ w.T, atol=1e-4)
+fk.compile_all()
+code = list(_jit.assembly())
+assert len(code) > 20 and all(code)
+assert not [each for each in code if {register!r} in each]
 """
-    run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
+
+
+@pytest.mark.parametrize(("name", "isa", "register"), [("haswell", "avx2", "zmm"), ("generic", "portable", "ymm")])
+def test_lesser_cpus(name: str, isa: str, register: str) -> None:
+    """The effective target decides: every kernel, compiled for an older CPU, has none of the registers it lacks."""
+    import platform
+
+    if platform.machine() != "x86_64":
+        pytest.skip("names of x86-64 CPUs")
+    code = LESSER.format(isa=isa, register=register)
+    run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", FASTSEDD_CACHE_DIR="/dev/null/none")

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
+from fastsedd_kernels.gemm.blocking import blocking, plan
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
-from fastsedd_kernels.gemm.macrokernel import MULTIPLY, blocking, plan
+from fastsedd_kernels.gemm.limits import limits
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY
 from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 from fastsedd_kernels.parallel import get_num_threads
@@ -113,7 +115,7 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
 def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
     depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
-    nr, kc = COLUMNS[a.dtype], blocking(depth, a.itemsize)[1]
+    nr, kc = COLUMNS[a.dtype], blocking(limits(), depth, a.itemsize)[1]
     memory = aligned_empty((-(-columns // nr) * nr * kc,), a.dtype)
     for first in range(0, b.shape[1], columns):
         part = slice(first, first + columns)

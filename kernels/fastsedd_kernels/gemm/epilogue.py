@@ -81,8 +81,7 @@ def _residual(parts: Any, row: int, column: int, out: Any) -> Any:
 
 
 def _apply_parts(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
-    out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
 ) -> None:  # fmt: skip
     _, activation, gate, residual = parts
     width, ldc = out.shape[1], out.strides[0] // out.itemsize
@@ -97,8 +96,6 @@ def _apply_parts(
             # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
             count = columns - j
             value = load_vector(offset(row, j))
-            if accumulate:
-                value = value + _load(offset(target, j), count)
             value = activate(value, activation)
             if gate.size > 0:
                 value = value * _load(offset(gate_row, j), count)
@@ -111,31 +108,26 @@ def _apply_parts(
 
 
 def _copy(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
-    out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
 ) -> None:  # fmt: skip
     for r in range(rows):
         for j in range(columns):
-            value = tile[r * stride + j]
-            target = out[first_row + r, first_column + j] if accumulate else 0
-            out[first_row + r, first_column + j] = target + value
+            out[first_row + r, first_column + j] = tile[r * stride + j]
 
 
 def finish_tile(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, accumulate: bool, parts: Any,
-    out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
 ) -> None:  # fmt: skip
-    """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...]; `stride` elements between its rows.
+    """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...].
 
-    accumulate : what is in out is part of the sum of products
+    stride : elements from row to row of the tile
     """
     raise NotImplementedError("for kernels only")
 
 
 @overload(finish_tile, **OVERLOAD)  # type: ignore[untyped-decorator]
 def _finish_tile(
-    tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, accumulate: Any, parts: Any,
-    out: Any,
+    tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, parts: Any, out: Any,
 ) -> Any:  # fmt: skip
     return _apply_parts if len(parts) else _copy
 

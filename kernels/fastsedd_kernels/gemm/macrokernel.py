@@ -15,7 +15,6 @@ van de Geijn (2008); A is read where it lies, B comes packed.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -23,63 +22,13 @@ from numba import float32, float64, types
 
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
-from fastsedd_kernels.cpu import cpu_info
 from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, residual_at
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, link_tile, multiply_tile
+from fastsedd_kernels.gemm.microkernel import ROWS, UNROLL, link_tile, multiply_tile
 from fastsedd_kernels.parallel import Kernel, kernel
-
-MOST_TILES = 32  # of a block of rows: the more, the fewer times B is read
-MOST_DEPTH = 1024  # of a slab: the deeper, the rarer a tile is loaded and stored
 
 # Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
 CROWDED = 4096
 LINE = CACHE_LINE // 4  # more elements than are used, of scratch memory that starts on a cache line's edge
-
-ENOUGH_ROWS = 12 * ROWS  # of a task
-_UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
-
-# Below this many multiply-adds a second thread costs more to start than it saves.
-_SERIAL_WORK = 1 << 19
-
-
-@functools.lru_cache(1024)
-def plan(threads: int, rows: int, depth: int, panels: int, itemsize: int) -> tuple[int, int, int, int, int]:
-    """What the kernels' last five arguments are for C of that many rows and panels: the task grid and the blocking."""
-    return *task_grid(threads, rows, depth, panels, itemsize), *blocking(depth, itemsize)
-
-
-def task_grid(threads: int, rows: int, depth: int, panels: int, itemsize: int = 4) -> tuple[int, int]:
-    """How many parts the rows and the panels of C are cut into: one rectangle a thread, nearly as equal as they come.
-
-    Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
-    before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products.
-    """
-    nr = COLUMNS[np.dtype(f"f{itemsize}")]
-    if threads == 1 or rows * panels * nr * depth < _SERIAL_WORK:
-        return 1, 1
-    divisors = [r for r in range(1, threads + 1) if threads % r == 0]
-    grids = [(r, threads // r) for r in divisors if r <= rows and threads // r <= panels]
-    if not grids:
-        return min(rows, threads), 1
-
-    def rectangle(grid: tuple[int, int]) -> int:
-        return -(-rows // grid[0]) * -(-panels // grid[1])
-
-    def preference(grid: tuple[int, int]) -> tuple[int, int]:
-        tall = -(-rows // grid[0])
-        return max(0, ENOUGH_ROWS - tall), tall
-
-    equal = min(map(rectangle, grids)) * (1 + _UNEVEN)
-    return min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
-
-
-def blocking(depth: int, itemsize: int = 4) -> tuple[int, int, int]:
-    """(MC, KC, NC / NR): rows of A and depth of a slab for a quarter of a core's L2, panels of C for an eighth."""
-    slabs = -(-depth // MOST_DEPTH)
-    slab = -(-depth // slabs)
-    l2 = cpu_info().l2 // itemsize
-    rows = max(1, min(MOST_TILES, l2 // 4 // slab // ROWS)) * ROWS
-    return rows, slab, max(1, l2 // 8 // rows // COLUMNS[np.dtype(f"f{itemsize}")])
 
 
 @jit
@@ -116,6 +65,14 @@ def _copy_rows(x: Any, row: int, rows: int, stride: int, copy: Any) -> None:
 
 
 @jit
+def _copy_tile(source: Any, ldc: int, rows: int, columns: int, target: Any, nr: int) -> None:
+    """What is in out, into scratch memory as wide as whole registers; zeros beside it."""
+    for r in range(rows):
+        for j in range(nr):
+            target[r * nr + j] = source[r * ldc + j] if j < columns else 0
+
+
+@jit
 def _multiply_panel(
     a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
     sums: Any, edge: Any, accumulate: bool, parts: Any, out: Any,
@@ -134,7 +91,7 @@ def _multiply_panel(
     in_place = is_bare(parts) and columns == vectors * lanes_at(sums)
     biased, bias = bias_at(parts, column, columns, edge)
     tiles = -(-rows // ROWS)
-    share = -(-nr // tiles)  # of a row of B to ask for with each k, so that the tiles together ask for all of it
+    lines = -(-UNROLL * nr // lanes_at(sums) // tiles)  # with each group of k: the tiles together ask for all of B
     for tile in range(tiles):
         top, bottom = _tile(rows, tiles, tile)
         result = pointer(out, (first_row + top) * ldc + column)
@@ -142,15 +99,18 @@ def _multiply_panel(
             target, stride = result, ldc
         else:
             target, stride = offset(sums, 0 if first and last else top * nr), nr
-        from_bias = first and biased
+        start, step = (bias, 0) if first and biased else (target, stride)
+        if first and accumulate and not in_place:
+            _copy_tile(result, ldc, bottom - top, columns, target, nr)
         multiply_tile(
             bottom - top, vectors, depth, offset(a, top * lda), lda,
             pointer(panels, (panel * panels.shape[1] + k) * nr), nr, target, stride,
-            not first or biased or (in_place and accumulate), bias if from_bias else target, 0 if from_bias else stride,
-            offset(ahead, tile * share * depth), share, result, residual_at(parts, first_row + top, column, out), ldc,
+            not first or biased or accumulate, start, step,
+            offset(ahead, tile * lines * lanes_at(sums) * (depth // UNROLL)), lines,
+            result, residual_at(parts, first_row + top, column, out), ldc,
         )  # fmt: skip
         if last and not in_place:
-            finish_tile(target, nr, bottom - top, first_row + top, columns, column, accumulate, parts, out)
+            finish_tile(target, nr, bottom - top, first_row + top, columns, column, parts, out)
 
 
 def multiply_rectangle(

@@ -8,9 +8,9 @@
     start : row-major, `start_step` elements from row to row: C itself, or, with a step of 0, one row for all (a bias)
 
 Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
-this tile: with each k for what lies `ahead`, `ahead_step` elements further each time (the B that comes next, in L3 or
-memory); with every CHUNK of k for one row each of `result` and `beside`, `result_step` elements apart (where the tile
-ends up, since stores that wait for their cache lines hold up loads too; and what its epilogue reads).
+this tile: with every UNROLL of k for `ahead_lines` cache lines, one after the other from `ahead` on (the B that comes
+next, in L3 or memory); with every CHUNK of k for one row of `result` (where the tile ends up: stores that wait for
+their cache lines hold up loads too), then of `beside` (what its epilogue reads), `result_step` elements apart.
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
 up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
@@ -59,7 +59,7 @@ class _Operands(NamedTuple):
     start: Any
     start_step: Any
     ahead: Any
-    ahead_step: Any
+    ahead_lines: Any
     result: Any
     beside: Any
     result_step: Any
@@ -81,7 +81,7 @@ def _parameters(element: Any) -> tuple[Any, ...]:
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
     typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any,
-    accumulate: Any, start: Any, start_step: Any, ahead: Any, ahead_step: Any, result: Any, beside: Any,
+    accumulate: Any, start: Any, start_step: Any, ahead: Any, ahead_lines: Any, result: Any, beside: Any,
     result_step: Any,
 ) -> Any:  # fmt: skip
     """C[0:m] = [start +] A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
@@ -109,11 +109,11 @@ def link_tile(element: Any) -> None:
 
 def _all_tiles(
     m: int, vectors: int, k: int, a: Any, lda: int, b: Any, ldb: int, c: Any, ldc: int, accumulate: bool, start: Any,
-    start_step: int, ahead: Any, ahead_step: int, result: Any, beside: Any, result_step: int,
+    start_step: int, ahead: Any, ahead_lines: int, result: Any, beside: Any, result_step: int,
 ) -> None:  # fmt: skip
     """What `multiply_tile` calls, compiled once for each element type."""
     operands = (
-        k, a, lda, b, ldb, c, ldc, accumulate, start, start_step, ahead, ahead_step, result, beside, result_step,
+        k, a, lda, b, ldb, c, ldc, accumulate, start, start_step, ahead, ahead_lines, result, beside, result_step,
     )  # fmt: skip
     _choose_tile(m, vectors, operands)
 
@@ -166,7 +166,6 @@ class _Tile:
         self, builder: ir.IRBuilder, vector: ir.VectorType, rows: int, vectors: int, operands: _Operands
     ) -> None:
         self.builder, self.vector, self.rows, self.vectors, self.operands = builder, vector, rows, vectors, operands
-        self.unroll = UNROLL if rows == ROWS else 1
         lda = _simd.opaque(builder, operands.lda)
         triple = _simd.opaque(builder, builder.mul(lda, _simd.index(3)))
         twice, fourfold = (builder.mul(lda, _simd.index(times)) for times in (2, 4))
@@ -175,25 +174,27 @@ class _Tile:
     def emit(self) -> None:
         """Load or clear the accumulators, run over k in chunks, store them."""
         builder, operands = self.builder, self.operands
-        start = _Cursor(operands.b, operands.ahead, self._bases(), self._begin())
-        alone = builder.and_(operands.k, _simd.index(self.unroll - 1))
-        values = self._repeat(alone, start.flat(), 1) if self.unroll > 1 else start.flat()
-        groups = builder.sdiv(operands.k, _simd.index(self.unroll))
-        most = _simd.index(CHUNK // self.unroll)
+        values = _Cursor(operands.b, operands.ahead, self._bases(), self._begin()).flat()
+        depth = operands.k
+        if self.rows == ROWS:
+            alone = builder.and_(depth, _simd.index(UNROLL - 1))
+            values = _simd.repeat(builder, alone, values, self._step)
+            depth = builder.sub(depth, alone)
+        chunks = self._parts(depth, CHUNK)
+        result_asked_for = builder.sub(chunks, _simd.index(self.rows))
 
-        def chunk(_: Any, values: list[Any]) -> list[Any]:
-            result, beside, left, *rest = values
-            self._ask_for(result, write=True)
-            self._ask_for(beside)
-            here = builder.select(builder.icmp_signed("<", left, most), left, most)
-            rest = self._repeat(here, rest, self.unroll)
-            below = (builder.gep(pointer, [operands.result_step]) for pointer in (result, beside))
-            return [*below, builder.sub(left, here), *rest]
+        def chunk(chunks_left: Any, values: list[Any]) -> list[Any]:
+            row, left, *rest = values
+            row = builder.select(builder.icmp_signed("==", chunks_left, result_asked_for), operands.beside, row)
+            for j in range(self.vectors):
+                _simd.prefetch(builder, builder.gep(row, [_simd.index(j * self.vector.count)]), write=True)
+            here = self._at_most(left, CHUNK)
+            _, *rest = _simd.repeat(builder, self._parts(here, UNROLL), [here, *rest], self._group)
+            return [builder.gep(row, [operands.result_step]), builder.sub(left, here), *rest]
 
-        chunks = builder.sdiv(builder.add(groups, _simd.index(most.constant - 1)), most)
-        values = _simd.repeat(builder, chunks, [operands.result, operands.beside, groups, *values], chunk)
+        values = _simd.repeat(builder, chunks, [operands.result, depth, *values], chunk)
         targets = self._vectors(operands.c, operands.ldc)
-        for target, total in zip(targets, self._cursor(values[3:]).sums, strict=True):
+        for target, total in zip(targets, self._cursor(values[2:]).sums, strict=True):
             _simd.store(builder, total, target, self.vector)
 
     def _vectors(self, first: Any, step: Any) -> list[Any]:
@@ -220,26 +221,41 @@ class _Tile:
         a, lda = self.operands.a, self.operands.lda
         return [self.builder.gep(a, [self.builder.mul(lda, _simd.index(row))]) for row in range(0, self.rows, REACH)]
 
-    def _ask_for(self, row: Any, *, write: bool = False) -> None:
-        """Ask for the cache lines of one row as wide as the tile."""
-        for j in range(self.vectors):
-            _simd.prefetch(self.builder, self.builder.gep(row, [_simd.index(j * self.vector.count)]), write=write)
-
     def _cursor(self, values: list[Any]) -> _Cursor:
         sums = self.rows * self.vectors
         return _Cursor(values[0], values[1], values[2:-sums], values[-sums:])
 
-    def _repeat(self, times: Any, values: list[Any], unroll: int) -> list[Any]:
-        """The cursor's values after `times` groups of `unroll` k."""
+    def _parts(self, k: Any, size: int) -> Any:
+        return self.builder.sdiv(self.builder.add(k, _simd.index(size - 1)), _simd.index(size))
 
-        def group(_: Any, values: list[Any]) -> list[Any]:
-            cursor = self._cursor(values)
-            for k in range(unroll):
-                cursor = self._add_products(cursor, k)
-            after = (self.builder.gep(base, [_simd.index(unroll)]) for base in cursor.bases)
-            return cursor._replace(bases=[_simd.opaque(self.builder, base) for base in after]).flat()
+    def _at_most(self, k: Any, size: int) -> Any:
+        most = _simd.index(size)
+        return self.builder.select(self.builder.icmp_signed("<", k, most), k, most)
 
-        return _simd.repeat(self.builder, times, values, group)
+    def _group(self, _: Any, values: list[Any]) -> list[Any]:
+        """What is left of k, and the cursor's values, after UNROLL of it, which are written out at full height."""
+        left, *values = values
+        cursor = self._cursor(values)
+        lines = _simd.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._ask)
+        values = cursor._replace(ahead=lines[0]).flat()
+        if self.rows == ROWS:
+            values = self._step(None, values, UNROLL)
+        else:
+            values = _simd.repeat(self.builder, self._at_most(left, UNROLL), values, self._step)
+        return [self.builder.sub(left, _simd.index(UNROLL)), *values]
+
+    def _ask(self, _: Any, values: list[Any]) -> list[Any]:
+        """Ask for the line of B at a pointer; the pointer to the next."""
+        _simd.prefetch(self.builder, values[0])
+        return [self.builder.gep(values[0], [_simd.index(self.vector.count)])]
+
+    def _step(self, _: Any, values: list[Any], times: int = 1) -> list[Any]:
+        """The cursor's values after that many k, written out."""
+        cursor = self._cursor(values)
+        for k in range(times):
+            cursor = self._add_products(cursor, k)
+        after = (self.builder.gep(base, [_simd.index(times)]) for base in cursor.bases)
+        return cursor._replace(bases=[_simd.opaque(self.builder, base) for base in after]).flat()
 
     def _add_products(self, cursor: _Cursor, k: int) -> _Cursor:
         """The sums after one k, the k-th after the bases: a row of B in registers, each of A's elements broadcast."""
@@ -248,13 +264,10 @@ class _Tile:
             _simd.load(builder, builder.gep(cursor.b, [_simd.index(j * vector.count)]), vector)
             for j in range(self.vectors)
         ]
-        _simd.prefetch(builder, cursor.ahead)
         sums = []
         for row in range(self.rows):
             address = builder.gep(cursor.bases[row // REACH], [self.below[row % REACH]])
             element = _simd.broadcast(builder, builder.load(builder.gep(address, [_simd.index(k)])), vector)
             before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
             sums += [_simd.multiply_add(builder, element, b[j], before[j], vector) for j in range(self.vectors)]
-        return cursor._replace(
-            b=builder.gep(cursor.b, [operands.ldb]), ahead=builder.gep(cursor.ahead, [operands.ahead_step]), sums=sums
-        )
+        return cursor._replace(b=builder.gep(cursor.b, [operands.ldb]), sums=sums)

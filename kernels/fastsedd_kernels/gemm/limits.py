@@ -1,0 +1,86 @@
+"""How large the blocks of a product may be: as a rule, or as tuning has found for this CPU and kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastsedd_kernels._cache import cache_parent
+from fastsedd_kernels.cpu import cpu_info
+
+_MOST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """tiles : of a block of rows; the more, the fewer times B is read. depth : of a slab; the deeper, the rarer a tile
+    is loaded and stored. Both give way to the size of the caches (`blocking`).
+
+    Raises ValueError unless both are whole numbers from 1 to 65,536.
+    """
+
+    tiles: int = 32
+    depth: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or not 1 <= value <= _MOST:
+                raise ValueError(f"{name} is {value!r}, allowed: 1 to {_MOST}")
+
+
+DEFAULT = Limits()
+_current: Limits | None = None  # None: not looked up yet
+
+
+def limits() -> Limits:
+    """Those in force: what `use` or `store` has set, what is stored for this CPU, or the default."""
+    global _current
+    if _current is None:
+        _current = _load() or DEFAULT
+    return _current
+
+
+@contextlib.contextmanager
+def use(chosen: Limits) -> Iterator[None]:
+    """Have the products inside cut up by these limits, in all threads. No result depends on them."""
+    global _current
+    before, _current = _current, chosen
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def store(chosen: Limits) -> Path:
+    """Keep the limits for this CPU, from now on and in later processes; the file. Raises OSError where it cannot."""
+    global _current
+    path = _path()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    incomplete = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
+    try:
+        incomplete.write_text(json.dumps(dataclasses.asdict(chosen)), encoding="utf-8")
+        incomplete.replace(path)
+    finally:
+        incomplete.unlink(missing_ok=True)
+    _current = chosen
+    return path
+
+
+def _load() -> Limits | None:
+    """What is stored for this CPU; a file that holds anything else is as good as none."""
+    try:
+        return Limits(**json.loads(_path().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _path() -> Path:
+    """One file for each kind of CPU and thread count that this user runs on."""
+    key = hashlib.sha256(repr(cpu_info()).encode()).hexdigest()[:16]
+    return cache_parent() / f"blocking-{key}.json"
