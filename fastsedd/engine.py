@@ -19,10 +19,11 @@ from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
-from fastsedd.models import Forward, Network
+from fastsedd.models import DTYPES, Forward, Network
 
 SHIPPED = Path(__file__).parent / "assets"
 
+Dtype = Literal["float32", "bfloat16", "int8"]
 OnStep = Callable[[int, int, NDArray[np.int32]], None]
 
 MOST_SAMPLES = 1 << INDEX_BITS
@@ -55,13 +56,15 @@ class Result:
 class Model:
     """A loaded checkpoint: its results depend on arguments alone, and threads may share it."""
 
-    def __init__(self, read: checkpoint.Checkpoint, name: str) -> None:
+    def __init__(self, read: checkpoint.Checkpoint, name: str, dtype: str = "float32") -> None:
         self.name = name
+        self.dtype = dtype
         self.config: ModelConfig = read.config
         self.stored_dtype = read.stored_dtype
         self.parameters = sum(tensor.size for tensor in read.tensors.values())
         self.tokenizer: text.Tokenizer = text.for_config(read.config)
-        self._network: Network = models.build(read.config, read.tensors)
+        self._network: Network = models.build(read.config, read.tensors, dtype)
+        self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
         self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
@@ -200,19 +203,22 @@ class Model:
             raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
 
 
-def load(path: str | Path | None = None, dtype: Literal["float32"] = "float32") -> Model:
+def load(path: str | Path | None = None, dtype: Dtype = "float32") -> Model:
     """Load a checkpoint: a folder, a .safetensors file, or, with None, the shipped model.
 
+    dtype : what its large layers are stored and multiplied in. "bfloat16" halves the memory, "int8" quarters it; norms,
+        the noise embedding and what is added up stay float32, and so does the model's output. The texts differ.
     Raises CheckpointError (a ValueError) for anything wrong with the file, ValueError for another dtype.
     """
-    if dtype != "float32":
-        raise ValueError(f"dtype is {dtype!r}, allowed: 'float32'")
-    return Model(checkpoint.read(SHIPPED if path is None else path), "shipped model" if path is None else str(path))
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, DTYPES))}")
+    read = checkpoint.read(SHIPPED if path is None else path)
+    return Model(read, "shipped model" if path is None else str(path), dtype)
 
 
-def generate(model: str | Path | None = None, **options: Any) -> Result:
+def generate(model: str | Path | None = None, dtype: Dtype = "float32", **options: Any) -> Result:
     """Load a checkpoint and write texts with it, in one call; `options` are those of `Model.generate`."""
-    return load(model).generate(**options)
+    return load(model, dtype).generate(**options)
 
 
 def warmup(progress: Callable[[int, int], None] | None = None) -> None:

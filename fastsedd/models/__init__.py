@@ -7,11 +7,14 @@ from fastsedd.models.annotated import Annotated
 from fastsedd.models.ddit import DDiT
 from fastsedd.models.forward import Forward
 from fastsedd.models.layers import Tensors
-from fastsedd.models.network import Network
+from fastsedd.models.network import DTYPES, Network, Precision
 
-__all__ = ["Forward", "Network", "build"]
+__all__ = ["DTYPES", "Forward", "Network", "Precision", "build"]
 
 
-def build(config: ModelConfig, tensors: Tensors) -> Network:
-    """The network of a checkpoint whose tensors have been checked against its config."""
-    return Annotated(config, tensors) if config.architecture == "annotated" else DDiT(config, tensors)
+def build(config: ModelConfig, tensors: Tensors, dtype: str = "float32") -> Network:
+    """The network of a checkpoint whose tensors have been checked against its config; dtype : see `Precision`."""
+    precision = Precision(dtype)
+    if config.architecture == "annotated":
+        return Annotated(config, tensors, precision)
+    return DDiT(config, tensors, precision)

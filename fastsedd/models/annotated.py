@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
 from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
+from fastsedd.models.network import Precision
 from fastsedd.models.workspace import Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
@@ -23,16 +24,18 @@ class _Block:
     c_proj: Linear
     mlp_fc: Linear
     mlp_proj: Linear
+    attention: str  # dtype of its products
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str) -> _Block:
+    def read(cls, tensors: Tensors, name: str, precision: Precision) -> _Block:
         return cls(
             tensors[f"{name}.ln_1.weight"],
             tensors[f"{name}.ln_2.weight"],
-            Linear.read(tensors, f"{name}.attn.c_attn"),
-            Linear.read(tensors, f"{name}.attn.c_proj"),
-            Linear.read(tensors, f"{name}.mlp.c_fc"),
-            Linear.read(tensors, f"{name}.mlp.c_proj"),
+            Linear.read(tensors, f"{name}.attn.c_attn", precision.blocks),
+            Linear.read(tensors, f"{name}.attn.c_proj", precision.blocks),
+            Linear.read(tensors, f"{name}.mlp.c_fc", precision.blocks),
+            Linear.read(tensors, f"{name}.mlp.c_proj", precision.blocks),
+            precision.attention,
         )
 
     def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
@@ -41,11 +44,11 @@ class _Block:
         x, normed = scratch.x, scratch.normed
         fk.layer_norm(x, self.ln_1, shift=shift, scale=scale, out=normed)
         self.c_attn(normed, scratch.qkv)
-        self.c_proj(attend(scratch, heads, rotary=False), normed)
+        self.c_proj(attend(scratch, heads, self.attention, rotary=False), normed)
         # The second pass has the same weights and norm, and is not modulated.
         fk.layer_norm(normed, self.ln_1, out=normed)
         self.c_attn(normed, scratch.qkv)
-        self.c_proj(attend(scratch, heads, rotary=False), x, gate=gate, residual=x)
+        self.c_proj(attend(scratch, heads, self.attention, rotary=False), x, gate=gate, residual=x)
         fk.layer_norm(x, self.ln_2, shift=mlp_shift, scale=mlp_scale, out=normed)
         self.mlp_fc(normed, scratch.hidden, activation="gelu")
         self.mlp_proj(scratch.hidden, x, gate=mlp_gate, residual=x)
@@ -54,15 +57,15 @@ class _Block:
 class Annotated:
     """The network; see `Network`."""
 
-    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+    def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config = config
         names = [f"transformer.h.{i}" for i in range(config.blocks)]
         self._tokens = tensors["transformer.wte.weight"]
         self._positions = tensors["transformer.wpe.weight"]
-        self._blocks = tuple(_Block.read(tensors, name) for name in names)
+        self._blocks = tuple(_Block.read(tensors, name, precision) for name in names)
         self._ln_f = tensors["transformer.ln_f.weight"]
         self._norm_final = tensors["lm_head.norm_final.weight"]
-        self._head = Linear.read(tensors, "lm_head.linear")
+        self._head = Linear.read(tensors, "lm_head.linear", precision.head)
         adaln = [f"{name}.adaLN_modulation" for name in names]
         self._conditioning = Conditioning.read(tensors, [*adaln, "lm_head.adaLN_modulation"])
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
 from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
+from fastsedd.models.network import Precision
 from fastsedd.models.workspace import Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
@@ -23,16 +24,18 @@ class _Block:
     attn_out: Linear
     mlp_in: Linear
     mlp_out: Linear
+    attention: str  # dtype of its products
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str) -> _Block:
+    def read(cls, tensors: Tensors, name: str, precision: Precision) -> _Block:
         return cls(
             tensors[f"{name}.norm1.weight"],
             tensors[f"{name}.norm2.weight"],
-            Linear.read(tensors, f"{name}.attn_qkv"),
-            Linear.read(tensors, f"{name}.attn_out"),
-            Linear.read(tensors, f"{name}.mlp.0"),
-            Linear.read(tensors, f"{name}.mlp.2"),
+            Linear.read(tensors, f"{name}.attn_qkv", precision.blocks),
+            Linear.read(tensors, f"{name}.attn_out", precision.blocks),
+            Linear.read(tensors, f"{name}.mlp.0", precision.blocks),
+            Linear.read(tensors, f"{name}.mlp.2", precision.blocks),
+            precision.attention,
         )
 
     def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
@@ -41,7 +44,7 @@ class _Block:
         x, normed = scratch.x, scratch.normed
         fk.layer_norm(x, self.norm1, shift=shift, scale=scale, out=normed)
         self.attn_qkv(normed, scratch.qkv)
-        self.attn_out(attend(scratch, heads, rotary=True), x, gate=gate, residual=x)
+        self.attn_out(attend(scratch, heads, self.attention, rotary=True), x, gate=gate, residual=x)
         fk.layer_norm(x, self.norm2, shift=mlp_shift, scale=mlp_scale, out=normed)
         self.mlp_in(normed, scratch.hidden, activation="gelu_tanh")
         self.mlp_out(scratch.hidden, x, gate=mlp_gate, residual=x)
@@ -50,13 +53,13 @@ class _Block:
 class DDiT:
     """The network; see `Network`."""
 
-    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+    def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config = config
         names = [f"blocks.{i}" for i in range(config.blocks)]
         self._tokens = tensors["vocab_embed.embedding"]
-        self._blocks = tuple(_Block.read(tensors, name) for name in names)
+        self._blocks = tuple(_Block.read(tensors, name, precision) for name in names)
         self._norm_final = tensors["output_layer.norm_final.weight"]
-        self._head = Linear.read(tensors, "output_layer.linear")
+        self._head = Linear.read(tensors, "output_layer.linear", precision.head)
         adaln = [f"{name}.adaLN_modulation" for name in names]
         self._conditioning = Conditioning.read(tensors, [*adaln, "output_layer.adaLN_modulation"])
 

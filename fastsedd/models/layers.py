@@ -22,9 +22,9 @@ class Linear:
     bias: NDArray[np.float32] | None
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str) -> Linear:
+    def read(cls, tensors: Tensors, name: str, dtype: str = "float32") -> Linear:
         """From the tensors `name`.weight and, where there is one, `name`.bias."""
-        return cls(fk.pack(tensors[f"{name}.weight"]), tensors.get(f"{name}.bias"))
+        return cls(fk.pack(tensors[f"{name}.weight"], dtype), tensors.get(f"{name}.bias"))
 
     @classmethod
     def stack(cls, tensors: Tensors, names: Sequence[str]) -> Linear:
@@ -77,13 +77,16 @@ def heads_of(qkv: NDArray[np.float32], heads: int) -> tuple[NDArray[np.float32],
     return q, k, v
 
 
-def attend(scratch: Workspace, heads: int, *, rotary: bool) -> NDArray[np.float32]:
-    """Bidirectional attention over the projection in scratch.qkv; returns scratch.attended, [B, L, width]."""
+def attend(scratch: Workspace, heads: int, dtype: str, *, rotary: bool) -> NDArray[np.float32]:
+    """Bidirectional attention over the projection in scratch.qkv; returns scratch.attended, [B, L, width].
+
+    dtype : of its products, as `fk.attention` takes it
+    """
     q, k, v = heads_of(scratch.qkv, heads)
     if rotary:
         fk.rotary(q, out=q)
         fk.rotary(k, out=k)
     batch, length, width = scratch.attended.shape
     out = scratch.attended.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
-    fk.attention(q, k, v, out=out)
+    fk.attention(q, k, v, out=out, dtype=dtype)
     return scratch.attended

@@ -6,7 +6,8 @@ on end, on Linux 6.18 with two cores; it halves the speed.) Threads that never s
 libraries. So the caller makes way until its workers have started, a worker that finds itself on its caller's core moves
 off it, and the caller does not fall asleep while they finish. Threads are not pinned: a worker's affinity is what it
 was, once it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what
-others have not begun: a worker that comes late holds nobody up.
+others have not begun: a worker that comes late holds nobody up. A region may have several steps; the next begins when
+all tasks of the one before are done.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from numba.extending import intrinsic
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import pointer
 
-# Counters of a region, each on a cache line of its own; behind them one for each task.
+# Counters of a region, each on a cache line of its own; behind them one for each step, and then one for each task.
 _STARTED, _FINISHED = 0, 8
 COUNTERS = 16
+LINE = 8  # counters in a cache line
 
 # Times that a caller makes way for workers that have not started: each may give a slice to another program instead.
 _PATIENCE = 2
@@ -53,9 +55,30 @@ def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
 
 
 @jit
-def is_mine(task: int, counters: Any) -> Any:
-    """Whether the calling thread is the first to ask for a task; counters : COUNTERS and one a task."""
-    return _count(pointer(counters, COUNTERS + task), 1) == 0
+def is_mine(place: int, counters: Any) -> Any:
+    """Whether the calling thread is the first to ask for the task whose counter is there."""
+    return _count(pointer(counters, place), 1) == 0
+
+
+@jit
+def finish_task(place: int, counters: Any) -> None:
+    """Count one task of a step as done."""
+    _count(pointer(counters, place), 1)
+
+
+@jit
+def _await_on_linux(place: int, tasks: int, counters: Any) -> None:
+    looks = 0
+    while _count(pointer(counters, place), 0) < tasks:
+        looks += 1
+        if looks % _AWAKE == 0:
+            _sched_yield()
+
+
+@jit
+def _await_elsewhere(place: int, tasks: int, counters: Any) -> None:
+    while _count(pointer(counters, place), 0) < tasks:
+        pass
 
 
 @jit
@@ -128,6 +151,9 @@ caller_of_region = _caller_on_linux if _LINUX else _caller_elsewhere
 
 # First thing in a region, for the caller and each worker: see that all run, on cores of their own.
 meet = _meet_on_linux if _LINUX else _meet_elsewhere
+
+# Between two steps: a thread waits, awake, until all tasks of the first are done.
+await_tasks = _await_on_linux if _LINUX else _await_elsewhere
 
 # Last thing: the caller waits, awake, for the workers that have started.
 part = _part_on_linux if _LINUX else _part_elsewhere

@@ -39,7 +39,7 @@ def index(value: int) -> ir.Constant:
 
 
 def zeros(vector: ir.VectorType) -> ir.Constant:
-    return ir.Constant(vector, [0.0] * vector.count)
+    return ir.Constant(vector, [0 if isinstance(vector.element, ir.IntType) else 0.0] * vector.count)
 
 
 def load(builder: ir.IRBuilder, pointer: Any, vector: ir.VectorType) -> Any:
@@ -117,7 +117,7 @@ def _suffix(vector: ir.VectorType) -> str:
 
 
 def _element_bytes(vector: ir.VectorType) -> int:
-    return 4 if isinstance(vector.element, ir.FloatType) else 8
+    return 8 if isinstance(vector.element, ir.DoubleType) else 4
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -221,10 +221,16 @@ def _vector_function(result: Any, arguments: tuple[Any, ...]) -> Callable[[Calla
     return decorate
 
 
-@_vector_function(types.intp, (_POINTER,))
-def lanes_at(builder: Any, register: Any, pointer: Any) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]
+def lanes_at(typing_context: Any, pointer: Any) -> Any:
     """How many of the pointer's elements fill a register: a constant."""
-    return index(register.count)
+    if not isinstance(pointer, types.CPointer):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return index(lanes_of(pointer.dtype))
+
+    return types.intp(pointer), codegen
 
 
 @_vector_function(_V, (_POINTER,))
@@ -237,6 +243,63 @@ def load_vector(builder: Any, register: Any, source: Any) -> Any:
 def store_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
     """Write a register's values from a pointer on."""
     store(builder, value, target, register)
+
+
+@_vector_function(types.void, (_V, types.CPointer(types.uint32)))
+def store_bfloat16(builder: Any, register: Any, value: Any, target: Any) -> None:
+    """Write a float32 register as bfloat16, two to a word: half a register."""
+    narrow = ir.VectorType(ir.IntType(16), register.count)
+    halves = builder.trunc(_bfloat16_bits(builder, register, value), narrow)
+    builder.store(halves, builder.bitcast(target, narrow.as_pointer())).align = 4
+
+
+@_vector_function(types.void, (_V, _V, types.CPointer(types.uint32)))
+def store_pairs(builder: Any, register: Any, first: Any, second: Any, target: Any) -> None:
+    """Write two float32 registers as one of words: in each, the bfloat16 of the one and of the other, above it."""
+    integers = _integers(register)
+    low, high = (_bfloat16_bits(builder, register, value) for value in (first, second))
+    words = builder.or_(low, builder.shl(high, ir.Constant(integers, [16] * integers.count)))
+    store(builder, words, target, integers)
+
+
+def _bfloat16_bits(builder: Any, register: ir.VectorType, value: Any) -> Any:
+    """The 16 bits of each lane as bfloat16, rounded to nearest even, in an integer of 32; a NaN stays one."""
+    integers = _integers(register)
+
+    def constant(bits: int) -> ir.Constant:
+        return ir.Constant(integers, [bits] * integers.count)
+
+    bits = builder.bitcast(value, integers)
+    upper = builder.lshr(bits, constant(16))
+    odd = builder.and_(upper, constant(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, constant(0x7FFF))), constant(16))
+    quiet = builder.or_(upper, constant(0x40))  # a NaN that rounding would make infinite
+    return builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+
+
+@_vector_function(types.void, (_V, types.CPointer(types.int32)))
+def store_bytes(builder: Any, register: Any, value: Any, target: Any) -> None:
+    """Write the low byte of each lane's bits, four to a word: a quarter of a register."""
+    narrow = ir.VectorType(ir.IntType(8), register.count)
+    low = builder.trunc(builder.bitcast(value, _integers(register)), narrow)
+    builder.store(low, builder.bitcast(target, narrow.as_pointer())).align = 4
+
+
+@_vector_function(_V, (_POINTER,))
+def load_integers(builder: Any, register: Any, source: Any) -> Any:
+    """The int32 values that lie at a float32 pointer, as float32."""
+    integers = _integers(register)
+    return builder.sitofp(load(builder, source, integers), register)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float32(typing_context: Any, pointer: Any) -> Any:
+    """The same address as a pointer to float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(pointer), codegen
 
 
 @_vector_function(types.void, (_POINTER,))
@@ -367,6 +430,14 @@ def power_of_two(builder: Any, register: Any, n: Any) -> Any:
     bias, shift = (127, 23) if integers.element.width == 32 else (1023, 52)
     exponent = builder.add(builder.fptosi(n, integers), ir.Constant(integers, [bias] * integers.count))
     return builder.bitcast(builder.shl(exponent, ir.Constant(integers, [shift] * integers.count)), register)
+
+
+@_vector_function(_V, (_V, _V))
+def times_power_of_two(builder: Any, register: Any, x: Any, shifted: Any) -> Any:
+    """x * 2^n for normal x and product, where shifted is n + 1.5 * 2^23 in float32: n is in its lowest bits."""
+    integers = _integers(register)
+    exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [23] * integers.count))
+    return builder.bitcast(builder.add(builder.bitcast(x, integers), exponent), register)
 
 
 def _reduce(builder: Any, lanes: int, value: Any, combine: Callable[[Any, Any], Any]) -> Any:

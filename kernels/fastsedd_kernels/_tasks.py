@@ -1,7 +1,7 @@
 """Calling a kernel's body by its address: its entry and the one parallel region know no more of it than that.
 
 A body whose code were part of its entry would be compiled for it a second time; a prange of its own would cost each
-kernel more to compile than its body does.
+kernel more to compile than its body does. And a call that is kept as two addresses can be made again without Python.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
 from fastsedd_kernels._simd import INDEX, index, repeat
@@ -18,44 +19,74 @@ from fastsedd_kernels._simd import INDEX, index, repeat
 _BYTES = ir.IntType(8).as_pointer()
 _TASK = types.none, (types.intp, types.voidptr)  # what one task returns and takes: its number, and where the rest is
 
+KEPT_BYTES = 2048  # of a kept call's body and arguments, at most
+
 
 @intrinsic  # type: ignore[untyped-decorator]
-def run_tasks(
-    typing_context: Any, body: Any, region: Any, threads: Any, first: Any, last: Any, arguments: Any
-) -> Any:  # fmt: skip
-    """Call body(task, *arguments) for each task from first to last: how many of the calls failed.
+def run_tasks(typing_context: Any, body: Any, first: Any, last: Any, arguments: Any) -> Any:
+    """Call body(task, *arguments) for each task from first to last, one after the other: how many calls failed.
 
     body : address of a compiled function that returns nothing
-    region : address of a C function (threads, last, task function, memory), which calls the tasks 0 to last through
-        `call_task` and returns how many failed; or 0, to call them one after the other
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        address, shared_by, count, begin, end, packed = values
-        memory = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [address, packed]))
-        task = _task_function(context, builder, arguments.types, memory.type)
-        places = [builder.ptrtoint(task, INDEX), builder.ptrtoint(memory, INDEX)]
-        failed = cgutils.alloca_once_value(builder, index(0))
-        with builder.if_else(builder.icmp_signed("==", shared_by, index(0))) as (alone, shared):
-            with alone:
+        address, begin, end, packed = values
+        memory = cgutils.alloca_once_value(builder, _contents(builder, arguments, address, packed))
+        place = builder.ptrtoint(memory, INDEX)
+        task = builder.ptrtoint(_task_function(context, builder, arguments, memory.type), INDEX)
 
-                def call(left: Any, so_far: list[Any]) -> list[Any]:
-                    status = _call(context, builder, places[0], builder.sub(end, left), places[1])
-                    return [builder.add(so_far[0], builder.zext(status, INDEX))]
+        def call(left: Any, so_far: list[Any]) -> list[Any]:
+            status = _call(context, builder, task, builder.sub(end, left), place)
+            return [builder.add(so_far[0], builder.zext(status, INDEX))]
 
-                builder.store(repeat(builder, builder.sub(end, begin), [index(0)], call)[0], failed)
-            with shared:
-                function = builder.inttoptr(shared_by, ir.FunctionType(INDEX, [INDEX] * 4).as_pointer())
-                builder.store(builder.call(function, [count, end, *places]), failed)
-        return builder.load(failed)
+        return repeat(builder, builder.sub(end, begin), [index(0)], call)[0]
 
-    return types.intp(types.uintp, types.uintp, types.intp, types.intp, types.intp, arguments), codegen
+    return types.intp(types.uintp, types.intp, types.intp, arguments), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def keep_call(typing_context: Any, body: Any, place: Any, arguments: Any) -> Any:
+    """Write the body and its arguments to KEPT_BYTES at `place`; address of the function that `call_task` calls on it.
+
+    The arrays must outlive what is kept: it owns none.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        address, target, packed = values
+        contents = _contents(builder, arguments, address, packed)
+        if context.get_abi_sizeof(contents.type) > KEPT_BYTES:
+            raise LoweringError(f"a kernel's arguments take more than {KEPT_BYTES} bytes")
+        memory = builder.inttoptr(target, contents.type.as_pointer())
+        builder.store(contents, memory)
+        return builder.ptrtoint(_task_function(context, builder, arguments, memory.type), INDEX)
+
+    return types.intp(types.uintp, types.uintp, arguments), codegen
+
+
+def _contents(builder: ir.IRBuilder, arguments: Any, address: Any, packed: Any) -> Any:
+    return cgutils.pack_struct(builder, [address, _without_owners(builder, arguments, packed)])
+
+
+def _without_owners(builder: ir.IRBuilder, given: Any, value: Any) -> Any:
+    """Arrays in a value lose their reference counts: the caller holds them, and what is kept must not."""
+    if isinstance(given, types.BaseTuple):
+        for i, each in enumerate(given):
+            kept = _without_owners(builder, each, builder.extract_value(value, i))
+            value = builder.insert_value(value, kept, i)
+    elif isinstance(given, types.Array):
+        for owner in (0, 1):  # of the data, and the Python object: Numba's first two fields
+            nothing = ir.Constant(value.type.elements[owner], None)
+            value = builder.insert_value(value, nothing, owner)
+    return value
 
 
 def _task_function(context: Any, builder: ir.IRBuilder, arguments: Any, memory: Any) -> Any:
     """A function of Numba's calling convention, (task, memory), which calls the body that memory names."""
+    name = f"{builder.function.name}_task"
+    if name in builder.module.globals:
+        return builder.module.globals[name]
     convention = context.call_conv
-    function = ir.Function(builder.module, convention.get_function_type(*_TASK), f"{builder.function.name}_task")
+    function = ir.Function(builder.module, convention.get_function_type(*_TASK), name)
     function.linkage = "internal"
     result, error, task, place = function.args
     inside = ir.IRBuilder(function.append_basic_block("entry"))
@@ -70,7 +101,7 @@ def _task_function(context: Any, builder: ir.IRBuilder, arguments: Any, memory: 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def call_task(typing_context: Any, function: Any, task: Any, memory: Any) -> Any:
-    """Call one task in a region of `run_tasks`; True if it ended with an exception, which is dropped."""
+    """Call one task of a kept call; True if it ended with an exception, which is dropped."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         return _call(context, builder, *values)

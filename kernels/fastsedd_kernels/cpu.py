@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import enum
 import functools
 import math
 import os
+import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +61,57 @@ def isa() -> Isa:
     return NEON if "fmla" in assembly else PORTABLE
 
 
+class Unit(enum.Enum):
+    """What multiplies and sums several short numbers at a time."""
+
+    AMX = "amx"  # tiles of 16 rows of 64 bytes
+    AVX512 = "avx512"  # AVX512-BF16, AVX512-VNNI
+    WIDENED = "widened"  # nothing: they are taken apart into float32 or int32
+
+
+_FEATURES = {
+    "bfloat16": {Unit.AMX: "amx-bf16", Unit.AVX512: "avx512bf16"},
+    "int8": {Unit.AMX: "amx-int8", Unit.AVX512: "avx512vnni"},
+}
+
+
+@functools.cache
+def dot_unit(dtype: str) -> Unit:
+    """What this process's products of "bfloat16" or "int8" run on.
+
+    Instructions that the code generator's target lacks would end the process while compiling, so only what its list of
+    features names is used: a CPU whose name implies more loses speed, not the process.
+    """
+    if isa() is not AVX512:
+        return Unit.WIDENED
+    named = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    if f"+{_FEATURES[dtype][Unit.AMX]}" in named and "+amx-tile" in named and _may_use_amx():
+        return Unit.AMX
+    return Unit.AVX512 if f"+{_FEATURES[dtype][Unit.AVX512]}" in named else Unit.WIDENED
+
+
+@functools.cache
+def _may_use_amx() -> bool:
+    """Ask Linux for the tile registers, whose 8 KiB it does not save for every process: once, and for all threads."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    try:
+        return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
 @dataclass(frozen=True)
 class CpuInfo:
-    """name: the target's CPU name; isa, lanes: see `Isa`; cores: what this process may use; caches in bytes."""
+    """name: the target's CPU name; isa, lanes: see `Isa`; bfloat16, int8: what multiplies them, see `Unit`;
+    cores: what this process may use; caches in bytes."""
 
     name: str
     isa: str
     lanes: int
+    bfloat16: str
+    int8: str
     cores: int
     l1d: int
     l2: int
@@ -75,7 +123,8 @@ def cpu_info() -> CpuInfo:
     """What the kernels know of this CPU and are tuned for. Caches are a core's own, but for the shared third level."""
     name = cpu_target.target_context.codegen().magic_tuple()[1]
     sizes = _cache_sizes()
-    return CpuInfo(name, isa().name, isa().lanes, available_cores(), *sizes)
+    bfloat16, int8 = dot_unit("bfloat16").value, dot_unit("int8").value
+    return CpuInfo(name, isa().name, isa().lanes, bfloat16, int8, available_cores(), *sizes)
 
 
 def available_cores() -> int:

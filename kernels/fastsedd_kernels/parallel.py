@@ -3,13 +3,14 @@
 A kernel's body computes one task. Its entry holds no GIL and runs a range of tasks, or hands all of them to one
 parallel region (prange on Numba's TBB or OpenMP layer), which is compiled once for all kernels. The region
 runs under a lock that is never waited for: a caller that finds it taken, a child of a fork under OpenMP and a single
-task run serially, with equal results.
+task run serially, with equal results. A region may also run a whole program of kernels, one step after the other.
 Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never used: where neither TBB
 nor OpenMP is there, serial entries share the tasks on a thread pool.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import inspect
@@ -27,10 +28,12 @@ import itertools
 import numba
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
+from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
-from fastsedd_kernels._region import COUNTERS, caller_of_region, is_mine, meet, part
-from fastsedd_kernels._tasks import call_task, run_tasks
+from fastsedd_kernels._region import COUNTERS, LINE, await_tasks, caller_of_region, finish_task, is_mine, meet, part
+from fastsedd_kernels._tasks import KEPT_BYTES, call_task, keep_call, run_tasks
 from fastsedd_kernels.cpu import available_cores
 from fastsedd_kernels.recording import run
 
@@ -38,24 +41,39 @@ _LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
 
 # Its own names start with an underscore, so that a body's parameters may have any name.
 _ENTRY = """
-def {name}_entry(_body, _region, _threads, _first, _last, {parameters}):
-    if run_tasks(_body, _region, _threads, _first, _last, ({parameters},)) > 0:
-        raise MemoryError("no memory for the scratch space of a kernel")
+def {name}_entry(_body, _place, _first, _last, {parameters}):
+    if _place != 0:
+        return keep_call(_body, _place, ({parameters},))
+    return run_tasks(_body, _first, _last, ({parameters},))
 """
-_LEADING = (types.uintp, types.uintp, types.intp, types.intp, types.intp)
+_LEADING = (types.uintp, types.uintp, types.intp, types.intp)
+
+# A step of a region: the words of `keep_call`'s address, its place, and the number of tasks.
+STEP_WORDS = 3
 
 
-def _run_region(threads: int, tasks: int, function: int, arguments: int) -> int:
-    """The one parallel region: its threads share the tasks of a kernel, see `_region`. How many tasks failed."""
-    counters = np.zeros(COUNTERS + tasks, np.intp)
+def _run_region(threads: int, steps: int, program: Any) -> int:
+    """The one parallel region: its threads share the tasks of each step, see `_region`. How many tasks failed."""
+    total = 0
+    for step in range(steps):
+        total += program[step * STEP_WORDS + 2]
+    counters = np.zeros(COUNTERS + LINE * steps + total, np.intp)
     caller = caller_of_region()
     failed = 0
     for thread in numba.prange(threads):
         meet(caller, threads, counters)
-        for step in range(tasks):
-            task = (tasks * thread // threads + step) % tasks
-            if is_mine(task, counters):
-                failed += call_task(function, task, arguments)
+        first = COUNTERS + LINE * steps
+        for step in range(steps):
+            function, memory = program[step * STEP_WORDS], program[step * STEP_WORDS + 1]
+            tasks = program[step * STEP_WORDS + 2]
+            done = COUNTERS + LINE * step
+            for turn in range(tasks):
+                task = (tasks * thread // threads + turn) % tasks
+                if is_mine(first + task, counters):
+                    failed += call_task(function, task, memory)
+                    finish_task(done, counters)
+            await_tasks(done, tasks, counters)
+            first += tasks
         part(caller, counters)
     return failed
 
@@ -123,30 +141,30 @@ class Kernel:
         self._link = link
         self._compiling = threading.Lock()
         self._code: Any = None  # of the body; the entry knows its address only
-        self._entry: Callable[..., None] | None = None
+        self._entry: Callable[..., int] | None = None
 
     def __call__(self, tasks: int, *arguments: Any) -> None:
-        run(self._share_out, tasks, *arguments)
+        run(self.share_out, tasks, *arguments)
 
-    def _share_out(self, tasks: int, *arguments: Any) -> None:
+    def share_out(self, tasks: int, *arguments: Any) -> None:
         entry = self._entry or self.compile()
         threads = min(_threads, tasks)
-        if threads == 1:
-            entry(0, 1, 0, tasks, *arguments)
-        elif threading_layer() == "pool":
+        if threads > 1 and threading_layer() == "pool":
             _run_on_pool(entry, tasks, threads, arguments)
-        elif _region.acquire(blocking=False):
+        elif threads > 1 and _region.acquire(blocking=False):
             try:
-                if getattr(_caller, "threads", None) != threads:
-                    numba.set_num_threads(threads)  # which Numba keeps per Python thread
-                    _caller.threads = threads
-                entry(region_address(), threads, 0, tasks, *arguments)
+                _ONE_STEP[:] = entry(_KEPT.ctypes.data, 0, 0, *arguments), _KEPT.ctypes.data, tasks
+                run_region(threads, _ONE_STEP)
             finally:
                 _region.release()
         else:
-            entry(0, 1, 0, tasks, *arguments)
+            _check(entry(0, 0, tasks, *arguments))
 
-    def compile(self) -> Callable[..., None]:
+    def keep(self, place: int, tasks: int, *arguments: Any) -> tuple[int, int, int]:
+        """One step of a region's program: this call, kept in KEPT_BYTES at `place`. The arrays must outlive it."""
+        return (self._entry or self.compile())(place, 0, 0, *arguments), place, tasks
+
+    def compile(self) -> Callable[..., int]:
         """Compile body and entry, or load them from the cache, without running them; the entry."""
         with self._compiling:
             if self._entry is None:
@@ -161,26 +179,72 @@ class Kernel:
         """The entry as source, with the body's parameters: Numba takes no *arguments."""
         body = self._body
         parameters = ", ".join(list(inspect.signature(body).parameters)[1:])
-        namespace = {"run_tasks": run_tasks, "__name__": body.__module__}
+        namespace = {"run_tasks": run_tasks, "keep_call": keep_call, "__name__": body.__module__}
         source = _ENTRY.format(name=body.__name__, parameters=parameters)
         exec(compile(source, body.__code__.co_filename, "exec"), namespace)
         return namespace[f"{body.__name__}_entry"]
 
 
-def _run_on_pool(entry: Callable[..., None], tasks: int, threads: int, arguments: tuple[Any, ...]) -> None:
+_KEPT = aligned_empty((KEPT_BYTES,), np.uint8)
+_ONE_STEP = np.empty(STEP_WORDS, np.intp)
+
+
+def run_region(threads: int, program: NDArray[np.intp]) -> None:
+    """Run the steps of a program, whose threads share each step's tasks. The caller holds the region's lock."""
+    if getattr(_caller, "threads", None) != threads:
+        numba.set_num_threads(threads)  # which Numba keeps per Python thread
+        _caller.threads = threads
+    _check(_region_function()(threads, program.size // STEP_WORDS, program.ctypes.data))
+
+
+def _check(failed: int) -> None:
+    if failed > 0:
+        raise MemoryError("no memory for the scratch space of a kernel")
+
+
+def _run_on_pool(entry: Callable[..., int], tasks: int, threads: int, arguments: tuple[Any, ...]) -> None:
     bounds = [tasks * share // threads for share in range(threads + 1)]
-    shares = [_pool().submit(entry, 0, 1, first, last, *arguments) for first, last in itertools.pairwise(bounds)]
-    for share in shares:
-        share.result()
+    shares = [_pool().submit(entry, 0, first, last, *arguments) for first, last in itertools.pairwise(bounds)]
+    _check(sum([share.result() for share in shares]))
 
 
 @functools.cache
-def region_address() -> int:
-    """Where the parallel region is, compiled or loaded at the first call. Not for the layer "pool"."""
-    return compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
+def _region_function() -> Callable[[int, int, int], int]:
+    """The parallel region, compiled or loaded at the first call. Not for the layer "pool"."""
+    address = compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
+    return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p)(address)
 
 
-_REGION = (types.intp, types.intp, types.uintp, types.uintp)
+_REGION = (types.intp, types.intp, types.CPointer(types.intp))
+
+
+class Program:
+    """Calls of kernels kept, to be made again in one region: no thread rests between them, and no Python runs.
+
+    calls : (kernel, tasks, arguments); what they read and write is what is in those arrays then
+    """
+
+    def __init__(self, calls: list[tuple[Kernel, int, tuple[Any, ...]]]) -> None:
+        self._calls = calls  # which keep the arrays alive
+        self._kept = aligned_empty((len(calls), KEPT_BYTES), np.uint8)
+        steps = [
+            kernel.keep(place.ctypes.data, tasks, *arguments)
+            for place, (kernel, tasks, arguments) in zip(self._kept, calls, strict=True)
+        ]
+        self._steps = np.array(steps, np.intp).reshape(-1)
+        self._most_tasks = max(tasks for _, tasks, _ in calls)
+
+    def run(self) -> None:
+        """Make the calls, one after the other."""
+        threads = min(_threads, self._most_tasks)
+        if threads > 1 and threading_layer() != "pool" and _region.acquire(blocking=False):
+            try:
+                run_region(threads, self._steps)
+            finally:
+                _region.release()
+        else:
+            for kernel, tasks, arguments in self._calls:
+                kernel.share_out(tasks, *arguments)
 
 
 _kernels: list[Kernel] = []
@@ -200,7 +264,7 @@ def kernel(*signature: Any, link: Callable[[], None] | None = None) -> Callable[
 def compile_all(progress: Callable[[int, int], None] | None = None) -> None:
     """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` is called after each."""
     if threading_layer() != "pool":
-        region_address()
+        _region_function()
     for done, each in enumerate(_kernels, start=1):
         each.compile()
         if progress is not None:

@@ -6,9 +6,11 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference
-from fastsedd_kernels.attention.kernel import KEY_BLOCK, QUERY_BLOCK
+from fastsedd_kernels.attention.kernel import KEY_BLOCK, query_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+QUERY_BLOCK = query_block(np.dtype(np.float32))
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

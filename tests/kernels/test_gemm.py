@@ -258,7 +258,7 @@ def test_matmul_refuses(a: np.ndarray, b: np.ndarray, words: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 64), st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 2_000))
 def test_plan_gives_every_thread_a_part(threads: int, rows: int, depth: int, panels: int) -> None:
-    grid_rows, grid_panels, block, slab, group = plan(threads, rows, depth, panels, 4)
+    grid_rows, grid_panels, block, slab, group = plan(threads, rows, depth, panels, np.dtype(np.float32))
     assert 1 <= grid_rows <= rows and 1 <= grid_panels <= panels and grid_rows * grid_panels <= threads
     assert block % ROWS == 0 and block >= ROWS and 1 <= slab <= min(depth, MOST_DEPTH) and group >= 1
     if threads <= rows and rows * depth * panels * NR > 1 << 20:

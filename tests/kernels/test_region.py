@@ -15,8 +15,8 @@ from fastsedd_kernels._region import COUNTERS
 
 
 @numba.njit
-def is_mine(task, counters):
-    return _region.is_mine(task, counters)
+def is_mine(place, counters):
+    return _region.is_mine(place, counters)
 
 
 @numba.njit
@@ -40,7 +40,7 @@ def counters(tasks: int = 0) -> np.ndarray:
 
 def test_a_task_is_taken_once() -> None:
     region = counters(3)
-    assert [is_mine(task, region) for task in (2, 0, 2, 1, 0)] == [True, True, False, True, False]
+    assert [is_mine(COUNTERS + task, region) for task in (2, 0, 2, 1, 0)] == [True, True, False, True, False]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="placement is left to the scheduler elsewhere")

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels._arrays import aligned_empty, as_array, contiguous
-from fastsedd_kernels.attention.kernel import QUERY_BLOCK, attend
+from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.parallel import get_num_threads
+
+_PANELS = {"float32": np.empty(0, np.float32), "bfloat16": np.empty(0, np.uint32)}
 
 
 def attention(
@@ -19,6 +21,7 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
     out: NDArray[np.float32] | None = None,
+    dtype: str = "float32",
 ) -> NDArray[np.float32]:
     """softmax(scale * q @ k^T) @ v for each head, as torch's scaled_dot_product_attention.
 
@@ -27,8 +30,11 @@ def attention(
     scale : above 0; 1 / sqrt(D) if None
     causal : query i sees keys 0 to i only
     out : float32 of q's shape, rows contiguous, overlapping neither q, k nor v
+    dtype : "float32" or "bfloat16", to which queries, keys, values and weights are then rounded for their products
     No [L, S] array is made. Accumulates in float32. Raises ValueError for a wrong dtype or shape.
     """
+    if dtype not in _PANELS:
+        raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _PANELS))}")
     q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
     if q.ndim < 3 or q.size == 0 or k.size == 0:
         raise ValueError(f"q has shape {q.shape}, must be [..., heads, length, dim] with elements")
@@ -45,29 +51,30 @@ def attention(
     factor = np.float32(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if q.ndim > 4:
         for position in np.ndindex(*q.shape[:-3]):
-            _attend(q[position][None], k[position][None], v[position][None], factor, causal, out[position][None])
+            _attend(q[position][None], k[position][None], v[position][None], factor, causal, out[position][None], dtype)
     else:
         lead = (None,) * (4 - q.ndim)
-        _attend(q[lead], k[lead], v[lead], factor, causal, out[lead])
+        _attend(q[lead], k[lead], v[lead], factor, causal, out[lead], dtype)
     return out
 
 
 def _attend(
     q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], scale: np.float32, causal: bool,
-    out: NDArray[np.float32],
+    out: NDArray[np.float32], dtype: str,
 ) -> None:  # fmt: skip
-    heads = q.shape[0] * q.shape[1]
-    shares = _shares(heads, q.shape[2])
+    panels = _PANELS[dtype]
+    heads, block = q.shape[0] * q.shape[1], query_block(panels.dtype)
+    shares = _shares(heads, q.shape[2], block)
     tasks = min(get_num_threads(), heads * shares)
-    attend(tasks, q, k, v, scale, causal, out, shares, tasks)
+    ATTEND[panels.dtype](tasks, q, k, v, scale, causal, out, shares, tasks, block, panels)
 
 
-def _shares(heads: int, queries: int) -> int:
+def _shares(heads: int, queries: int, block: int) -> int:
     """Runs of queries that each head is cut into: one, unless the heads alone leave threads idle."""
     threads = get_num_threads()
     if heads % threads == 0 or heads >= 4 * threads:
         return 1
-    return min(threads // math.gcd(heads, threads), -(-queries // QUERY_BLOCK))
+    return min(threads // math.gcd(heads, threads), -(-queries // block))
 
 
 def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:

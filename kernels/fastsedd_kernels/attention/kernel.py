@@ -3,11 +3,13 @@
     out[q] = sum over j of softmax_j(scale * Q[q] . K[j]) V[j]
 
 A task is a thread's part of all heads, or of their runs of queries. A head's keys and values are packed into panels for
-the GEMM's micro-kernel; for each block of QUERY_BLOCK queries the keys pass by in blocks of KEY_BLOCK, and a running
-maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention): memory is linear
-in the length.
-    scores of a block   QUERY_BLOCK x KEY_BLOCK float32, in L2; a panel of keys D x NR, in L1
-Each query's sums run over the keys in order: results do not depend on how queries are shared out.
+the GEMM's micro-kernel, in float32 or in bfloat16 words; for each block of queries the keys pass by in blocks of
+KEY_BLOCK, and a running maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022,
+FlashAttention): memory is linear in the length.
+    scores of a block   rows of queries x KEY_BLOCK float32, in L2; a panel of keys D x NR, in L1
+Queries are multiplied by scale / ln 2 first, so that a weight is a power of two. Scores, weights and sums are float32;
+in bfloat16, queries, keys, values and weights are rounded on the way into a product. Each query's sums run over the
+keys in order: results do not depend on how queries are shared out.
 """
 
 from __future__ import annotations
@@ -15,151 +17,316 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import float32, types
+from numba import float32, types, uint32
+from numba.extending import overload
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import LANES, load_vector, offset, pointer, splat, store_vector
-from fastsedd_kernels.activation import exp_scalar
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS, link_tile, multiply_tile
-from fastsedd_kernels.norm.kernel import load_some, softmax_row, store_some
-from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels._jit import OVERLOAD, jit
+from fastsedd_kernels._simd import (
+    CACHE_LINE,
+    LANES,
+    lanes_at,
+    load_vector,
+    max_lanes,
+    maximum,
+    offset,
+    pointer,
+    splat,
+    store_bfloat16,
+    store_pairs,
+    store_vector,
+    sum_lanes,
+)
+from fastsedd_kernels.activation import exp2_of_negative, exp2_scalar
+from fastsedd_kernels.gemm.arithmetic import SHAPES
+from fastsedd_kernels.gemm.microkernel import (
+    close_tiles,
+    has_tiles,
+    link_tile,
+    multiply_tile,
+    open_tiles,
+    tile_columns,
+    tile_rows,
+)
+from fastsedd_kernels.gemm.packing import pack_columns
+from fastsedd_kernels.gemm.rows import elements_a_word, place_of_word, take_rows, words_of
+from fastsedd_kernels.norm.kernel import load_some, store_some
+from fastsedd_kernels.parallel import Kernel, kernel
 
-QUERY_BLOCK = 6 * ROWS
-_NR = COLUMNS[np.dtype(np.float32)]
-KEY_BLOCK = 288 // _NR * _NR
+KEY_BLOCK = 288  # a whole number of every panel's columns, and of tile registers' words
+_LOG2_E = float32(1.4426950408889634)
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
 
-_HEADS = types.Array(float32, 4, "A", readonly=True)
+
+def query_block(dtype: np.dtype[Any]) -> int:
+    """Queries whose scores with a block of keys stay in L2: whole tiles."""
+    rows = SHAPES[{np.dtype(np.float32): float32, np.dtype(np.uint32): uint32}[dtype]].rows
+    return max(1, 48 // rows) * rows
 
 
 @jit
-def _pack_keys(keys: Any, panels: Any) -> None:
-    """panels[p, d, j] = keys[p * NR + j, d], zero beyond the last key."""
-    length, dim = keys.shape
-    for key in range(panels.shape[0] * _NR):
-        target = pointer(panels, key // _NR * dim * _NR + key % _NR)
-        if key < length:
-            source = pointer(keys[key], 0)
-            for d in range(dim):
-                target[d * _NR] = source[d]
-        else:
-            for d in range(dim):
-                target[d * _NR] = _ZERO
+def _pack_keys(keys: Any, words: Any, panels: Any) -> None:
+    """panels[p, d, j] = keys[p * NR + j, d], zero beyond the last key; words : [S, depth] of them, or unused."""
+    floats = panels.view(np.float32)
+    for p in range(panels.shape[0]):
+        pack_columns(_as_words(keys, words), p * panels.shape[2], floats[p])
 
 
-@jit
+def _as_words(keys: Any, words: Any) -> Any:
+    """The keys as floats to be packed: themselves, or the bits of their words."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(_as_words, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _typed_as_words(keys: Any, words: Any) -> Any:
+    if words.dtype == uint32:
+        return lambda keys, words: words.view(np.float32)
+    return lambda keys, words: keys
+
+
 def _pack_values(values: Any, panels: Any) -> None:
-    """panels[p, j, d] = values[j, p * NR + d], zero beyond the head's width."""
+    """panels[p, j, d] = values[j, p * NR + d], or words of two neighbours in j; zero beyond the head's width."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(_pack_values, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _typed_pack_values(values: Any, panels: Any) -> Any:
+    return _pack_pairs if panels.dtype == uint32 else _pack_floats
+
+
+def _pack_floats(values: Any, panels: Any) -> None:
     length, dim = values.shape
+    nr = panels.shape[2]
     for p in range(panels.shape[0]):
         for j in range(length):
-            source = pointer(values[j], 0)
-            target = pointer(panels, (p * length + j) * _NR)
-            for d in range(0, _NR, LANES):
-                store_vector(offset(target, d), load_some(offset(source, p * _NR + d), dim - p * _NR - d, _ZERO))
+            source = pointer(values[j], p * nr)
+            for d in range(0, nr, LANES):
+                store_vector(pointer(panels[p, j], d), load_some(offset(source, d), dim - p * nr - d, _ZERO))
+
+
+def _pack_pairs(values: Any, panels: Any) -> None:
+    length, dim = values.shape
+    nr = panels.shape[2]
+    for p in range(panels.shape[0]):
+        for j in range(panels.shape[1]):
+            first, second = (
+                pointer(values[min(2 * j, length - 1)], p * nr),
+                pointer(values[min(2 * j + 1, length - 1)], p * nr),
+            )
+            some, more = dim - p * nr if 2 * j < length else 0, dim - p * nr if 2 * j + 1 < length else 0
+            for d in range(0, nr, LANES):
+                x, y = load_some(offset(first, d), some - d, _ZERO), load_some(offset(second, d), more - d, _ZERO)
+                store_pairs(x, y, pointer(panels[p, j], d))
 
 
 @jit
-def _multiply_block(rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: int, columns: int, c: Any, ldc: int,
-                    accumulate: bool) -> None:  # fmt: skip
+def _multiply_block(
+    rows: int, depth: int, a: Any, lda: int, b: Any, b_stride: int, nr: int, columns: int, c: Any, ldc: int,
+    accumulate: bool,
+) -> None:  # fmt: skip
     """c[0:rows] (+)= a[0:rows, 0:depth] . b, over the panels of b's `columns`, which lie b_stride elements apart."""
-    for panel in range(-(-columns // _NR)):
-        vectors = -(-min(_NR, columns - panel * _NR) // LANES)
-        for top in range(0, rows, ROWS):
-            target = offset(c, top * ldc + panel * _NR)
+    height = tile_rows(b)
+    for panel in range(-(-columns // nr)):
+        vectors = -(-min(nr, columns - panel * nr) // lanes_at(b))
+        for top in range(0, rows, height):
+            target = offset(c, top * ldc + panel * nr)
             multiply_tile(
-                min(ROWS, rows - top), vectors, depth, offset(a, top * lda), lda, offset(b, panel * b_stride), _NR,
+                min(height, rows - top), vectors, depth, offset(a, top * lda), lda, offset(b, panel * b_stride), nr,
                 target, ldc, accumulate, target, ldc, b, 0, c, c, 0,
             )  # fmt: skip
 
 
 @jit
-def _fold_scores(scores: Any, keys: int, scale: Any, state: Any, sums: Any, width: int) -> None:
-    """Turn a row of scores into weights under the running maximum, and rescale what was summed under the old one.
+def _highest(scores: Any, keys: int) -> Any:
+    """The greatest of a row of scores. Two registers at a time: one chain of maxima would wait for itself."""
+    top, other = splat(_LOWEST), splat(_LOWEST)
+    paired = keys // (2 * LANES) * (2 * LANES)
+    for j in range(0, paired, 2 * LANES):
+        top = maximum(load_vector(offset(scores, j)), top)
+        other = maximum(load_vector(offset(scores, j + LANES)), other)
+    for j in range(paired, keys, LANES):
+        top = maximum(load_some(offset(scores, j), keys - j, _LOWEST), top)
+    return max_lanes(maximum(top, other))
 
-    state : [maximum, sum of weights] of the row so far; sums : the row's weighted sum of values so far, `width` long
-    """
-    total, highest = softmax_row(scores, keys, scale, scores)
-    if state[1] == _ZERO:  # the first block
-        state[0], state[1] = highest, total
-        return
-    maximum = max(state[0], highest)
-    if highest < maximum:  # this block's weights are relative to its own, lower maximum
-        factor = exp_scalar(highest - maximum)
-        for j in range(0, keys, LANES):
-            store_some(offset(scores, j), load_some(offset(scores, j), keys - j, _ZERO) * factor, keys - j)
-        total *= factor
-    if state[0] < maximum:
-        factor = exp_scalar(state[0] - maximum)
-        for j in range(0, width, LANES):
-            store_vector(offset(sums, j), load_vector(offset(sums, j)) * factor)
+
+def _store_weights(scores: Any, j: int, count: int, value: Any, weights: Any, row: int, lda: int, tiled: bool) -> None:
+    """Put weights j to j + `count`, at most a register of them, where the product with the values reads them."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(_store_weights, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _typed_store_weights(
+    scores: Any, j: Any, count: Any, value: Any, weights: Any, row: Any, lda: Any, tiled: Any
+) -> Any:
+    if weights.dtype == uint32:
+        return lambda scores, j, count, value, weights, row, lda, tiled: store_bfloat16(
+            value, offset(weights, place_of_word(row, j // 2, lda, tiled))
+        )
+    return lambda scores, j, count, value, weights, row, lda, tiled: store_some(offset(scores, j), value, count)
+
+
+@jit
+def _weigh(scores: Any, keys: int, top: Any, weights: Any, row: int, depth: int, lda: int, tiled: bool) -> Any:
+    """Turn a row of scores into weights 2^(score - top), zero from `keys` to `depth`; their sum."""
+    total, other = splat(_ZERO), splat(_ZERO)
+    shift = splat(top)
+    paired = keys // (2 * LANES) * (2 * LANES)
+    for j in range(0, paired, 2 * LANES):
+        value = exp2_of_negative(load_vector(offset(scores, j)) - shift)
+        beside = exp2_of_negative(load_vector(offset(scores, j + LANES)) - shift)
+        total = total + value
+        other = other + beside
+        _store_weights(scores, j, LANES, value, weights, row, lda, tiled)
+        _store_weights(scores, j + LANES, LANES, beside, weights, row, lda, tiled)
+    for j in range(paired, depth, LANES):
+        value = splat(_ZERO)
+        if j < keys:
+            value = exp2_of_negative(load_some(offset(scores, j), keys - j, _LOWEST) - shift)
+            store_some(offset(scores, j), value, LANES)
+            value = load_some(offset(scores, j), keys - j, _ZERO)
+        total = total + value
+        _store_weights(scores, j, depth - j, value, weights, row, lda, tiled)
+    return sum_lanes(total + other)
+
+
+def _weights_at(scores: Any, weights: Any, lds: int, words: int) -> Any:
+    """Where the product with the values reads the weights, and from row to row: in the scores' place, or apart."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(_weights_at, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _typed_weights_at(scores: Any, weights: Any, lds: Any, words: Any) -> Any:
+    if weights.dtype == uint32:
+        return lambda scores, weights, lds, words: (weights, words)
+    return lambda scores, weights, lds, words: (pointer(scores, 0), lds)
+
+
+@jit
+def _rescale(top: Any, state: Any, sums: Any, width: int) -> None:
+    """Make what was summed so far relative to a new maximum; state : [maximum, sum of weights] of the row."""
+    if state[1] > _ZERO and state[0] < top:
+        factor = exp2_scalar(state[0] - top)
+        for d in range(0, width, LANES):
+            store_vector(offset(sums, d), load_vector(offset(sums, d)) * factor)
         state[1] *= factor
-    state[0] = maximum
-    state[1] += total
+    state[0] = top
 
 
-@kernel(
-    _HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), types.intp, types.intp,
-    link=lambda: link_tile(float32),
-)  # fmt: skip
-def attend(task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any, shares: int, tasks: int) -> None:
+@jit
+def _empty(shape: Any, dtype: Any) -> Any:
+    """numpy.empty from a cache line's edge on: a register that lies across two lines costs two accesses."""
+    count = 1
+    for size in shape:
+        count *= size
+    memory = np.empty(count + CACHE_LINE // 4, dtype)
+    start = -memory.ctypes.data % CACHE_LINE // 4
+    return memory[start : start + count].reshape(shape)
+
+
+def attend(
+    task: int, q: Any, k: Any, v: Any, scale: Any, causal: bool, out: Any, shares: int, tasks: int, block: int,
+    like: Any,
+) -> None:  # fmt: skip
     """The task's part of all runs of queries, `shares` to a head, with one set of scratch memory for all of them.
 
-    q : [B, H, L, D], k and v : [B, H, S, D], rows contiguous
+    q : [B, H, L, D], k and v : [B, H, S, D], rows contiguous; block : queries at a time
+    like : an array whose dtype is that of the panels: float32, or uint32 for words of bfloat16
     """
     batch, heads, queries, dim = q.shape
     length = k.shape[2]
-    key_panels = np.empty((-(-length // _NR), dim, _NR), np.float32)
-    value_panels = np.empty((-(-dim // _NR), length, _NR), np.float32)
-    scores = np.empty(
-        (QUERY_BLOCK, KEY_BLOCK + LANES), np.float32
-    )  # not a power of two apart: rows would share cache sets
-    sums = np.empty((QUERY_BLOCK, value_panels.shape[0] * _NR), np.float32)
-    state = np.empty((QUERY_BLOCK, 2), np.float32)
+    some = pointer(like, 0)
+    nr, tiled, rounded = tile_columns(some), has_tiles(some), elements_a_word(some) > 1
+    depth = words_of(dim, some)
+    line = LANES  # rows a power of two apart would share cache sets
+    lda = depth if tiled else depth + line
+    key_words = _empty((length if rounded else 0, depth), like.dtype)
+    key_panels = _empty((-(-length // nr), depth, nr), like.dtype)
+    value_panels = _empty((-(-dim // nr), words_of(-(-length // KEY_BLOCK) * KEY_BLOCK, some), nr), like.dtype)
+    turned = np.empty((block, dim), np.float32)
+    query_words = _empty((block, lda), like.dtype)
+    scores = _empty((block, KEY_BLOCK + line), np.float32)
+    weights = _empty((block, words_of(KEY_BLOCK, some)), like.dtype)
+    sums = _empty((block, value_panels.shape[0] * nr), np.float32)
+    state = np.empty((block, 2), np.float32)
+    factors = pointer(state, 0)  # unused: of int8 only
     runs = batch * heads * shares
     packed = -1
+    open_tiles(some)
     for run in range(runs * task // tasks, runs * (task + 1) // tasks):
         head, share = run // shares, run % shares
         b, h = head // heads, head % heads
         if head != packed:
-            _pack_keys(k[b, h], key_panels)
+            if rounded:
+                take_rows(k[b, h], 0, length, depth, pointer(key_words, 0), factors, False)
+            _pack_keys(k[b, h], key_words, key_panels)
             _pack_values(v[b, h], value_panels)
             packed = head
         last = queries * (share + 1) // shares
-        for begin in range(queries * share // shares, last, QUERY_BLOCK):
-            rows = min(QUERY_BLOCK, last - begin)
-            _attend_block(q[b, h], begin, rows, length, key_panels, value_panels, scale, causal, scores, sums, state)
+        for begin in range(queries * share // shares, last, block):
+            rows = min(block, last - begin)
+            _scale_rows(q[b, h], begin, rows, scale * _LOG2_E, turned)
+            take_rows(turned, 0, rows, lda, pointer(query_words, 0), factors, tiled)
+            _attend_block(
+                begin, rows, length, dim, pointer(query_words, 0), lda, key_panels, value_panels, causal,
+                scores, pointer(weights, 0), sums, state,
+            )  # fmt: skip
             for r in range(rows):
                 target = pointer(out[b, h, begin + r], 0)
                 share_of = splat(float32(1.0) / state[r, 1])
                 for d in range(0, dim, LANES):
                     store_some(offset(target, d), load_vector(pointer(sums, r * sums.shape[1] + d)) * share_of, dim - d)
+    close_tiles(some)
+
+
+@jit
+def _scale_rows(q: Any, begin: int, rows: int, factor: Any, target: Any) -> None:
+    dim = q.shape[1]
+    for r in range(rows):
+        source = pointer(q[begin + r], 0)
+        for d in range(0, dim, LANES):
+            store_some(pointer(target[r], d), load_some(offset(source, d), dim - d, _ZERO) * factor, dim - d)
 
 
 @jit
 def _attend_block(
-    q: Any, begin: int, rows: int, length: int, key_panels: Any, value_panels: Any, scale: Any, causal: bool,
-    scores: Any, sums: Any, state: Any,
+    begin: int, rows: int, length: int, dim: int, queries: Any, lda: int, key_panels: Any, value_panels: Any,
+    causal: bool, scores: Any, weights: Any, sums: Any, state: Any,
 ) -> None:  # fmt: skip
     """sums[0:rows] and state[0:rows] for the queries from `begin` on, over all keys that they see."""
-    dim = q.shape[1]
-    lda, lds, ldc = q.strides[0] // q.itemsize, scores.shape[1], sums.shape[1]
+    some = pointer(key_panels, 0)
+    tiled = has_tiles(some)
+    depth, nr, lds, ldc = key_panels.shape[1], key_panels.shape[2], scores.shape[1], sums.shape[1]
     state[:, 0] = _LOWEST
     state[:, 1] = _ZERO
     visible = min(length, begin + rows) if causal else length
     for key in range(0, visible, KEY_BLOCK):
         keys = min(KEY_BLOCK, visible - key)
+        words = words_of(keys, some)
         _multiply_block(
-            rows, dim, pointer(q[begin], 0), lda, pointer(key_panels, key * dim), dim * _NR,
-            keys, pointer(scores, 0), lds, False,
+            rows, depth, queries, lda, pointer(key_panels, key * depth), depth * nr, nr, keys,
+            pointer(scores, 0), lds, False,
         )  # fmt: skip
         for r in range(rows):
+            row = pointer(scores, r * lds)
             seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
-            if seen > 0:
-                _fold_scores(pointer(scores, r * lds), seen, scale, state[r], pointer(sums, r * ldc), ldc)
-            scores[r, seen:keys] = _ZERO
+            top = max(state[r, 0], _highest(row, seen))
+            _rescale(top, state[r], pointer(sums, r * ldc), ldc)
+            state[r, 1] += _weigh(row, seen, top, weights, r, words * elements_a_word(some), words, tiled)
+        a, stride = _weights_at(scores, weights, lds, words)
         _multiply_block(
-            rows, keys, pointer(scores, 0), lds, pointer(value_panels, key * _NR), length * _NR,
+            rows, words, a, stride, pointer(value_panels, words_of(key, some) * nr), value_panels.shape[1] * nr, nr,
             dim, pointer(sums, 0), ldc, key > 0,
         )  # fmt: skip
+
+
+_HEADS = types.Array(float32, 4, "A", readonly=True)
+
+
+def _kernel(element: Any) -> Kernel:
+    signature = (_HEADS, _HEADS, _HEADS, float32, types.boolean, types.Array(float32, 4, "A"), *[types.intp] * 3)
+    like = types.Array(element, 1, "C", readonly=True)
+    return kernel(*signature, like, link=lambda: link_tile(element))(attend)
+
+
+# By the dtype of the panels.
+ATTEND = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(uint32)}

@@ -37,7 +37,7 @@ def linear(
     """residual + gate * activation(x @ weight.T + bias), every part but the product optional.
 
     x : float32 [..., inputs]
-    weight : from `pack` (float32), or float32 [outputs, inputs], which is packed on every call
+    weight : from `pack`, or float32 [outputs, inputs], which is packed on every call
     bias : float32 [outputs]
     activation : None, "gelu" (erf), "gelu_tanh" or "silu"
     gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
@@ -45,11 +45,13 @@ def linear(
     residual : float32 of the result's shape; it may be `out`
     out : float32 [..., outputs], C-contiguous; it must not overlap x
     Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
+    With a bfloat16 weight x is rounded to bfloat16 first; with an int8 weight, to whole 127ths of the largest magnitude
+    of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout.
     Raises ValueError for a wrong dtype or shape, naming the argument.
     """
     packed = weight if isinstance(weight, PackedWeight) else pack(weight)
-    if packed.dtype != np.float32:
-        raise ValueError(f"weight is packed as {packed.dtype}, allowed: float32")
+    if packed.dtype == "float64":
+        raise ValueError("weight is packed as float64, allowed: float32, bfloat16, int8")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, allowed: {', '.join(map(repr, ACTIVATIONS))}")
     x = as_array("x", x)
@@ -64,11 +66,11 @@ def linear(
         raise ValueError("out overlaps x, which is still being read when out is written")
     rows = out.size // outputs
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
-    arranged = plan(get_num_threads(), rows, inputs, len(packed.panels), x.itemsize)
-    parts = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape))
-    MULTIPLY[x.dtype](
-        arranged[0] * arranged[1], as_rows(x), packed.panels, parts, out.reshape(rows, outputs), False, *arranged
-    )
+    panels = packed.panels
+    arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
+    parts = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape), *packed.quantisation)
+    x = as_rows(x) if packed.dtype == "float32" else as_rows(_with_adjacent_elements(x))
+    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, out.reshape(rows, outputs), False, *arranged)
     return out
 
 
@@ -115,7 +117,7 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
 def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
     depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
-    nr, kc = COLUMNS[a.dtype], blocking(limits(), depth, a.itemsize)[1]
+    nr, kc = COLUMNS[a.dtype], blocking(limits(), depth, a.dtype)[1]
     memory = aligned_empty((-(-columns // nr) * nr * kc,), a.dtype)
     for first in range(0, b.shape[1], columns):
         part = slice(first, first + columns)
@@ -127,9 +129,13 @@ def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> No
 
 def _add_product(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], *, accumulate: bool) -> None:
     """out (+)= a . B"""
-    arranged = plan(get_num_threads(), a.shape[0], a.shape[1], len(panels), a.itemsize)
+    arranged = plan(get_num_threads(), a.shape[0], a.shape[1], len(panels), a.dtype)
     tasks = arranged[0] * arranged[1]
     MULTIPLY[a.dtype](tasks, a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)
+
+
+def _with_adjacent_elements(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x if x.strides[-1] == x.itemsize else contiguous(x)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

@@ -1,45 +1,46 @@
 """How a product is cut up: into rectangles of C, one a thread, and into the blocks that each cache is to hold.
 
-The sizes of the caches give the blocks, within limits. None of this changes a result: every element of C is one chain
-of products in the order of k.
+dtype is that of B's panels, and depth counts their elements. The sizes of the caches give the blocks, within limits.
+None of this changes a result: every element of C is one chain of products in the order of k.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from fastsedd_kernels.cpu import cpu_info
+from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY, SHAPES
 from fastsedd_kernels.gemm.limits import Limits, limits
-from fastsedd_kernels.gemm.microkernel import COLUMNS, ROWS
 
-ENOUGH_ROWS = 12 * ROWS  # of a task
+ENOUGH_ROWS = 96  # of a task
 _UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
 _SERIAL_WORK = 1 << 19
 
 
-def plan(threads: int, rows: int, depth: int, panels: int, itemsize: int) -> tuple[int, int, int, int, int]:
+def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
     """What the kernels' last five arguments are for C of that many rows and panels: the task grid and the blocking."""
-    return _plan(limits(), threads, rows, depth, panels, itemsize)
+    return _plan(limits(), threads, rows, depth, panels, dtype)
 
 
 @functools.lru_cache(1024)
 def _plan(
-    within: Limits, threads: int, rows: int, depth: int, panels: int, itemsize: int
+    within: Limits, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
 ) -> tuple[int, int, int, int, int]:
-    return *task_grid(threads, rows, depth, panels, itemsize), *blocking(within, depth, itemsize)
+    return *task_grid(threads, rows, depth, panels, dtype), *blocking(within, depth, dtype)
 
 
-def task_grid(threads: int, rows: int, depth: int, panels: int, itemsize: int = 4) -> tuple[int, int]:
+def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:
     """How many parts the rows and the panels of C are cut into: one rectangle a thread, nearly as equal as they come.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
     before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products.
     """
-    nr = COLUMNS[np.dtype(f"f{itemsize}")]
+    nr = COLUMNS[dtype]
     if threads == 1 or rows * panels * nr * depth < _SERIAL_WORK:
         return 1, 1
     divisors = [r for r in range(1, threads + 1) if threads % r == 0]
@@ -58,10 +59,10 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, itemsize: int = 
     return min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
 
 
-def blocking(within: Limits, depth: int, itemsize: int) -> tuple[int, int, int]:
+def blocking(within: Limits, depth: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
     """(MC, KC, NC / NR): rows of A and depth of a slab for a quarter of a core's L2, panels of C for an eighth."""
     slabs = -(-depth // within.depth)
     slab = -(-depth // slabs)
-    l2 = cpu_info().l2 // itemsize
-    rows = max(1, min(within.tiles, l2 // 4 // slab // ROWS)) * ROWS
-    return rows, slab, max(1, l2 // 8 // rows // COLUMNS[np.dtype(f"f{itemsize}")])
+    l2, mr = cpu_info().l2 // dtype.itemsize, SHAPES[NUMPY[dtype]].rows
+    rows = max(1, min(within.tiles, l2 // 4 // slab // mr)) * mr
+    return rows, slab, max(1, l2 // 8 // rows // COLUMNS[dtype])

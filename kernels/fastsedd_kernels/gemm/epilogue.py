@@ -14,7 +14,18 @@ from numba import float32
 from numba.extending import overload
 
 from fastsedd_kernels._jit import OVERLOAD, jit
-from fastsedd_kernels._simd import LANES, load_first, load_vector, offset, pointer, store_first, store_vector
+from fastsedd_kernels._simd import (
+    LANES,
+    as_float32,
+    load_first,
+    load_integers,
+    load_vector,
+    offset,
+    pointer,
+    splat,
+    store_first,
+    store_vector,
+)
 from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
 
 IDENTITY = 0
@@ -24,7 +35,9 @@ ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SIL
 
 # In kernels, `parts` is (bias [N], activation, gate [G, N], residual [M, N]) of float32, an empty array for what is
 # absent; or the empty tuple, for elements of any type. A row of the gate is for M / G rows of out; the residual may be
-# out itself.
+# out itself. Of int8 it is (bias, activation, gate, residual, scales, corrections): the sums of bytes start from the
+# corrections, int32 for all columns of all panels, and times a row's factor and a column's scale they are C.
+_QUANTISED = 6
 
 
 def is_bare(parts: Any) -> bool:
@@ -36,6 +49,8 @@ def is_bare(parts: Any) -> bool:
 def _is_bare(parts: Any) -> Any:
     if len(parts) == 0:
         return lambda parts: True
+    if len(parts) == _QUANTISED:
+        return lambda parts: False
     return lambda parts: parts[1] == IDENTITY and parts[2].size == 0 and parts[3].size == 0
 
 
@@ -48,6 +63,8 @@ def bias_at(parts: Any, column: int, columns: int, edge: Any) -> Any:
 def _bias_at(parts: Any, column: Any, columns: Any, edge: Any) -> Any:
     if len(parts) == 0:
         return lambda parts, column, columns, edge: (False, edge)
+    if len(parts) == _QUANTISED:
+        return lambda parts, column, columns, edge: (True, pointer(parts[5], column))
     return _bias
 
 
@@ -80,23 +97,38 @@ def _residual(parts: Any, row: int, column: int, out: Any) -> Any:
     return pointer(out, row * (out.strides[0] // out.itemsize) + column)
 
 
-def _apply_parts(
+def place_of_sums(in_place: bool, result: Any, ldc: int, scratch: Any, nr: int) -> Any:
+    """Where a tile's sums go, and its rows apart: to out, or to scratch memory, the only place that may hold int32."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(place_of_sums, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _place_of_sums(in_place: Any, result: Any, ldc: Any, scratch: Any, nr: Any) -> Any:
+    if result == scratch:
+        return lambda in_place, result, ldc, scratch, nr: (result, ldc) if in_place else (scratch, nr)
+    return lambda in_place, result, ldc, scratch, nr: (scratch, nr)
+
+
+@jit
+def _apply(
     tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
 ) -> None:  # fmt: skip
-    _, activation, gate, residual = parts
+    activation, gate, residual = parts[1], parts[2], parts[3]
     width, ldc = out.shape[1], out.strides[0] // out.itemsize
-    rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else 1
+    rows_a_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else out.shape[0]
+    group = first_row // rows_a_gate  # a division takes as long as the rest of a row: one a tile
     for r in range(rows):
         i = first_row + r
+        if i == (group + 1) * rows_a_gate:
+            group += 1
         row = offset(tile, r * stride)
         target = pointer(out, i * ldc + first_column)
-        gate_row = pointer(gate, i // rows_a_gate * width + first_column)
+        gate_row = pointer(gate, group * width + first_column)
         residual_row = pointer(residual, i * width + first_column)
         for j in range(0, columns, LANES):
             # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
             count = columns - j
-            value = load_vector(offset(row, j))
-            value = activate(value, activation)
+            value = activate(load_vector(offset(row, j)), activation)
             if gate.size > 0:
                 value = value * _load(offset(gate_row, j), count)
             if residual.size > 0:
@@ -107,8 +139,33 @@ def _apply_parts(
                 store_first(offset(target, j), value, count)
 
 
+def _apply_parts(
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    _apply(tile, stride, rows, first_row, columns, first_column, parts, out)
+
+
+def _scale_and_apply(
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    bias, scales = parts[0], parts[4]
+    real = as_float32(tile)
+    for r in range(rows):
+        factor = splat(factors[r])
+        for j in range(0, columns, LANES):
+            place = offset(real, r * stride + j)
+            value = load_integers(place) * (factor * load_vector(pointer(scales, first_column + j)))
+            if bias.size > 0:
+                value = value + _load(pointer(bias, first_column + j), columns - j)
+            store_vector(place, value)
+    _apply(real, stride, rows, first_row, columns, first_column, parts, out)
+
+
 def _copy(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
+    out: Any,
 ) -> None:  # fmt: skip
     for r in range(rows):
         for j in range(columns):
@@ -116,20 +173,24 @@ def _copy(
 
 
 def finish_tile(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
+    out: Any,
 ) -> None:  # fmt: skip
     """Finish tile[0:rows, 0:columns], which is out[first_row..., first_column...].
 
-    stride : elements from row to row of the tile
+    stride : elements from row to row of the tile; factors : of its rows, of int8 only
     """
     raise NotImplementedError("for kernels only")
 
 
 @overload(finish_tile, **OVERLOAD)  # type: ignore[untyped-decorator]
 def _finish_tile(
-    tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, parts: Any, out: Any,
+    tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, factors: Any, parts: Any,
+    out: Any,
 ) -> Any:  # fmt: skip
-    return _apply_parts if len(parts) else _copy
+    if len(parts) == 0:
+        return _copy
+    return _scale_and_apply if len(parts) == _QUANTISED else _apply_parts
 
 
 @jit

@@ -18,17 +18,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import float32, float64, types
+from numba import float32, float64, int32, types, uint32
 
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
-from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, residual_at
-from fastsedd_kernels.gemm.microkernel import ROWS, UNROLL, link_tile, multiply_tile
+from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, place_of_sums, residual_at
+from fastsedd_kernels.gemm.microkernel import (
+    UNROLL,
+    close_tiles,
+    has_tiles,
+    link_tile,
+    multiply_tile,
+    open_tiles,
+    tile_rows,
+)
+from fastsedd_kernels.gemm.rows import SIDE, is_read_in_place, new_sums, rows_in_place, take_rows
 from fastsedd_kernels.parallel import Kernel, kernel
 
 # Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
 CROWDED = 4096
-LINE = CACHE_LINE // 4  # more elements than are used, of scratch memory that starts on a cache line's edge
 
 
 @jit
@@ -38,30 +46,27 @@ def _part(count: int, parts: int, index: int) -> Any:
 
 
 @jit
-def _tile(rows: int, tiles: int, index: int) -> Any:
+def _tile(rows: int, tiles: int, index: int, b: Any) -> Any:
     """The index-th of `tiles` tiles of range(rows), as (first, last): full ones, but the last two, which share.
 
-    A tile of few rows leaves the FMA units waiting for their own results; two of half the height do not.
+    A tile of few rows leaves the FMA units waiting for their own results; two of half the height do not. (Tile
+    registers take as long for few rows as for many.)
     """
+    height = tile_rows(b)
     full = max(0, tiles - 2)
-    if index < full:
-        return index * ROWS, (index + 1) * ROWS
-    first, last = _part(rows - full * ROWS, tiles - full, index - full)
-    return full * ROWS + first, full * ROWS + last
+    if index < full or has_tiles(b):
+        return index * height, min(rows, (index + 1) * height)
+    first, last = _part(rows - full * height, tiles - full, index - full)
+    return full * height + first, full * height + last
 
 
 @jit
-def _copy_rows(x: Any, row: int, rows: int, stride: int, copy: Any) -> None:
-    """copy[r * stride + k] = x[row + r, k]: rows with adjacent elements that do not share the same sets of L1."""
-    step = x.strides[1] // x.itemsize
-    for r in range(rows):
-        source, target = pointer(x[row + r], 0), offset(copy, r * stride)
-        if step == 1:
-            for k in range(x.shape[1]):
-                target[k] = source[k]
-        else:
-            for k in range(x.shape[1]):
-                target[k] = source[k * step]
+def _slab(depth: int, slabs: int, index: int, b: Any) -> Any:
+    """The index-th slab of the depth, which for tile registers is a whole number of theirs."""
+    if has_tiles(b):
+        first, last = _part(depth // SIDE, slabs, index)
+        return first * SIDE, last * SIDE
+    return _part(depth, slabs, index)
 
 
 @jit
@@ -75,7 +80,7 @@ def _copy_tile(source: Any, ldc: int, rows: int, columns: int, target: Any, nr: 
 @jit
 def _multiply_panel(
     a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
-    sums: Any, edge: Any, accumulate: bool, parts: Any, out: Any,
+    sums: Any, edge: Any, factors: Any, accumulate: bool, parts: Any, out: Any,
 ) -> None:  # fmt: skip
     """Add a[0:rows, 0:depth] . panel[k : k + depth] to the panel's columns of out, from row first_row on.
 
@@ -87,30 +92,32 @@ def _multiply_panel(
     column = panel * nr
     columns = min(nr, out.shape[1] - column)
     first, last = k == 0, k + depth == panels.shape[1]
-    vectors = -(-columns // lanes_at(sums))
-    in_place = is_bare(parts) and columns == vectors * lanes_at(sums)
+    b = pointer(panels, (panel * panels.shape[1] + k) * nr)
+    lanes = lanes_at(sums)
+    vectors = -(-columns // lanes)
+    whole = is_bare(parts) and columns == vectors * lanes
     biased, bias = bias_at(parts, column, columns, edge)
-    tiles = -(-rows // ROWS)
-    lines = -(-UNROLL * nr // lanes_at(sums) // tiles)  # with each group of k: the tiles together ask for all of B
+    tiles = -(-rows // tile_rows(b))
+    lines = -(-UNROLL * nr // lanes_at(b) // tiles)  # with each group of k: the tiles together ask for all of B
     for tile in range(tiles):
-        top, bottom = _tile(rows, tiles, tile)
+        top, bottom = _tile(rows, tiles, tile, b)
         result = pointer(out, (first_row + top) * ldc + column)
-        if in_place:
-            target, stride = result, ldc
-        else:
-            target, stride = offset(sums, 0 if first and last else top * nr), nr
+        in_place = whole and not (has_tiles(b) and (bottom - top) % SIDE > 0)
+        scratch = offset(sums, 0 if first and last else top * nr)
+        target, stride = place_of_sums(in_place, result, ldc, scratch, nr)
         start, step = (bias, 0) if first and biased else (target, stride)
         if first and accumulate and not in_place:
             _copy_tile(result, ldc, bottom - top, columns, target, nr)
         multiply_tile(
-            bottom - top, vectors, depth, offset(a, top * lda), lda,
-            pointer(panels, (panel * panels.shape[1] + k) * nr), nr, target, stride,
+            bottom - top, vectors, depth, offset(a, top * lda), lda, b, nr, target, stride,
             not first or biased or accumulate, start, step,
-            offset(ahead, tile * lines * lanes_at(sums) * (depth // UNROLL)), lines,
+            offset(ahead, tile * lines * lanes_at(b) * (depth // UNROLL)), lines,
             result, residual_at(parts, first_row + top, column, out), ldc,
         )  # fmt: skip
         if last and not in_place:
-            finish_tile(target, nr, bottom - top, first_row + top, columns, column, parts, out)
+            finish_tile(
+                target, nr, bottom - top, first_row + top, columns, column, offset(factors, top), parts, out
+            )  # fmt: skip
 
 
 def multiply_rectangle(
@@ -119,57 +126,67 @@ def multiply_rectangle(
 ) -> None:  # fmt: skip
     """One rectangle of out = epilogue([out +] x . B).
 
-    x : [M, K], any strides; panels : see `packing`; parts : see `epilogue`; out : [M, N], adjacent elements in a row
+    x : [M, K], any strides where the panels have its dtype, else adjacent elements in a row; panels : see `packing`;
+    parts : see `epilogue`; out : [M, N], adjacent elements in a row
     """
     nr, depth = panels.shape[2], panels.shape[1]
+    height = tile_rows(pointer(panels, 0))
     first_row, last_row = _part(out.shape[0], grid_rows, task // grid_panels)
     first_panel, last_panel = _part(panels.shape[0], grid_panels, task % grid_panels)
     slabs = -(-depth // kc)
     if slabs == 1:
         group = last_panel - first_panel
-    sums = np.empty(mc * nr * (1 if slabs == 1 else group) + LINE, out.dtype)
-    edge = np.empty(nr, out.dtype)
+    line = CACHE_LINE // panels.itemsize  # more elements than are used, of memory that starts on a cache line's edge
+    sums = new_sums(pointer(panels, 0), mc * nr * (1 if slabs == 1 else group) + line)
+    edge, factors = np.empty(nr, out.dtype), np.empty(mc, np.float32)
     adjacent = x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0
-    direct = adjacent and x.strides[0] % CROWDED != 0
-    lda = x.strides[0] // x.itemsize if direct else depth + LINE
-    copy = np.empty(0 if direct else mc * lda + LINE, out.dtype)
-    tiles = -(-(last_row - first_row) // ROWS)
-    blocks = -(-tiles * ROWS // mc)
+    direct = is_read_in_place(x, panels) and adjacent and x.strides[0] % CROWDED != 0
+    tiled = has_tiles(pointer(panels, 0))
+    lda = x.strides[0] // x.itemsize if direct else (depth if tiled else depth + line)
+    copy = np.empty(0 if direct else mc * lda + line, panels.dtype)
+    tiles = -(-(last_row - first_row) // height)
+    blocks = -(-tiles * height // mc)
+    open_tiles(pointer(panels, 0))
     for block in range(blocks):
         first_tile, last_tile = _part(tiles, blocks, block)
-        row = first_row + first_tile * ROWS
-        rows = min(last_row, first_row + last_tile * ROWS) - row
-        a = pointer(x, row * lda)
+        row = first_row + first_tile * height
+        rows = min(last_row, first_row + last_tile * height) - row
+        a = rows_in_place(x, row * lda, copy)
         if not direct:
             a = aligned(copy)
-            _copy_rows(x, row, rows, lda, a)
+            take_rows(x, row, rows, lda, a, pointer(factors, 0), tiled)
         for group_first in range(first_panel, last_panel, group):
             group_last = min(last_panel, group_first + group)
             for slab in range(slabs):
-                k, k_end = _part(depth, slabs, slab)
+                k, k_end = _slab(depth, slabs, slab, pointer(panels, 0))
                 for panel in range(group_first, group_last):
                     if panel + 1 == group_last and k_end < depth:
                         ahead = pointer(panels, (group_first * depth + k_end) * nr)
                     else:
                         ahead = pointer(panels, ((panel + 1) * depth + (k if panel + 1 < group_last else 0)) * nr)
                     _multiply_panel(
-                        offset(a, k), lda, row, rows, panels, panel, k, k_end - k, ahead,
+                        offset(a, k * SIDE if tiled else k), lda, row, rows, panels, panel, k, k_end - k, ahead,
                         offset(aligned(sums), 0 if slabs == 1 else (panel - group_first) * mc * nr),
-                        pointer(edge, 0), accumulate, parts, out,
+                        pointer(edge, 0), pointer(factors, 0), accumulate, parts, out,
                     )  # fmt: skip
+    close_tiles(pointer(panels, 0))
 
 
 def _kernel(element: Any, parts: Any) -> Kernel:
-    x, panels = types.Array(element, 2, "A", readonly=True), types.Array(element, 3, "C", readonly=True)
-    out = types.Array(element, 2, "A")
-    signature = (x, panels, parts, out, types.boolean, *[types.intp] * 5)
+    real = float64 if element == float64 else float32
+    x, panels = types.Array(real, 2, "A", readonly=True), types.Array(element, 3, "C", readonly=True)
+    signature = (x, panels, parts, types.Array(real, 2, "A"), types.boolean, *[types.intp] * 5)
     return kernel(*signature, link=lambda: link_tile(element))(multiply_rectangle)
 
 
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
 _MATRIX = types.Array(float32, 2, "C", readonly=True)
+_PARTS = (_VECTOR, types.intp, _MATRIX, _MATRIX)
 
+# By the dtype of the panels.
 MULTIPLY = {
-    np.dtype(np.float32): _kernel(float32, types.Tuple((_VECTOR, types.intp, _MATRIX, _MATRIX))),
+    np.dtype(np.float32): _kernel(float32, types.Tuple(_PARTS)),
     np.dtype(np.float64): _kernel(float64, types.Tuple(())),
+    np.dtype(np.uint32): _kernel(uint32, types.Tuple(_PARTS)),
+    np.dtype(np.int32): _kernel(int32, types.Tuple((*_PARTS, _VECTOR, types.Array(int32, 1, "C", readonly=True)))),
 }

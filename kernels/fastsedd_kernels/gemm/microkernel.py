@@ -15,7 +15,9 @@ their cache lines hold up loads too), then of `beside` (what its epilogue reads)
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
 up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
 element of C is one chain of FMAs in the order of k, whatever the tile: results do not depend on how work is divided.
-MR and NR: see `fastsedd_kernels.cpu.Isa`. The structure is that of BLIS (Van Zee and van de Geijn 2015).
+MR and NR: see `arithmetic`, which also says what an element is; bfloat16 and int8 come in words of 32 bits, which are
+what k counts. On AMX the tile is another one (`amx`), with the same contract.
+The structure is that of BLIS (Van Zee and van de Geijn 2015).
 """
 
 from __future__ import annotations
@@ -23,26 +25,35 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import float32, int32, types, uint32
 from numba.core import cgutils
 from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
 from fastsedd_kernels import _simd
 from fastsedd_kernels._jit import compile_symbol, is_symbol
-from fastsedd_kernels.cpu import isa
+from fastsedd_kernels.cpu import Unit, dot_unit
+from fastsedd_kernels.gemm import amx
+from fastsedd_kernels.gemm.arithmetic import COLUMNS, SHAPES, SUMS, Arithmetic, arithmetic_of
 
-ROWS = isa().tile_rows
-VECTORS = isa().tile_vectors
+__all__ = [
+    "CHUNK",
+    "COLUMNS",
+    "ROWS",
+    "UNROLL",
+    "VECTORS",
+    "has_tiles",
+    "link_tile",
+    "multiply_tile",
+    "tile_columns",
+    "tile_rows",
+]
+
+ROWS, VECTORS = SHAPES[float32]  # and of float64
 CHUNK = 16  # k: short enough that a shallow product's tile has been asked for when it is stored
 UNROLL = 4  # k: a power of two that divides CHUNK
 REACH = 5  # rows that x86 reaches from one pointer
-COLUMNS = {
-    np.dtype(np.float32): isa().lanes * VECTORS,
-    np.dtype(np.float64): isa().lanes * VECTORS // 2,
-}
 
 
 class _Operands(NamedTuple):
@@ -72,10 +83,70 @@ def _symbol(element: Any) -> str:
 def _parameters(element: Any) -> tuple[Any, ...]:
     """The Numba types of `multiply_tile`'s arguments."""
     kinds = dict.fromkeys(_Operands._fields, types.intp)
-    kinds |= dict.fromkeys(("a", "b", "c", "start", "ahead", "result", "beside"), types.CPointer(element)) | {
-        "accumulate": types.boolean
-    }
+    result = element if element in (float32, types.float64) else float32
+    pointers = {"a": element, "b": element, "ahead": element, "result": result, "beside": result}
+    pointers |= dict.fromkeys(("c", "start"), SUMS[element])
+    kinds |= {name: types.CPointer(to) for name, to in pointers.items()} | {"accumulate": types.boolean}
     return types.intp, types.intp, *kinds.values()
+
+
+def _runs_on_amx(element: Any) -> bool:
+    unit = {uint32: "bfloat16", int32: "int8"}.get(element)
+    return unit is not None and dot_unit(unit) is Unit.AMX
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def tile_rows(typing_context: Any, b: Any) -> Any:
+    """MR for a pointer into B: a constant."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return _simd.index(SHAPES[b.dtype].rows)
+
+    return types.intp(b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def tile_columns(typing_context: Any, b: Any) -> Any:
+    """NR for a pointer into B: a constant."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return _simd.index(SHAPES[b.dtype].vectors * _simd.lanes_of(b.dtype))
+
+    return types.intp(b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def has_tiles(typing_context: Any, b: Any) -> Any:
+    """Whether B is multiplied by tile registers, which write 16 rows or 32: a constant."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(ir.IntType(1), _runs_on_amx(b.dtype))
+
+    return types.boolean(b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def open_tiles(typing_context: Any, b: Any) -> Any:
+    """Before the first `multiply_tile` of a task: what its unit needs."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        if _runs_on_amx(b.dtype):
+            amx.open_tiles(builder)
+        return context.get_dummy_value()
+
+    return types.void(b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def close_tiles(typing_context: Any, b: Any) -> Any:
+    """After the last."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        if _runs_on_amx(b.dtype):
+            amx.close_tiles(builder)
+        return context.get_dummy_value()
+
+    return types.void(b), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -84,9 +155,9 @@ def multiply_tile(
     accumulate: Any, start: Any, start_step: Any, ahead: Any, ahead_lines: Any, result: Any, beside: Any,
     result_step: Any,
 ) -> Any:  # fmt: skip
-    """C[0:m] = [start +] A[0:m, 0:k] . B, of float32 or float64 and `vectors` registers wide; see the module.
+    """C[0:m] = [start +] A[0:m, 0:k] . B, `vectors` registers wide; see the module.
 
-    1 <= m <= ROWS, 1 <= vectors <= VECTORS, k >= 1. A kernel that calls it must name `link_tile` of the element type.
+    1 <= m <= MR, 1 <= vectors <= NR in registers, k >= 1. A kernel that calls it must name `link_tile` of the element.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -122,18 +193,22 @@ def _all_tiles(
 def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
     """All shapes of a tile, and the switch that chooses."""
     element = operands[_Operands._fields.index("a")].dtype
-    vector = _simd.vector_type(element, _simd.lanes_of(element))
+    shape = SHAPES[element]
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         m, width, packed = arguments
         values = _Operands(*cgutils.unpack_tuple(builder, packed))
+        if _runs_on_amx(element):
+            amx.emit(builder, element, m, width, values)
+            return context.get_dummy_value()
+        arithmetic = arithmetic_of(element)
         done = builder.append_basic_block("tile_done")
-        switch = builder.switch(builder.add(builder.mul(m, _simd.index(VECTORS)), width), done)
-        for rows, vectors in itertools.product(range(1, ROWS + 1), range(1, VECTORS + 1)):
+        switch = builder.switch(builder.add(builder.mul(m, _simd.index(shape.vectors)), width), done)
+        for rows, vectors in itertools.product(range(1, shape.rows + 1), range(1, shape.vectors + 1)):
             block = builder.append_basic_block(f"tile_{rows}x{vectors}")
-            switch.add_case(_simd.index(rows * VECTORS + vectors), block)
+            switch.add_case(_simd.index(rows * shape.vectors + vectors), block)
             builder.position_at_end(block)
-            _Tile(builder, vector, rows, vectors, values).emit()
+            _Tile(builder, arithmetic, rows, vectors, rows == shape.rows, values).emit()
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -163,9 +238,17 @@ class _Tile:
     """
 
     def __init__(
-        self, builder: ir.IRBuilder, vector: ir.VectorType, rows: int, vectors: int, operands: _Operands
+        self,
+        builder: ir.IRBuilder,
+        arithmetic: Arithmetic,
+        rows: int,
+        vectors: int,
+        full_height: bool,
+        operands: _Operands,
     ) -> None:
-        self.builder, self.vector, self.rows, self.vectors, self.operands = builder, vector, rows, vectors, operands
+        self.builder, self.arithmetic, self.operands = builder, arithmetic, operands
+        self.rows, self.vectors, self.full_height = rows, vectors, full_height
+        self.lanes = arithmetic.operand.count
         lda = _simd.opaque(builder, operands.lda)
         triple = _simd.opaque(builder, builder.mul(lda, _simd.index(3)))
         twice, fourfold = (builder.mul(lda, _simd.index(times)) for times in (2, 4))
@@ -176,7 +259,7 @@ class _Tile:
         builder, operands = self.builder, self.operands
         values = _Cursor(operands.b, operands.ahead, self._bases(), self._begin()).flat()
         depth = operands.k
-        if self.rows == ROWS:
+        if self.full_height:
             alone = builder.and_(depth, _simd.index(UNROLL - 1))
             values = _simd.repeat(builder, alone, values, self._step)
             depth = builder.sub(depth, alone)
@@ -187,7 +270,7 @@ class _Tile:
             row, left, *rest = values
             row = builder.select(builder.icmp_signed("==", chunks_left, result_asked_for), operands.beside, row)
             for j in range(self.vectors):
-                _simd.prefetch(builder, builder.gep(row, [_simd.index(j * self.vector.count)]), write=True)
+                _simd.prefetch(builder, builder.gep(row, [_simd.index(j * self.lanes)]), write=True)
             here = self._at_most(left, CHUNK)
             _, *rest = _simd.repeat(builder, self._parts(here, UNROLL), [here, *rest], self._group)
             return [builder.gep(row, [operands.result_step]), builder.sub(left, here), *rest]
@@ -195,12 +278,12 @@ class _Tile:
         values = _simd.repeat(builder, chunks, [operands.result, depth, *values], chunk)
         targets = self._vectors(operands.c, operands.ldc)
         for target, total in zip(targets, self._cursor(values[2:]).sums, strict=True):
-            _simd.store(builder, total, target, self.vector)
+            _simd.store(builder, total, target, self.arithmetic.total)
 
     def _vectors(self, first: Any, step: Any) -> list[Any]:
         """Pointers to the vectors of a tile, row by row."""
         rows = [self.builder.mul(step, _simd.index(i)) for i in range(self.rows)]
-        columns = [_simd.index(j * self.vector.count) for j in range(self.vectors)]
+        columns = [_simd.index(j * self.lanes) for j in range(self.vectors)]
         return [self.builder.gep(first, [self.builder.add(row, column)]) for row in rows for column in columns]
 
     def _begin(self) -> list[Any]:
@@ -208,11 +291,11 @@ class _Tile:
         builder, operands, cleared = self.builder, self.operands, self.builder.block
         with builder.if_then(operands.accumulate):
             starts = self._vectors(operands.start, operands.start_step)
-            loaded = [_simd.load(builder, start, self.vector) for start in starts]
+            loaded = [_simd.load(builder, start, self.arithmetic.total) for start in starts]
             loading = builder.block
-        sums = [builder.phi(self.vector) for _ in loaded]
+        sums = [builder.phi(self.arithmetic.total) for _ in loaded]
         for total, value in zip(sums, loaded, strict=True):
-            total.add_incoming(_simd.zeros(self.vector), cleared)
+            total.add_incoming(_simd.zeros(self.arithmetic.total), cleared)
             total.add_incoming(value, loading)
         return sums
 
@@ -238,7 +321,7 @@ class _Tile:
         cursor = self._cursor(values)
         lines = _simd.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._ask)
         values = cursor._replace(ahead=lines[0]).flat()
-        if self.rows == ROWS:
+        if self.full_height:
             values = self._step(None, values, UNROLL)
         else:
             values = _simd.repeat(self.builder, self._at_most(left, UNROLL), values, self._step)
@@ -247,7 +330,7 @@ class _Tile:
     def _ask(self, _: Any, values: list[Any]) -> list[Any]:
         """Ask for the line of B at a pointer; the pointer to the next."""
         _simd.prefetch(self.builder, values[0])
-        return [self.builder.gep(values[0], [_simd.index(self.vector.count)])]
+        return [self.builder.gep(values[0], [_simd.index(self.lanes)])]
 
     def _step(self, _: Any, values: list[Any], times: int = 1) -> list[Any]:
         """The cursor's values after that many k, written out."""
@@ -259,15 +342,16 @@ class _Tile:
 
     def _add_products(self, cursor: _Cursor, k: int) -> _Cursor:
         """The sums after one k, the k-th after the bases: a row of B in registers, each of A's elements broadcast."""
-        builder, vector, operands = self.builder, self.vector, self.operands
-        b = [
-            _simd.load(builder, builder.gep(cursor.b, [_simd.index(j * vector.count)]), vector)
-            for j in range(self.vectors)
-        ]
+        builder, arithmetic, operands = self.builder, self.arithmetic, self.operands
+        b = []
+        for j in range(self.vectors):
+            source = builder.gep(cursor.b, [_simd.index(j * self.lanes)])
+            b.append(arithmetic.prepare(builder, _simd.load(builder, source, arithmetic.operand)))
         sums = []
         for row in range(self.rows):
             address = builder.gep(cursor.bases[row // REACH], [self.below[row % REACH]])
-            element = _simd.broadcast(builder, builder.load(builder.gep(address, [_simd.index(k)])), vector)
+            element = builder.load(builder.gep(address, [_simd.index(k)]))
+            a = arithmetic.prepare(builder, _simd.broadcast(builder, element, arithmetic.operand))
             before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
-            sums += [_simd.multiply_add(builder, element, b[j], before[j], vector) for j in range(self.vectors)]
+            sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
         return cursor._replace(b=builder.gep(cursor.b, [operands.ldb]), sums=sums)

@@ -18,30 +18,35 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd_kernels._arrays import aligned_empty, as_array
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, store_vector, transpose_square
-from fastsedd_kernels.gemm.microkernel import COLUMNS
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.gemm.rows import ZERO_POINT, take_rows, whole_words
 from fastsedd_kernels.parallel import Kernel, kernel
 
 # Neighbouring panels share pages of B, and a task is too short to be worth handing out with fewer.
 PANELS_A_TASK = 8
+ROWS_A_TASK = 64
+
+_MOST = np.float32(127.0)  # of a signed byte, with as much below zero
 
 
 @dataclass(frozen=True)
 class PackedWeight:
     """A linear layer's weight in panels, read-only: made by `pack`, taken by `linear`.
 
-    panels : [ceil(outputs / NR), inputs, NR]; shape : (outputs, inputs) as the weight had it
+    panels : [ceil(outputs / NR), depth, NR], of words where several short numbers make one (`arithmetic`)
+    shape : (outputs, inputs) as the weight had it
+    dtype : "float32", "float64", "bfloat16" or "int8"
+    quantisation : of int8, what `epilogue` calls scales and corrections; else empty
     """
 
     panels: NDArray[Any]
     shape: tuple[int, int]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.panels.dtype
+    dtype: str
+    quantisation: tuple[NDArray[Any], ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return self.panels.nbytes
+        return self.panels.nbytes + sum(part.nbytes for part in self.quantisation)
 
 
 @jit
@@ -66,7 +71,7 @@ def _pack_rows(weight: Any, first: int, panels: Any, panel: int, count: int) -> 
 
 
 @jit
-def _pack_columns(weight: Any, first: int, panel: Any) -> None:
+def pack_columns(weight: Any, first: int, panel: Any) -> None:
     """One panel of a B whose columns hold adjacent elements, by squares of registers."""
     width, depth = panel.shape[1], panel.shape[0]
     lanes = lanes_at(pointer(panel, 0))
@@ -93,7 +98,7 @@ def _make_pack(element: Any) -> Kernel:
             _pack_rows(weight, first_panel * width, panels, first_panel, whole)
         for panel in range(first_panel + max(0, whole), last_panel):
             if by_columns:
-                _pack_columns(weight, panel * width, panels[panel])
+                pack_columns(weight, panel * width, panels[panel])
             else:
                 _pack_elements(weight, panel * width, panels[panel], 0, panels.shape[1], 0, width)
 
@@ -107,20 +112,35 @@ _PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): 
 def pack(weight: ArrayLike, dtype: str = "float32") -> PackedWeight:
     """Pack a linear layer's weight for `linear`: do it once a weight, then multiply by it many times.
 
-    weight : [outputs, inputs] as in torch.nn.Linear, any strides, of that dtype
-    dtype : "float32" or "float64", how the panels are stored and multiplied
-    Raises ValueError for another dtype, a weight that is not 2-D, or one without elements.
+    weight : float32 [outputs, inputs] as in torch.nn.Linear, any strides; float64 for that dtype
+    dtype : how it is stored and multiplied. "bfloat16": rounded to nearest even. "int8": each output's weights in steps
+        of a 127th of their largest magnitude.
+    Raises ValueError for another dtype, a weight that is not 2-D, one without elements, and, of int8, one that is not
+    finite.
     """
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype is {dtype!r}, allowed are 'float32' and 'float64'")
-    array = as_array("weight", weight, dtype)
+    if dtype not in _STORED:
+        raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _STORED))}")
+    array = as_array("weight", weight, np.float64 if dtype == "float64" else np.float32)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"weight has shape {array.shape}, must be [outputs, inputs] with elements")
-    return PackedWeight(pack_transposed(array), (array.shape[0], array.shape[1]))
+    shape = (array.shape[0], array.shape[1])
+    if dtype == "bfloat16":
+        return PackedWeight(pack_transposed(_rounded(array)), shape, dtype)
+    if dtype == "int8":
+        words, scales, corrections = _quantised(array)
+        panels = pack_transposed(words)
+        padding = (0, len(panels) * panels.shape[2] - len(array))
+        return PackedWeight(
+            panels, shape, dtype, (_read_only(np.pad(scales, padding)), _read_only(np.pad(corrections, padding)))
+        )
+    return PackedWeight(pack_transposed(array), shape, dtype)
+
+
+_STORED = ("float32", "float64", "bfloat16", "int8")
 
 
 def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The read-only panels of B = weight.T; weight [N, K], any strides, checked by the caller.
+    """The read-only panels of B = weight.T; weight [N, K], any strides, of floats or words, checked by the caller.
 
     memory : where to put them, at least as large, 1-D, overwritten; None allocates
     """
@@ -128,7 +148,39 @@ def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) ->
     width = COLUMNS[weight.dtype]
     shape = (-(-outputs // width), inputs, width)
     panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
-    _PACK[weight.dtype](-(-len(panels) // PANELS_A_TASK), weight, panels)
-    read_only = panels.view()
-    read_only.flags.writeable = False
-    return read_only
+    moved = np.dtype(f"f{weight.itemsize}")  # words are moved as floats of their size, bit for bit
+    _PACK[moved](-(-len(panels) // PANELS_A_TASK), weight.view(moved), panels.view(moved))
+    return _read_only(panels)
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@kernel(types.Array(types.float32, 2, "A", readonly=True), types.uint32[:, ::1])
+def round_rows(task: int, x: Any, words: Any) -> None:
+    """ROWS_A_TASK rows of adjacent elements, in bfloat16, two to a word."""
+    first = task * ROWS_A_TASK
+    rows = min(ROWS_A_TASK, x.shape[0] - first)
+    take_rows(x, first, rows, words.shape[1], pointer(words, first * words.shape[1]), pointer(x, 0), False)
+
+
+def _rounded(weight: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """[N, K] as bfloat16 words [N, ceil(K / 2)]."""
+    rows = weight if weight.strides[1] == weight.itemsize else np.ascontiguousarray(weight)
+    words = np.empty((len(rows), whole_words(rows.shape[1], types.uint32)), np.uint32)
+    round_rows(-(-len(rows) // ROWS_A_TASK), rows, words)
+    return words
+
+
+def _quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+    """[N, K] as words [N, ceil(K / 4)] of signed bytes; each row's step; what corrects A's bytes for having no sign."""
+    largest = np.abs(weight).max(axis=1)
+    if not np.isfinite(largest).all():
+        raise ValueError("weight holds a NaN or an infinity, which int8 cannot")
+    scale = np.divide(_MOST, largest, out=np.zeros_like(largest), where=largest > 0)
+    whole = np.zeros((len(weight), 4 * whole_words(weight.shape[1], types.int32)), np.int8)
+    whole[:, : weight.shape[1]] = np.rint(weight * scale[:, None].astype(np.float64))
+    return whole.view(np.int32), largest / _MOST, -ZERO_POINT * whole.sum(axis=1, dtype=np.int32)

@@ -39,6 +39,27 @@ def linear(
     return np.asarray(y)
 
 
+def bfloat16(x: ArrayLike) -> NDArray[np.float64]:
+    """Rounded to bfloat16, to nearest even; finite values only."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def int8_linear(x: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
+    """x @ weight.T with each row of both in whole 127ths of its largest magnitude."""
+    (x, x_step), (weight, weight_step) = _quantised(x), _quantised(weight)
+    return np.asarray((x @ weight.T) * (x_step[:, None] * weight_step))
+
+
+def _quantised(x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whole numbers, and a row's step. The steps and quotients are float32, as in the kernels: they decide ties."""
+    rows = np.asarray(x, np.float32)
+    largest = np.abs(rows).max(axis=1)
+    scale = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(rows.astype(np.float64) * scale[:, None]), (largest / np.float32(127)).astype(np.float64)
+
+
 def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:
     """K * eps * |A| |B| in Frobenius norms: the norm-wise error that any order of summation stays below."""
     a, b = np.asarray(x, np.float64), np.asarray(weight, np.float64)
