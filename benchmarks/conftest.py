@@ -20,7 +20,7 @@ def all_peers() -> list[peers.Peer]:
 def record(benchmark: Any) -> Callable[..., None]:
     """record(contenders, limit, work, **labels): hold the contest, then let pytest-benchmark time ours alone."""
 
-    def held(contenders: Mapping[str, Callable[[], Any]], limit: Callable[[], float], work: int, **labels: Any) -> None:
+    def held(contenders: Mapping[str, Any], limit: Callable[[], float], work: int, **labels: Any) -> None:
         benchmark.extra_info.update(labels, work=work, **contests.hold(contenders, limit, work))
         benchmark.pedantic(contenders[contests.OURS], rounds=5, warmup_rounds=1)
 

@@ -31,14 +31,18 @@ Entry = dict[str, Any]
 
 def keep(paths: Iterable[Path], folder: Path = RESULTS) -> None:
     """Store what the report needs of each file: the measurements and the environment, not the machine's name."""
-    folder.mkdir(exist_ok=True)
     for path in paths:
         document = json.loads(path.read_text(encoding="utf-8"))
-        entries = [_rounded(benchmark["extra_info"]) for benchmark in document["benchmarks"]]
-        kept = {"environment": document["machine_info"], "entries": entries}
-        lines = ",\n".join(json.dumps(entry) for entry in kept["entries"])
-        text = f'{{"environment": {json.dumps(kept["environment"])},\n"entries": [\n{lines}\n]}}\n'
-        (folder / path.name).write_text(text, encoding="utf-8")
+        entries = [benchmark["extra_info"] for benchmark in document["benchmarks"]]
+        store(path.stem, document["machine_info"], entries, folder)
+
+
+def store(name: str, environment: dict[str, Any], entries: list[Entry], folder: Path = RESULTS) -> None:
+    """Keep a suite's results, an entry a line."""
+    folder.mkdir(exist_ok=True)
+    lines = ",\n".join(json.dumps(_rounded(entry)) for entry in entries)
+    text = f'{{"environment": {json.dumps(environment)},\n"entries": [\n{lines}\n]}}\n'
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
@@ -60,7 +64,10 @@ def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
 
 def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
-    sections = [_introduction(environment), _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries)]
+    sections = [
+        _introduction(environment), _forward(entries), _quality(entries), _attention(entries), _linear(entries),
+        _epilogues(entries), _matmul(entries), _gemv(entries),
+    ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -89,6 +96,67 @@ def _of_kind(entries: list[Entry], kind: str) -> list[Entry]:
 
 def _peers_in(entries: list[Entry]) -> list[str]:
     return [name for name in PEERS if any(name in entry["ratios"] for entry in entries)]
+
+
+ENGINES = ("PyTorch eager", "PyTorch compile", "PyTorch dynamic", "ONNX Runtime", "OpenVINO")
+
+
+def _forward(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "forward")
+    if not found:
+        return ""
+    text = (
+        "## A whole forward\n\nMilliseconds, and × of each engine that has the dtype; each in a process of its own: "
+        "`pytest benchmarks/bench_forward.py`.\nThe models have random weights; annotated is the article's.\n"
+    )
+    for dtype in dict.fromkeys(entry["dtype"] for entry in found):
+        rows = [entry for entry in found if entry["dtype"] == dtype]
+        engines = [name for name in ENGINES if any(name in entry["ratios"] for entry in rows)]
+        header = ["model", "texts", "ms", *(f"× {name}" for name in engines)]
+        table = [
+            [entry["model"], str(entry["batch"]), f"{entry['seconds'][OURS] * 1e3:.1f}", *_ratios(entry, engines)]
+            for entry in rows
+        ]
+        text += f"\n**{dtype}**\n\n{_table(header, table)}\n"
+    return text.rstrip("\n")
+
+
+def _quality(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "quality")
+    if not found:
+        return ""
+    header = ["dtype", "validation bound, nats a token", "against float32, on the same noise", "seconds a text"]
+    rows = [
+        [
+            entry["dtype"],
+            f"{entry['nats']:.4f} ± {entry['error']:.4f}",
+            f"{entry['difference']:+.5f} ± {entry['difference_error']:.5f}",
+            f"{entry['seconds_a_text']:.2f}",
+        ]
+        for entry in found
+    ]
+    return (
+        "## What shorter numbers cost\n\nThe shipped model: its likelihood bound on text that it was not trained on, "
+        f"and a text of 128 steps, warm: `python benchmarks/quality.py FILE`.\n\n{_table(header, rows)}"
+    )
+
+
+def _attention(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "attention")
+    if not found:
+        return ""
+    header = ["B×H×L×D", "dtype", "ms", "of the float32 peak", "× PyTorch SDPA"]
+    rows = [
+        [
+            _shape(entry),
+            entry["dtype"],
+            f"{entry['seconds'][OURS] * 1e3:.2f}",
+            _percent(entry["fraction"]),
+            *_ratios(entry, ["PyTorch SDPA"]),
+        ]
+        for entry in found
+    ]
+    return "## Attention alone\n\n`fk.attention`: `pytest benchmarks/bench_attention.py`.\n\n" + _table(header, rows)
 
 
 def _linear(entries: list[Entry]) -> str:

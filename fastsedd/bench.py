@@ -50,6 +50,53 @@ class Measurements:
     forward_length: int
 
 
+# What the kernels of a forward are for, by name; what is not here is the rest.
+_PARTS = {"multiply_rectangle": "GEMM", "attend": "attention", "layer_norm_rows": "norm"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a forward of one text goes, in milliseconds.
+
+    parts : its kernels, called one by one: GEMM, attention, norm, rest; forward : all of it, as a sampler runs it
+    """
+
+    parts: dict[str, float]
+    forward: float
+    length: int
+
+
+def profile(model: Model) -> Profile:
+    """Measure it; about a second for a small model."""
+    parts = dict.fromkeys([*_PARTS.values(), "rest"], 0.0)
+    for kernel, seconds in model.profile().items():
+        parts[_PARTS.get(kernel, "rest")] += 1e3 * seconds
+    return Profile(parts, _forward_ms(model, 0.5), model.config.length)
+
+
+def facts(measured: Measurements | Profile) -> list[tuple[str, str]]:
+    """What was measured, for a reader."""
+    if isinstance(measured, Profile):
+        inside = sum(measured.parts.values())
+        lines = [(part, f"{ms:.2f} ms, {ms / inside:.0%} of the kernels") for part, ms in measured.parts.items()]
+        return [*lines, ("forward", f"{measured.forward:.2f} ms, one text of {measured.length} tokens")]
+    lines = [
+        ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),
+        ("peak", f"{measured.peak_gflops:.0f} GFLOP/s, multiply-adds in registers"),
+        ("bandwidth", f"{measured.bandwidth_gbs:.1f} GB/s, reading 64 MiB"),
+    ]
+    for layer in measured.layers:
+        name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
+        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
+        lines.append((name, speed))
+    return [*lines, ("forward", f"{measured.forward_ms:.1f} ms, one text of {measured.forward_length} tokens")]
+
+
+def _forward_ms(model: Model, seconds: float) -> float:
+    tokens = np.zeros((1, model.config.length), np.int32)
+    return _median_call(lambda: model.log_score(tokens, [1.0]), seconds) * 1e3
+
+
 def run(
     model: Model, seconds: float = 10.0, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Measurements:
@@ -59,8 +106,7 @@ def run(
     for layer in LAYERS:
         layers.append(_measure_layer(*layer, turn))
         progress(len(layers), len(LAYERS))
-    cpu, length = fk.cpu_info(), model.config.length
-    tokens = np.zeros((1, length), np.int32)
+    cpu = fk.cpu_info()
     return Measurements(
         cpu.name,
         cpu.isa,
@@ -68,8 +114,8 @@ def run(
         fk.peak_flops(seconds=turn) / 1e9,
         fk.read_bandwidth(seconds=turn) / 1e9,
         tuple(layers),
-        _median_call(lambda: model.log_score(tokens, [1.0]), 3 * turn) * 1e3,
-        length,
+        _forward_ms(model, 3 * turn),
+        model.config.length,
     )
 
 

@@ -18,10 +18,9 @@ import fastsedd
 
 # What takes long to import (NumPy, Numba, rich) is imported by the commands that need it: help comes at once.
 if TYPE_CHECKING:
-    from fastsedd import Model, Sample
-    from fastsedd.bench import Measurements
+    from fastsedd import Dtype, Model, Sample
+    from fastsedd.bench import Measurements, Profile
     from fastsedd.display import OnStep
-    from fastsedd.engine import Dtype
 
 RULE = "-" * 72
 
@@ -159,8 +158,13 @@ def warmup() -> None:
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
 @click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
 @click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
+@click.option("--model", metavar="M", help="Whose forward to measure.  [default: the shipped model]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", help="Of the forward.")
+@click.option("--profile", is_flag=True, help="Only where the time of a forward goes.")
 @click.option("--tune", is_flag=True, help="First measure how products are best cut up here, a minute, and keep it.")
-def bench(threads: int | None, seconds: float, as_json: bool, tune: bool) -> None:
+def bench(
+    threads: int | None, seconds: float, as_json: bool, model: str | None, dtype: Dtype, profile: bool, tune: bool
+) -> None:
     """This machine's kernels and forward against its own measured peak, and against NumPy.
 
     The machine's limits are measured beside each kernel. benchmarks/ in the repository compares with more libraries.
@@ -168,15 +172,18 @@ def bench(threads: int | None, seconds: float, as_json: bool, tune: bool) -> Non
     from fastsedd import bench as benches
     from fastsedd import display
 
-    model = _load(None, threads)
+    loaded = _load(model, threads, dtype)
     if tune:
         _tune()
-    with _counting("measuring") as progress:
-        measured = benches.run(model, seconds, progress)
+    if profile:
+        measured: Measurements | Profile = benches.profile(loaded)
+    else:
+        with _counting("measuring") as progress:
+            measured = benches.run(loaded, seconds, progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(measured)))
     else:
-        display.print_facts(_measurement_facts(measured))
+        display.print_facts(benches.facts(measured))
 
 
 def _tune() -> None:
@@ -227,20 +234,6 @@ def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:
     from fastsedd import display
 
     return display.counting_bar("compiling kernels for this CPU")
-
-
-def _measurement_facts(measured: Measurements) -> list[tuple[str, str]]:
-    facts = [
-        ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),
-        ("peak", f"{measured.peak_gflops:.0f} GFLOP/s, multiply-adds in registers"),
-        ("bandwidth", f"{measured.bandwidth_gbs:.1f} GB/s, reading 64 MiB"),
-    ]
-    for layer in measured.layers:
-        name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
-        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
-        facts.append((name, speed))
-    facts.append(("forward", f"{measured.forward_ms:.1f} ms, the shipped model, {measured.forward_length} tokens"))
-    return facts
 
 
 def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> AbstractContextManager[OnStep | None]:

@@ -40,6 +40,11 @@ class Forward:
         zero_current(scratch.log_score, scratch.tokens)
         return scratch.log_score
 
+    def profile(self, tokens: NDArray[np.int32], sigma: ArrayLike) -> dict[str, float]:
+        """Seconds that each kernel takes in a forward, by its name; see `fastsedd_kernels.profile`."""
+        self(tokens, sigma)
+        return fk.profile(lambda: self._network.run(self.scratch))
+
     def _run(self) -> None:
         if self._recording is not None and self._threads == fk.get_num_threads():
             self._recording.replay()

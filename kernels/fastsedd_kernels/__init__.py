@@ -17,7 +17,7 @@ from fastsedd_kernels.gemm.packing import PackedWeight, pack
 from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
-from fastsedd_kernels.replay import Recording, record
+from fastsedd_kernels.replay import Recording, profile, record
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.sampling.api import sample_categorical
 
@@ -40,6 +40,7 @@ __all__ = [
     "on_compile",
     "pack",
     "peak_flops",
+    "profile",
     "read_bandwidth",
     "record",
     "rotary",

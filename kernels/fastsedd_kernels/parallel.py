@@ -136,6 +136,7 @@ class Kernel:
         self, body: Callable[..., None], signature: tuple[Any, ...], link: Callable[[], None] | None = None
     ) -> None:
         self.__doc__ = body.__doc__
+        self.name = body.__name__
         self._body = body
         self._signature = signature
         self._link = link

@@ -34,6 +34,17 @@ ENTRIES = [
     entry("linear", [8, 8, 8], 1e-6, {"OpenBLAS": 4e-6}, model="large"),
     entry("epilogue", [64, 384, 1152], 1.1e-3, {"bare": 1e-3}, name="bias"),
     entry("matmul", [10, 10, 10], 1e-6, {"OpenBLAS": 1e-6}, transposed=True),
+    entry("forward", [8, 8, 8], 2e-3, {"OpenVINO": 3e-3}, model="annotated", batch=4),
+    entry("attention", [1, 2, 3, 4], 1e-6, {"PyTorch SDPA": 2e-6}),
+    {
+        "kind": "quality",
+        "dtype": "int8",
+        "nats": 1.9,
+        "error": 0.1,
+        "difference": 0.01,
+        "difference_error": 0.002,
+        "seconds_a_text": 0.5,
+    },
     entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
 ]
 
@@ -51,6 +62,8 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "| 64×384×1152 | 57 | 57 % | 2.00 | *0.50* | 100 |" in text
     assert "| 64×384×1152 | bias | +10.0 % |" in text
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
+    assert "| annotated | 4 | 2.0 | 1.50 |" in text
+    assert "| int8 | 1.9000 ± 0.1000 | +0.01000 ± 0.00200 | 0.50 |" in text
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 

@@ -20,6 +20,16 @@ def test_every_layer_is_measured() -> None:
     assert all(layer.gflops > 0 and layer.numpy_over_ours > 0 for layer in measured.layers)
 
 
+def test_a_profile_accounts_for_the_forward() -> None:
+    found = bench.profile(fastsedd.load(None, "bfloat16"))
+    assert list(found.parts) == ["GEMM", "attention", "norm", "rest"] and all(ms > 0 for ms in found.parts.values())
+    assert found.forward < 10 * sum(found.parts.values())
+    result = CliRunner().invoke(main, ["bench", "--profile", "--dtype", "bfloat16"])
+    assert result.exit_code == 0 and "of the kernels" in result.stdout and "256 tokens" in result.stdout
+    result = CliRunner().invoke(main, ["bench", "--profile", "--json"])
+    assert json.loads(result.stdout).keys() == {"parts", "forward", "length"}
+
+
 def test_the_command_prints_tables_or_an_object() -> None:
     result = CliRunner().invoke(main, ["bench", "--seconds", "0.01"])
     assert result.exit_code == 0

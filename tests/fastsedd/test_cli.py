@@ -47,6 +47,11 @@ class FakeModel:
     name: str = "shipped model"
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
+    dtype: str = ""
+
+    @property
+    def precision(self) -> list[tuple[str, str]]:
+        return [("linear layers", self.dtype)]
 
     @property
     def config(self) -> SimpleNamespace:
@@ -100,9 +105,10 @@ def model(monkeypatch: pytest.MonkeyPatch, kernels: FakeKernels) -> FakeModel:
     """What `fastsedd.load` gives for any path but "missing"."""
     fake = FakeModel()
 
-    def load(path: str | None) -> FakeModel:
+    def load(path: str | None, dtype: str) -> FakeModel:
         if path == "missing":
             raise ValueError("missing: no such file or folder")
+        fake.dtype = dtype
         return fake
 
     monkeypatch.setitem(vars(fastsedd), "load", load)
@@ -187,6 +193,13 @@ def test_an_option_reaches_the_model(model: FakeModel, option: str, value: str, 
 def test_what_is_not_given_is_left_to_the_model(model: FakeModel) -> None:
     run("generate")
     assert all(model.requests[0][name] is None for name in ("steps", "length", "batch_size", "temperature"))
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect"])
+def test_the_dtype_reaches_the_model(model: FakeModel, command: str) -> None:
+    assert run(command, "--dtype", "int8").exit_code == 0 and model.dtype == "int8"
+    assert run(command).exit_code == 0 and model.dtype == "float32"
+    assert run(command, "--dtype", "float16").exit_code == 2
 
 
 def test_threads(model: FakeModel, kernels: FakeKernels) -> None:
@@ -299,6 +312,7 @@ def test_inspect_says_what_the_checkpoint_is(model: FakeModel) -> None:
         "architecture": "ddit",
         "parameters": "1,234,567",
         "stored dtype": "float16",
+        "linear layers": "float32",
         "width": "384",
         "blocks": "6",
         "heads": "6 of 64",

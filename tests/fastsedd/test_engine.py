@@ -153,6 +153,19 @@ def test_log_score_refuses(model, tokens, sigma, words: str) -> None:
         model.log_score(tokens, np.array(sigma))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_shorter_numbers_write_the_same_text_however_it_is_asked_for(folder, dtype: str) -> None:
+    model = fastsedd.load(folder, dtype)
+    texts = model.generate(num_samples=5, steps=4, seed=7).texts
+    assert model.generate(num_samples=5, batch_size=2, steps=4, seed=7).texts == texts
+    before = fk.get_num_threads()
+    fk.set_num_threads(1)
+    try:
+        assert model.generate(num_samples=5, steps=4, seed=7).texts == texts
+    finally:
+        fk.set_num_threads(before)
+
+
 def test_load_refuses_other_dtypes(folder) -> None:
     with pytest.raises(ValueError, match="dtype is 'float64'"):
         fastsedd.load(folder, dtype="float64")

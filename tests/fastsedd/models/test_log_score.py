@@ -51,6 +51,18 @@ def test_parity(make_config, make_tensors, case: str, batch: int) -> None:
         assert not np.take_along_axis(result, tokens[..., None], -1).any()
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.02), ("int8", 0.04)])
+@pytest.mark.parametrize("case", CASES)
+def test_shorter_numbers_are_near(make_config, make_tensors, case: str, dtype: str, tolerance: float) -> None:
+    architecture, graph, changes = CASES[case]
+    config = make_config(architecture, graph, **changes)
+    tensors = make_tensors(config)
+    tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, config.length)).astype(np.int32)
+    result = poisoned_forward(models.build(config, tensors, dtype), 2, config.length)(tokens, [0.5])
+    expected = reference.log_score(config, tensors, tokens, np.array([0.5, 0.5]))
+    assert 0 < np.linalg.norm(result - expected) < tolerance * np.linalg.norm(expected)
+
+
 def test_a_sample_does_not_depend_on_its_batch(make_config, make_tensors) -> None:
     config = make_config(**ARTICLE, blocks=1)
     network = models.build(config, make_tensors(config))
