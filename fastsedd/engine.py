@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +63,7 @@ class Model:
         self.stored_dtype = read.stored_dtype
         self.parameters = sum(tensor.size for tensor in read.tensors.values())
         self.tokenizer: text.Tokenizer = text.for_config(read.config)
-        self._network: Network = models.build(read.config, read.tensors, dtype)
+        self._network: Network = models.build(read.config, _Consumed(read.tensors), dtype)
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
@@ -206,6 +206,22 @@ class Model:
     def _check_length(self, name: str, length: int) -> None:
         if not 1 <= length <= self.config.length:
             raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
+
+
+class _Consumed(Mapping[str, NDArray[np.float32]]):
+    """Tensors that are let go of as they are read: a network keeps packed copies, and both would not have to fit."""
+
+    def __init__(self, tensors: dict[str, NDArray[np.float32]]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._tensors.pop(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def load(path: str | Path | None = None, dtype: Dtype = "float32") -> Model:

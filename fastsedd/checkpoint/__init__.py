@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ class Checkpoint:
     """config : the model; tensors : float32 arrays by name; path : the weights' file; stored_dtype : as stored."""
 
     config: ModelConfig
-    tensors: Mapping[str, NDArray[np.float32]]
+    tensors: dict[str, NDArray[np.float32]]
     path: Path
     stored_dtype: str
 

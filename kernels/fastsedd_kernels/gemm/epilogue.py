@@ -109,9 +109,9 @@ def _place_of_sums(in_place: Any, result: Any, ldc: Any, scratch: Any, nr: Any) 
     return lambda in_place, result, ldc, scratch, nr: (scratch, nr)
 
 
-@jit
 def _apply(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, parts: Any, out: Any,
+    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
+    out: Any,
 ) -> None:  # fmt: skip
     activation, gate, residual = parts[1], parts[2], parts[3]
     width, ldc = out.shape[1], out.strides[0] // out.itemsize
@@ -139,11 +139,7 @@ def _apply(
                 store_first(offset(target, j), value, count)
 
 
-def _apply_parts(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    _apply(tile, stride, rows, first_row, columns, first_column, parts, out)
+_apply_in_kernel = jit(_apply)
 
 
 def _scale_and_apply(
@@ -160,7 +156,7 @@ def _scale_and_apply(
             if bias.size > 0:
                 value = value + _load(pointer(bias, first_column + j), columns - j)
             store_vector(place, value)
-    _apply(real, stride, rows, first_row, columns, first_column, parts, out)
+    _apply_in_kernel(real, stride, rows, first_row, columns, first_column, factors, parts, out)
 
 
 def _copy(
@@ -190,7 +186,7 @@ def _finish_tile(
 ) -> Any:  # fmt: skip
     if len(parts) == 0:
         return _copy
-    return _scale_and_apply if len(parts) == _QUANTISED else _apply_parts
+    return _scale_and_apply if len(parts) == _QUANTISED else _apply
 
 
 @jit

@@ -9,8 +9,9 @@
 
 Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
 this tile: with every UNROLL of k for `ahead_lines` cache lines, one after the other from `ahead` on (the B that comes
-next, in L3 or memory); with every CHUNK of k for one row of `result` (where the tile ends up: stores that wait for
-their cache lines hold up loads too), then of `beside` (what its epilogue reads), `result_step` elements apart.
+next, in L3 or memory); at full height, with every CHUNK of k, for one row of `result` (where the tile ends up: stores
+that wait for their cache lines hold up loads too), then of `beside` (what its epilogue reads), `result_step` elements
+apart.
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
 up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
@@ -255,14 +256,20 @@ class _Tile:
         self.below = (_simd.index(0), lda, twice, triple, fourfold)
 
     def emit(self) -> None:
-        """Load or clear the accumulators, run over k in chunks, store them."""
-        builder, operands = self.builder, self.operands
+        """Load or clear the accumulators, run over k, store them."""
+        operands = self.operands
         values = _Cursor(operands.b, operands.ahead, self._bases(), self._begin()).flat()
-        depth = operands.k
-        if self.full_height:
-            alone = builder.and_(depth, _simd.index(UNROLL - 1))
-            values = _simd.repeat(builder, alone, values, self._step)
-            depth = builder.sub(depth, alone)
+        values = self._in_chunks(values) if self.full_height else self._in_groups(operands.k, values)
+        targets = self._vectors(operands.c, operands.ldc)
+        for target, total in zip(targets, self._cursor(values).sums, strict=True):
+            _simd.store(self.builder, total, target, self.arithmetic.total)
+
+    def _in_chunks(self, values: list[Any]) -> list[Any]:
+        """All of k: first what is no whole group, then chunks, each of which asks for a row of the result."""
+        builder, operands = self.builder, self.operands
+        alone = builder.and_(operands.k, _simd.index(UNROLL - 1))
+        values = _simd.repeat(builder, alone, values, self._step)
+        depth = builder.sub(operands.k, alone)
         chunks = self._parts(depth, CHUNK)
         result_asked_for = builder.sub(chunks, _simd.index(self.rows))
 
@@ -272,13 +279,15 @@ class _Tile:
             for j in range(self.vectors):
                 _simd.prefetch(builder, builder.gep(row, [_simd.index(j * self.lanes)]), write=True)
             here = self._at_most(left, CHUNK)
-            _, *rest = _simd.repeat(builder, self._parts(here, UNROLL), [here, *rest], self._group)
+            rest = self._in_groups(here, rest)
             return [builder.gep(row, [operands.result_step]), builder.sub(left, here), *rest]
 
-        values = _simd.repeat(builder, chunks, [operands.result, depth, *values], chunk)
-        targets = self._vectors(operands.c, operands.ldc)
-        for target, total in zip(targets, self._cursor(values[2:]).sums, strict=True):
-            _simd.store(builder, total, target, self.arithmetic.total)
+        _, _, *values = _simd.repeat(builder, chunks, [operands.result, depth, *values], chunk)
+        return values
+
+    def _in_groups(self, k: Any, values: list[Any]) -> list[Any]:
+        _, *values = _simd.repeat(self.builder, self._parts(k, UNROLL), [k, *values], self._group)
+        return values
 
     def _vectors(self, first: Any, step: Any) -> list[Any]:
         """Pointers to the vectors of a tile, row by row."""

@@ -50,10 +50,10 @@ class PackedWeight:
 
 
 @jit
-def _pack_elements(weight: Any, first: int, panel: Any, k: int, k_end: int, j: int, j_end: int) -> None:
-    """panel[k : k_end, j : j_end], one by one; zero beyond the last row of the weight."""
-    for i in range(k, k_end):
-        for column in range(j, j_end):
+def _pack_elements(weight: Any, first: int, panel: Any, k: int, j: int) -> None:
+    """The panel, but panel[:k, :j], one by one; zero beyond the last row of the weight."""
+    for i in range(panel.shape[0]):
+        for column in range(j if i < k else 0, panel.shape[1]):
             panel[i, column] = weight[first + column, i] if first + column < weight.shape[0] else 0
 
 
@@ -81,8 +81,7 @@ def pack_columns(weight: Any, first: int, panel: Any) -> None:
     for k in range(0, whole_depth, lanes):
         for j in range(0, whole_columns, lanes):
             transpose_square(pointer(weight[first + j, k:], 0), step, offset(pointer(panel, 0), k * width + j), width)
-    _pack_elements(weight, first, panel, 0, whole_depth, whole_columns, width)
-    _pack_elements(weight, first, panel, whole_depth, depth, 0, width)
+    _pack_elements(weight, first, panel, whole_depth, whole_columns)
 
 
 def _make_pack(element: Any) -> Kernel:
@@ -93,6 +92,7 @@ def _make_pack(element: Any) -> Kernel:
         last_panel = min(panels.shape[0], first_panel + PANELS_A_TASK)
         by_rows = weight.strides[0] == step
         by_columns = weight.strides[1] == step and weight.strides[0] % step == 0
+        nothing = np.intp(0)  # not a literal, which would compile the function once more
         whole = min(last_panel, weight.shape[0] // width) - first_panel if by_rows else 0
         if whole > 0:
             _pack_rows(weight, first_panel * width, panels, first_panel, whole)
@@ -100,7 +100,7 @@ def _make_pack(element: Any) -> Kernel:
             if by_columns:
                 pack_columns(weight, panel * width, panels[panel])
             else:
-                _pack_elements(weight, panel * width, panels[panel], 0, panels.shape[1], 0, width)
+                _pack_elements(weight, panel * width, panels[panel], nothing, nothing)
 
     pack_panels.__name__ = f"pack_{element}"
     return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1])(pack_panels)
