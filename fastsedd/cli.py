@@ -383,7 +383,7 @@ def _evaluation_facts(evaluation: Evaluation, model: Model) -> list[tuple[str, s
         ("nats a token", _estimate(evaluation.nats, evaluation.nats_error)),
         ("bits a token", _estimate(evaluation.bits, evaluation.bits_error)),
         ("perplexity", _estimate(evaluation.perplexity, evaluation.perplexity_error)),
-        ("outside schedule", f"{evaluation.ends:.4f} of the nats, which published figures leave out"),
+        ("outside schedule", f"{evaluation.ends:.4f} of the nats, which the published code leaves out"),
         ("tokens", f"{evaluation.tokens:,}{rest}"),
         ("windows", f"{evaluation.windows:,}, each at {evaluation.times} times"),
         ("seed", f"{evaluation.seed}"),

@@ -60,7 +60,7 @@ class Evaluation:
     """A bound on a text's -log p, in nats a token, with standard errors over windows: None where there is only one.
 
     by_window : float64 [windows], whose mean is `nats`
-    ends : share of `nats` that the noise outside the schedule adds, which published figures leave out
+    ends : share of `nats` that the noise outside the schedule adds, which the published code leaves out
     tokens, left_out : how many the windows hold, and how many a rest too short for one
     times : at how many times each window was noised
     """

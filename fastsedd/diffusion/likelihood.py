@@ -84,7 +84,7 @@ def ends(graph: Graph, noise: Noise) -> float:
 
     Theorem 3.6 starts at no noise, and adds the divergence of the noised text from the limit, which under absorb is
     infinite while a token may be unmasked at t = 1. The theorem holds for any score, so beyond the schedule it is
-    that of tokens drawn uniformly, whose integral is known. Published figures leave this out.
+    that of tokens drawn uniformly, whose integral is known. The published code leaves this out.
     """
     return math.log(graph.tokens) - graph.information(float(noise.total(0.0))) + graph.information(noise.total(1.0))
 

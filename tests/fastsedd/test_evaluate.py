@@ -152,7 +152,7 @@ def test_the_command_says_what_it_found(model, folder, file) -> None:
         "nats a token": f"at most {found.nats:.4f} ± {found.nats_error:.4f}",
         "bits a token": f"at most {found.bits:.4f} ± {found.bits_error:.4f}",
         "perplexity": f"at most {found.perplexity:.4f} ± {found.perplexity_error:.4f}",
-        "outside schedule": f"{found.ends:.4f} of the nats, which published figures leave out",
+        "outside schedule": f"{found.ends:.4f} of the nats, which the published code leaves out",
         "tokens": "24, 8 left out",
         "windows": "2, each at 2 times",
         "seed": "3",
