@@ -32,14 +32,14 @@ def measure(text: str, times: int) -> list[dict[str, Any]]:
     for dtype in DTYPES:
         model = fastsedd.load(None, dtype)
         bound = fastsedd.evaluate(model, text, times=times, seed=0)
-        exact = bound.windows_nats if exact is None else exact
-        apart = bound.windows_nats - exact
+        exact = bound.by_window if exact is None else exact
+        apart = bound.by_window - exact
         entries.append(
             {
                 "kind": "quality",
                 "dtype": dtype,
                 "nats": bound.nats,
-                "error": bound.error,
+                "error": bound.nats_error,
                 "difference": float(apart.mean()),
                 "difference_error": float(apart.std() / np.sqrt(len(apart))),
                 "seconds_a_text": _seconds_a_text(model),

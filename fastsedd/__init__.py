@@ -8,11 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastsedd.engine import Dtype, Model, Result, Sample, generate, load, warmup
+    from fastsedd.engine import Dtype, Evaluation, Model, Result, Sample, evaluate, generate, load, warmup
     from fastsedd.errors import CheckpointError
 
 __version__ = "0.1.0"
-__all__ = ["CheckpointError", "Dtype", "Model", "Result", "Sample", "generate", "load", "warmup"]
+__all__ = [
+    "CheckpointError",
+    "Dtype",
+    "Evaluation",
+    "Model",
+    "Result",
+    "Sample",
+    "evaluate",
+    "generate",
+    "load",
+    "warmup",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import fastsedd
 
 # What takes long to import (NumPy, Numba, rich) is imported by the commands that need it: help comes at once.
 if TYPE_CHECKING:
-    from fastsedd import Dtype, Model, Sample
+    from fastsedd import Dtype, Evaluation, Model, Sample
     from fastsedd.bench import Measurements, Profile
     from fastsedd.display import OnStep
 
@@ -142,6 +142,59 @@ def inspect(model: str | None, dtype: Dtype) -> None:
 
 
 @main.command()
+@click.argument("paths", metavar="[M] FILE", nargs=-1, required=True)
+@click.option(
+    "--times",
+    metavar="N",
+    type=click.IntRange(1, 2**16),
+    default=8,
+    show_default=True,
+    help="Network runs a window, each at a noise of its own.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Decides the noise.",
+)
+@click.option(
+    "--batch-size", metavar="N", type=click.IntRange(min=1), help="Windows run together.  [default: by memory]"
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="What large layers compute in.",
+)
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+def evaluate(
+    paths: tuple[str, ...], dtype: Dtype, threads: int | None, as_json: bool, quiet: bool, **request: Any
+) -> None:
+    """Bound how surprising a text is to a model: nats and bits a token, perplexity.
+
+    M is a folder or a .safetensors file, by default the shipped model. FILE is UTF-8; it is cut into windows of the
+    model's length, side by side, and a shorter rest is left out. Standard errors are over windows.
+    """
+    if len(paths) > 2:
+        raise click.UsageError(f"{len(paths)} paths are given, allowed: [M] FILE")
+    text = _read(Path(paths[-1]))
+    model = _load(paths[0] if len(paths) == 2 else None, threads, dtype, quiet=quiet)
+    with _counting("evaluating", quiet=quiet) as progress:
+        evaluation = model.evaluate(text, progress=progress, **request)
+    if as_json:
+        click.echo(json.dumps(_evaluation_object(evaluation, model)))
+    else:
+        from fastsedd import display
+
+        display.print_facts(_evaluation_facts(evaluation, model))
+
+
+@main.command()
 def warmup() -> None:
     """Compile every kernel for this CPU, once."""
     import fastsedd_kernels
@@ -197,9 +250,9 @@ def _tune() -> None:
         _say(f"tuned: {tuned.limits}, {tuned.gain:.3f} times as fast as the default; kept in {tuned.file}")
 
 
-def _counting(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+def _counting(what: str, *, quiet: bool = False) -> AbstractContextManager[Callable[[int, int], None]]:
     """A bar on a terminal, else nothing."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         return nullcontext(lambda done, total: None)
     from fastsedd import display
 
@@ -234,6 +287,14 @@ def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:
     from fastsedd import display
 
     return display.counting_bar("compiling kernels for this CPU")
+
+
+def _read(file: Path) -> str:
+    """The text of a file. Raises ValueError where it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
 
 
 def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> AbstractContextManager[OnStep | None]:
@@ -306,3 +367,28 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
         ("generation", f"{config.generation.steps} steps, temperature {config.generation.temperature:g}"),
     ]
+
+
+def _evaluation_facts(evaluation: Evaluation, model: Model) -> list[tuple[str, str]]:
+    rest = f", {evaluation.left_out:,} left out" if evaluation.left_out else ""
+    return [
+        ("model", f"{model.name}, {model.dtype}"),
+        ("nats a token", _estimate(evaluation.nats, evaluation.nats_error)),
+        ("bits a token", _estimate(evaluation.bits, evaluation.bits_error)),
+        ("perplexity", _estimate(evaluation.perplexity, evaluation.perplexity_error)),
+        ("outside schedule", f"{evaluation.ends:.4f} of the nats, which the published code leaves out"),
+        ("tokens", f"{evaluation.tokens:,}{rest}"),
+        ("windows", f"{evaluation.windows:,}, each at {evaluation.times} times"),
+        ("seed", f"{evaluation.seed}"),
+    ]
+
+
+def _estimate(value: float, error: float | None) -> str:
+    return f"at most {value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _evaluation_object(evaluation: Evaluation, model: Model) -> dict[str, Any]:
+    numbers = ("nats", "nats_error", "bits", "bits_error", "perplexity", "perplexity_error")
+    counts = ("ends", "tokens", "left_out", "windows", "times", "seed")
+    fields = {name: getattr(evaluation, name) for name in (*numbers, *counts)}
+    return {"model": model.name, "dtype": model.dtype, **fields}

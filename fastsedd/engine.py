@@ -1,7 +1,8 @@
-"""One generation request: checked, cut into batches, sampled, decoded."""
+"""One request, of texts or of a likelihood: checked, cut into batches, run, and put into words."""
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
 from fastsedd.config import MOST_STEPS, ModelConfig
+from fastsedd.diffusion import likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
@@ -51,6 +53,52 @@ class Result:
     texts: list[str]
     tokens: NDArray[np.int32]
     seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A bound on a text's -log p, in nats a token, with standard errors over windows: None where there is only one.
+
+    by_window : float64 [windows], whose mean is `nats`
+    ends : share of `nats` that the noise outside the schedule adds, which the published code leaves out
+    tokens, left_out : how many the windows hold, and how many a rest too short for one
+    times : at how many times each window was noised
+    """
+
+    by_window: NDArray[np.float64]
+    ends: float
+    tokens: int
+    left_out: int
+    times: int
+    seed: int
+
+    @property
+    def windows(self) -> int:
+        return len(self.by_window)
+
+    @property
+    def nats(self) -> float:
+        return float(self.by_window.mean())
+
+    @property
+    def nats_error(self) -> float | None:
+        return float(self.by_window.std(ddof=1)) / math.sqrt(self.windows) if self.windows > 1 else None
+
+    @property
+    def bits(self) -> float:
+        return self.nats / math.log(2.0)
+
+    @property
+    def bits_error(self) -> float | None:
+        return None if self.nats_error is None else self.nats_error / math.log(2.0)
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.nats))
+
+    @property
+    def perplexity_error(self) -> float | None:
+        return None if self.nats_error is None else self.perplexity * self.nats_error
 
 
 class Model:
@@ -152,7 +200,9 @@ class Model:
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps is {steps}, allowed: 1 to {MOST_STEPS}")
         grid = uniform_grid(self._noise, steps)
-        size = self._checked_batch_size(num_samples, batch_size, length)
+        if not 1 <= num_samples <= MOST_SAMPLES:
+            raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
+        size = self._checked_batch_size(batch_size, length)
         temperature = self.config.generation.temperature if temperature is None else temperature
         seed = secrets.randbits(32) if seed is None else seed
         check_request(grid, length, seed, draw, temperature)
@@ -174,10 +224,47 @@ class Model:
 
         return run()
 
-    def _checked_batch_size(self, num_samples: int, batch_size: int | None, length: int) -> int:
-        """How many samples are denoised together."""
-        if not 1 <= num_samples <= MOST_SAMPLES:
-            raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
+    def evaluate(
+        self,
+        text: str,
+        times: int = 8,
+        batch_size: int | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        """Bound the text's -log p by its diffusion weighted denoising score entropy (Lou et al. 2024, theorem 3.6).
+
+        text : cut into windows of config.length tokens, side by side, each of them a text to the model. A shorter rest
+            at the end is left out; a text that is shorter than a window is one shorter window.
+        times : at how many times each window is noised, 1 to 65536; a network run each
+        batch_size : noised windows run together, chosen by memory if None; the result does not depend on it
+        seed : 0 to 2**64 - 1; it decides times and noise, for any dtype: two dtypes may be compared window by window
+        progress(done, total) : called after each batch, of all noised windows
+        Raises ValueError, naming the argument, its value and what is allowed.
+        """
+        tokens = self._encode("text", text)
+        if len(tokens) == 0:
+            raise ValueError("text has no tokens, allowed: 1 or more")
+        length = min(len(tokens), self.config.length)
+        size = self._checked_batch_size(batch_size, length)
+        windows = tokens[: len(tokens) // length * length].reshape(-1, length)
+        forward: Forward | None = None
+
+        def log_score(noisy: NDArray[np.int32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:
+            nonlocal forward
+            if forward is None or len(forward.scratch.tokens) != len(noisy):
+                forward = Forward(self._network, len(noisy), length, len(sigma))
+            return forward(noisy, sigma)
+
+        by_window = likelihood.bound(
+            log_score, self._graph, self._noise, windows,
+            times=times, seed=seed, batch_size=size, progress=progress,
+        )  # fmt: skip
+        ends = likelihood.ends(self._graph, self._noise)
+        return Evaluation(by_window, ends, windows.size, len(tokens) - windows.size, times, seed)
+
+    def _checked_batch_size(self, batch_size: int | None, length: int) -> int:
+        """How many texts of this length are run together."""
         if batch_size is None:
             bytes_a_sample = 4 * length * (10 * self.config.width + self.config.vocab_size)
             return max(1, _BATCH_BYTES // bytes_a_sample)
@@ -240,6 +327,11 @@ def load(path: str | Path | None = None, dtype: Dtype = "float32") -> Model:
 def generate(model: str | Path | None = None, dtype: Dtype = "float32", **options: Any) -> Result:
     """Load a checkpoint and write texts with it, in one call; `options` are those of `Model.generate`."""
     return load(model, dtype).generate(**options)
+
+
+def evaluate(model: Model | str | Path | None, text: str, **options: Any) -> Evaluation:
+    """Bound a text's -log p under a model, or under the checkpoint that `load` finds; `options` of `Model.evaluate`."""
+    return (model if isinstance(model, Model) else load(model)).evaluate(text, **options)
 
 
 def warmup(progress: Callable[[int, int], None] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The maths of score entropy discrete diffusion (SEDD): noise, graphs, time grids, predictors and the sampler."""
+"""The maths of score entropy discrete diffusion (SEDD): noise, graphs, time grids, predictors, sampler, likelihood."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from fastsedd_kernels import sample_categorical
@@ -51,6 +51,31 @@ class Graph(Protocol):
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
     ) -> NDArray[np.float32]:
         """``reverse_transition`` for the last step, dsigma = sigma, after which every state is a token."""
+
+    def sample_transition(
+        self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """What noise ``sigma`` makes of clean tokens: int32, shaped as ``clean``.
+
+        sigma : > 0, broadcasts with ``clean``
+        uniform : 0 <= u < 1, shaped as ``clean``: the one number that decides at its position
+        """
+
+    def score_entropy(
+        self, log_score: NDArray[Any], tokens: NDArray[np.int32], clean: NDArray[np.int32], sigma: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Denoising score entropy of each position, >= 0, float64 [...]; 0 at the ratios that ``clean`` implies.
+
+        The sum over states y != x of rate(y to x) (s_y - r_y log s_y + r_y log r_y - r_y), where r is the ratio
+        p(y | clean) / p(x | clean) (definition 3.1 and theorem 3.4).
+        log_score : float32 or float64 [..., V], 0 at each current token. It is overwritten.
+        tokens, clean : the current tokens, and what they were before the noise
+        sigma : > 0, broadcasts with ``tokens``
+        Sums over V are float64. Temporaries are the size of ``tokens``.
+        """
+
+    def information(self, sigma: float) -> float:
+        """Mutual information, in nats, of a token drawn uniformly and what noise sigma >= 0 makes of it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +125,33 @@ class Uniform:
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
     ) -> NDArray[np.float32]:
         return self.reverse_transition(log_score, tokens, dsigma)
+
+    def sample_transition(
+        self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        moved = -np.expm1(-sigma)
+        # Below `moved` the number is uniform there, and says where to.
+        target = np.minimum(uniform / moved * self.tokens, self.tokens - 1).astype(np.int32)
+        return np.where(uniform < moved, target, clean)
+
+    def score_entropy(
+        self, log_score: NDArray[Any], tokens: NDArray[np.int32], clean: NDArray[np.int32], sigma: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        # The clean token is likelier than each other one by the factor e^surplus; these are equally likely.
+        surplus = np.log1p(self.tokens * np.exp(-sigma) / -np.expm1(-sigma))
+        origin = np.take_along_axis(log_score, clean[..., None], axis=-1)[..., 0].astype(np.float64)
+        log_sum = log_score.sum(axis=-1, dtype=np.float64)  # the current token's is 0
+        score_sum = np.exp(log_score, out=log_score).sum(axis=-1, dtype=np.float64) - 1.0
+        stayed = np.exp(-surplus) * (log_sum + (self.tokens - 1) * (1.0 + surplus))
+        moved = log_sum - origin + (self.tokens - 2) + np.exp(surplus) * (1.0 + origin - surplus)
+        entropy: NDArray[np.float64] = (score_sum - np.where(tokens == clean, stayed, moved)) / self.tokens
+        return entropy
+
+    def information(self, sigma: float) -> float:
+        moved, others = -math.expm1(-sigma), self.tokens - 1
+        stay = 1.0 + others * math.exp(-sigma)  # both are V times a probability
+        jump = moved * math.log(moved) if moved > 0.0 else 0.0
+        return (stay * math.log(stay) + others * jump) / self.tokens
 
     def _jump_probability(self, dsigma: float) -> float:
         return -math.expm1(-dsigma) / self.vocab_size
@@ -169,6 +221,27 @@ class Absorb:
         stay = np.where(masked, 0.0, 1.0)
         np.put_along_axis(probabilities, tokens[..., None], stay[..., None], axis=-1)
         return probabilities
+
+    def sample_transition(
+        self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        return np.where(uniform < -np.expm1(-sigma), np.int32(self.mask), clean)
+
+    def score_entropy(
+        self, log_score: NDArray[Any], tokens: NDArray[np.int32], clean: NDArray[np.int32], sigma: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        # Of a mask only the clean token can be the origin; its ratio is 1 / (e^sigma - 1).
+        masked = tokens == self.mask
+        log_ratio = -(sigma + np.log(-np.expm1(-sigma)))
+        origin = np.take_along_axis(log_score, clean[..., None], axis=-1)[..., 0]
+        log_score[~masked] = -np.inf
+        log_score[..., self.mask] = -np.inf
+        score_sum = np.exp(log_score, out=log_score).sum(axis=-1, dtype=np.float64)
+        surprise = np.where(masked, origin, 0.0) - log_ratio
+        return np.where(masked, score_sum - np.exp(log_ratio) * (1.0 + surprise), 0.0)
+
+    def information(self, sigma: float) -> float:
+        return math.exp(-sigma) * math.log(self.tokens)
 
 
 def _check_tokens(tokens: int) -> None:

@@ -119,7 +119,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["warmup"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["warmup"]])
 def test_help_imports_nothing_slow(command: list[str]) -> None:
     program = (
         "import sys; from fastsedd.cli import main; main(sys.argv[1:], standalone_mode=False);"
