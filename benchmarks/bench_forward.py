@@ -9,8 +9,9 @@ import engines
 import numpy as np
 import pytest
 
-# How far log scores may be from our float32's, relative to their norm.
+# How far log scores may be from our float32's, relative to their norm; PyTorch's int8 has one scale for all of a batch.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}
+OTHERS = {**TOLERANCE, "int8": 0.3}
 
 CASES = [("annotated", 1), ("annotated", 4), ("annotated", 16), ("SEDD small", 1)]
 
@@ -25,7 +26,7 @@ def bench_forward(model: str, batch: int, dtype: str, record: Callable[..., None
         for name in (contest.OURS, *engines.available(dtype)):
             made[name] = engines.Process(name, model, batch, dtype)
             error = np.linalg.norm(made[name].result() - exact) / np.linalg.norm(exact)
-            assert error <= TOLERANCE[dtype], f"{name} is wrong: {error:.1e}"
+            assert error <= (TOLERANCE if name == contest.OURS else OTHERS)[dtype], f"{name} is wrong: {error:.1e}"
         work = engines.flops(config, batch)
         record(made, contest.peak("float32"), work, kind="forward", model=model, batch=batch, dtype=dtype)
     finally:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# Every OpenMP library in the process, PyTorch's too, waits awake from call to call, and sleeps after a contest's pause.
+os.environ.setdefault("GOMP_SPINCOUNT", "200000")
 
 import contest as contests
 import environment

@@ -27,13 +27,17 @@ def operands(shape: Product, dtype: str = "float32") -> tuple[np.ndarray, np.nda
 def contenders(
     x: np.ndarray, weight: np.ndarray, ours: Callable[[np.ndarray], Run], peers: list[Peer]
 ) -> dict[str, Run]:
-    """Ours, given where to write, and every peer that can take part, all of them right."""
+    """Ours, given where to write, and every peer that can take part, all of them right.
+
+    All write to memory that begins on a cache line's edge, as `fk.linear` and `fk.matmul` themselves allocate it.
+    """
     shape = (x.shape[0], weight.shape[0])
     made: dict[str, Run] = {}
     for name, prepare in [(contest.OURS, ours), *((peer.name, _bound(peer, x, weight)) for peer in peers)]:
         if name == "triple loop" and 2 * x.shape[0] * weight.size > _MOST_NAIVE:
             continue
-        out = np.full(shape, np.nan, x.dtype)
+        out = fk.aligned_empty(shape, x.dtype)
+        out.fill(np.nan)
         run = prepare(out)
         run()
         assert_right(name, out, x, weight)

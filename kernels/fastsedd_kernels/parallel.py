@@ -28,7 +28,6 @@ import itertools
 import numba
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
 from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
@@ -154,8 +153,9 @@ class Kernel:
             _run_on_pool(entry, tasks, threads, arguments)
         elif threads > 1 and _region.acquire(blocking=False):
             try:
-                _ONE_STEP[:] = entry(_KEPT.ctypes.data, 0, 0, *arguments), _KEPT.ctypes.data, tasks
-                run_region(threads, _ONE_STEP)
+                _one_step[0] = entry(_KEPT_AT, 0, 0, *arguments)
+                _one_step[2] = tasks
+                _run_region_at(_ONE_STEP_AT, 1, threads)
             finally:
                 _region.release()
         else:
@@ -186,16 +186,20 @@ class Kernel:
         return namespace[f"{body.__name__}_entry"]
 
 
+# The program of a single call, whose holder of the region's lock writes it. (To ask NumPy for an address takes a
+# microsecond.)
 _KEPT = aligned_empty((KEPT_BYTES,), np.uint8)
-_ONE_STEP = np.empty(STEP_WORDS, np.intp)
+_KEPT_AT: int = _KEPT.ctypes.data
+_one_step = (ctypes.c_ssize_t * STEP_WORDS)(0, _KEPT_AT, 0)
+_ONE_STEP_AT = ctypes.addressof(_one_step)
 
 
-def run_region(threads: int, program: NDArray[np.intp]) -> None:
-    """Run the steps of a program, whose threads share each step's tasks. The caller holds the region's lock."""
+def _run_region_at(program: int, steps: int, threads: int) -> None:
+    """Run a program's steps, whose tasks the threads share. The caller holds the region's lock."""
     if getattr(_caller, "threads", None) != threads:
         numba.set_num_threads(threads)  # which Numba keeps per Python thread
         _caller.threads = threads
-    _check(_region_function()(threads, program.size // STEP_WORDS, program.ctypes.data))
+    _check(_region_function()(threads, steps, program))
 
 
 def _check(failed: int) -> None:
@@ -240,7 +244,7 @@ class Program:
         threads = min(_threads, self._most_tasks)
         if threads > 1 and threading_layer() != "pool" and _region.acquire(blocking=False):
             try:
-                run_region(threads, self._steps)
+                _run_region_at(self._steps.ctypes.data, len(self._calls), threads)
             finally:
                 _region.release()
         else:

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking, plan
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
 from fastsedd_kernels.gemm.limits import limits
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY
-from fastsedd_kernels.gemm.microkernel import COLUMNS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
 from fastsedd_kernels.parallel import get_num_threads
 from fastsedd_kernels.recording import run

@@ -36,20 +36,7 @@ from fastsedd_kernels import _simd
 from fastsedd_kernels._jit import compile_symbol, is_symbol
 from fastsedd_kernels.cpu import Unit, dot_unit
 from fastsedd_kernels.gemm import amx
-from fastsedd_kernels.gemm.arithmetic import COLUMNS, SHAPES, SUMS, Arithmetic, arithmetic_of
-
-__all__ = [
-    "CHUNK",
-    "COLUMNS",
-    "ROWS",
-    "UNROLL",
-    "VECTORS",
-    "has_tiles",
-    "link_tile",
-    "multiply_tile",
-    "tile_columns",
-    "tile_rows",
-]
+from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, Arithmetic, arithmetic_of
 
 ROWS, VECTORS = SHAPES[float32]  # and of float64
 CHUNK = 16  # k: short enough that a shallow product's tile has been asked for when it is stored
