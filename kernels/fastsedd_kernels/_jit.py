@@ -19,6 +19,12 @@ FAST_MATH = {"contract"}
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
 
+# In a parallel function only prange is: Numba would make a region of its own of each array that is filled.
+_PARALLEL = {
+    "prange": True, "numpy": False, "setitem": False, "reduction": False, "comprehension": False, "stencil": False,
+    "inplace_binop": False, "fusion": False,
+}  # fmt: skip
+
 # How a compiled function may be called beside Numba's own way; each way that it does not need saves compile time.
 _CALLED_FROM: dict[str, dict[str, Any]] = {
     "kernels": {"no_cpython_wrapper": True, "no_cfunc_wrapper": True},
@@ -53,7 +59,8 @@ def compile_entry(
     called_from : "Python", "C", or "kernels", which know its address
     One signature an entry keeps first use short: a contiguous, a strided and a read-only array share one compilation.
     """
-    dispatcher = numba.njit(parallel=parallel, **_OPTIONS, **_CALLED_FROM[called_from])(function)
+    options = _OPTIONS | _CALLED_FROM[called_from]
+    dispatcher = numba.njit(parallel=_PARALLEL if parallel else False, **options)(function)
     if cache_folder() is not None:
         dispatcher._cache = KernelCache(function)
     dispatcher.compile(signature)
