@@ -26,6 +26,16 @@ RULE = "-" * 72
 
 INTERRUPTED = 130
 
+# Options of several commands.
+_threads = click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+_dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="What large layers compute in: the shorter, the faster.",
+)
+
 
 class _Commands(click.Group):
     """Ends every command that fails with one line and its exit code."""
@@ -75,14 +85,8 @@ def main() -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="Below 1 safer, above 1 wilder.  [default: the model's own]",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="What large layers compute in: the shorter, the faster.",
-)
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@_dtype
+@_threads
 @click.option("--watch", is_flag=True, help="On a terminal, show a text emerging from noise.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a text.")
 @click.option(
@@ -124,13 +128,7 @@ def generate(
 
 @main.command()
 @click.argument("model", metavar="[M]", required=False)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="As `generate` would be given it.",
-)
+@_dtype
 def inspect(model: str | None, dtype: Dtype) -> None:
     """Say what a checkpoint is, and what each part of it would be computed in.
 
@@ -162,14 +160,8 @@ def inspect(model: str | None, dtype: Dtype) -> None:
 @click.option(
     "--batch-size", metavar="N", type=click.IntRange(min=1), help="Windows run together.  [default: by memory]"
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="What large layers compute in.",
-)
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@_dtype
+@_threads
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 def evaluate(
@@ -208,11 +200,11 @@ def warmup() -> None:
 
 
 @main.command()
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@_threads
 @click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
 @click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
 @click.option("--model", metavar="M", help="Whose forward to measure.  [default: the shipped model]")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", help="Of the forward.")
+@_dtype
 @click.option("--profile", is_flag=True, help="Only where the time of a forward goes.")
 @click.option("--tune", is_flag=True, help="First measure how products are best cut up here, a minute, and keep it.")
 def bench(
