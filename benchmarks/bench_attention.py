@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
 import contest
+import engines
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def bench_attention(shape: tuple[int, ...], dtype: str, record: Callable[..., No
     q, k, v = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
     out = fk.aligned_empty(shape)
     made: dict[str, Callable[[], object]] = {contest.OURS: lambda: fk.attention(q, k, v, out=out, dtype=dtype)}
-    if importlib.util.find_spec("torch") is not None:
+    if engines.installed("torch"):
         made["PyTorch SDPA"] = _sdpa(q, k, v, dtype)
     _, heads, length, dim = shape
     work = 4 * heads * length * length * dim

@@ -161,16 +161,18 @@ def _onnxruntime(module: Any, operands: Any) -> Run:
     import onnxruntime
     import torch
 
-    path = Path(tempfile.mkdtemp()) / "network.onnx"
-    torch.onnx.export(module, operands, str(path), input_names=["tokens", "sigma"], dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
-    session = onnxruntime.InferenceSession(str(path), options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(module, operands, str(path), input_names=["tokens", "sigma"], dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(path), options)
     named = {"tokens": operands[0].numpy(), "sigma": operands[1].numpy()}
     return lambda: session.run(None, named)[0]
 
 
 def available_cores() -> int:
+    """What every engine may use. (Our own count comes with our OpenMP settings, which are not to be theirs.)"""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -56,6 +58,22 @@ def config_document(config: ModelConfig) -> dict:
     if config.characters is not None:
         document["tokenizer"] = {"type": "characters", "characters": config.characters}
     return document
+
+
+@pytest.fixture
+def one_thread() -> Callable[[], AbstractContextManager[None]]:
+    """with one_thread(): kernels use one thread inside."""
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        threads = fk.get_num_threads()
+        fk.set_num_threads(1)
+        try:
+            yield
+        finally:
+            fk.set_num_threads(threads)
+
+    return held
 
 
 @pytest.fixture

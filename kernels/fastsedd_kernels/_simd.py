@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from fastsedd_kernels._jit import jit
 from fastsedd_kernels.cpu import isa
 
 INDEX = ir.IntType(64)
@@ -349,6 +350,20 @@ def store_first(builder: Any, register: Any, target: Any, value: Any, count: Any
     builder.call(
         function, [value, builder.bitcast(target, where), _alignment(register), _first_lanes(builder, register, count)]
     )
+
+
+@jit
+def load_some(source: Any, count: int, otherwise: Any) -> Any:
+    """A register from `source`, of which only the first `count` values exist."""
+    return load_vector(source) if count >= LANES else load_first(source, count, otherwise)
+
+
+@jit
+def store_some(target: Any, value: Any, count: int) -> None:
+    if count >= LANES:
+        store_vector(target, value)
+    else:
+        store_first(target, value, count)
 
 
 @_vector_function(types.void, (_POINTER, types.intp, _POINTER, types.intp))

@@ -147,6 +147,7 @@ class Kernel:
         run(self.share_out, tasks, *arguments)
 
     def share_out(self, tasks: int, *arguments: Any) -> None:
+        """Run the tasks, on several threads where that may be, without taking the call down."""
         entry = self._entry or self.compile()
         threads = min(_threads, tasks)
         if threads > 1 and threading_layer() == "pool":

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import fastsedd_kernels as fk
 import numpy as np
 import pytest
 
@@ -44,14 +43,10 @@ def test_batches_do_not_matter(model) -> None:
         assert model.generate(num_samples=5, steps=5, seed=7, batch_size=batch_size).texts == whole
 
 
-def test_threads_do_not_matter(model) -> None:
+def test_threads_do_not_matter(model, one_thread) -> None:
     whole = model.generate(num_samples=2, steps=5, seed=7).texts
-    threads = fk.get_num_threads()
-    fk.set_num_threads(1)
-    try:
+    with one_thread():
         assert model.generate(num_samples=2, steps=5, seed=7).texts == whole
-    finally:
-        fk.set_num_threads(threads)
 
 
 def test_processes_do_not_matter(model, folder) -> None:
@@ -154,16 +149,12 @@ def test_log_score_refuses(model, tokens, sigma, words: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_shorter_numbers_write_the_same_text_however_it_is_asked_for(folder, dtype: str) -> None:
+def test_shorter_numbers_write_the_same_text_however_it_is_asked_for(folder, one_thread, dtype: str) -> None:
     model = fastsedd.load(folder, dtype)
     texts = model.generate(num_samples=5, steps=4, seed=7).texts
     assert model.generate(num_samples=5, batch_size=2, steps=4, seed=7).texts == texts
-    before = fk.get_num_threads()
-    fk.set_num_threads(1)
-    try:
+    with one_thread():
         assert model.generate(num_samples=5, steps=4, seed=7).texts == texts
-    finally:
-        fk.set_num_threads(before)
 
 
 def test_load_refuses_other_dtypes(folder) -> None:

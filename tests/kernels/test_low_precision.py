@@ -89,15 +89,11 @@ def test_every_epilogue(dtype: str, activation: str | None) -> None:
 
 
 @pytest.mark.parametrize("dtype", PRODUCTS)
-def test_bits_depend_on_neither_threads_nor_neighbours(dtype: str) -> None:
+def test_bits_depend_on_neither_threads_nor_neighbours(one_thread, dtype: str) -> None:
     x, weight = normal(0, 300, 400), fk.pack(normal(1, 200, 400), dtype)
     every = fk.linear(x, weight, activation="gelu")
-    threads = fk.get_num_threads()
-    fk.set_num_threads(1)
-    try:
+    with one_thread():
         np.testing.assert_array_equal(fk.linear(x, weight, activation="gelu"), every)
-    finally:
-        fk.set_num_threads(threads)
     for first, last in ((0, 1), (3, 20), (250, 300)):
         np.testing.assert_array_equal(fk.linear(x[first:last], weight, activation="gelu"), every[first:last])
 

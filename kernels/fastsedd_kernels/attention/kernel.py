@@ -25,19 +25,19 @@ from fastsedd_kernels._simd import (
     CACHE_LINE,
     LANES,
     lanes_at,
+    load_some,
     load_vector,
-    max_lanes,
-    maximum,
     offset,
     pointer,
     splat,
     store_bfloat16,
     store_pairs,
+    store_some,
     store_vector,
     sum_lanes,
 )
 from fastsedd_kernels.activation import exp2_of_negative, exp2_scalar
-from fastsedd_kernels.gemm.arithmetic import SHAPES
+from fastsedd_kernels.gemm.arithmetic import NUMPY, SHAPES
 from fastsedd_kernels.gemm.microkernel import (
     close_tiles,
     has_tiles,
@@ -49,7 +49,7 @@ from fastsedd_kernels.gemm.microkernel import (
 )
 from fastsedd_kernels.gemm.packing import pack_columns
 from fastsedd_kernels.gemm.rows import elements_a_word, place_of_word, take_rows, words_of
-from fastsedd_kernels.norm.kernel import load_some, store_some
+from fastsedd_kernels.norm.kernel import highest
 from fastsedd_kernels.parallel import Kernel, kernel
 
 KEY_BLOCK = 288  # a whole number of every panel's columns, and of tile registers' words
@@ -60,7 +60,7 @@ _LOWEST = float32(np.finfo(np.float32).min)
 
 def query_block(dtype: np.dtype[Any]) -> int:
     """Queries whose scores with a block of keys stay in L2: whole tiles."""
-    rows = SHAPES[{np.dtype(np.float32): float32, np.dtype(np.uint32): uint32}[dtype]].rows
+    rows = SHAPES[NUMPY[dtype]].rows
     return max(1, 48 // rows) * rows
 
 
@@ -134,19 +134,6 @@ def _multiply_block(
                 min(height, rows - top), vectors, depth, offset(a, top * lda), lda, offset(b, panel * b_stride), nr,
                 target, ldc, accumulate, target, ldc, b, 0, c, c, 0,
             )  # fmt: skip
-
-
-@jit
-def _highest(scores: Any, keys: int) -> Any:
-    """The greatest of a row of scores. Two registers at a time: one chain of maxima would wait for itself."""
-    top, other = splat(_LOWEST), splat(_LOWEST)
-    paired = keys // (2 * LANES) * (2 * LANES)
-    for j in range(0, paired, 2 * LANES):
-        top = maximum(load_vector(offset(scores, j)), top)
-        other = maximum(load_vector(offset(scores, j + LANES)), other)
-    for j in range(paired, keys, LANES):
-        top = maximum(load_some(offset(scores, j), keys - j, _LOWEST), top)
-    return max_lanes(maximum(top, other))
 
 
 def _store_weights(scores: Any, j: int, count: int, value: Any, weights: Any, row: int, lda: int, tiled: bool) -> None:
@@ -309,7 +296,7 @@ def _attend_block(
         for r in range(rows):
             row = pointer(scores, r * lds)
             seen = max(0, min(keys, begin + r + 1 - key)) if causal else keys
-            top = max(state[r, 0], _highest(row, seen))
+            top = max(state[r, 0], highest(row, seen))
             _rescale(top, state[r], pointer(sums, r * ldc), ldc)
             state[r, 1] += _weigh(row, seen, top, weights, r, words * elements_a_word(some), words, tiled)
         a, stride = _weights_at(scores, weights, lds, words)

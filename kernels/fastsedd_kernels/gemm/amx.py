@@ -25,6 +25,7 @@ from numba import uint32
 from numba.core import cgutils
 
 from fastsedd_kernels import _simd
+from fastsedd_kernels.gemm.arithmetic import UNROLL
 from fastsedd_kernels.gemm.rows import SIDE
 
 WORD_BYTES = 4
@@ -95,7 +96,7 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
                 _call(builder, "tilezero", _tile(2 * i + j))
 
     steps = builder.sdiv(operands.k, _simd.index(SIDE))
-    lines = builder.mul(operands.ahead_lines, _simd.index(SIDE // 4))
+    lines = builder.mul(operands.ahead_lines, _simd.index(SIDE // UNROLL))
     result_asked_for = builder.sub(steps, _simd.index(rows * SIDE // _ASK_ROWS))
 
     def step(steps_left: Any, values: list[Any]) -> list[Any]:

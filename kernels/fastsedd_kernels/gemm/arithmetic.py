@@ -21,6 +21,7 @@ from numba.core import cgutils
 from fastsedd_kernels import _simd
 from fastsedd_kernels.cpu import Unit, dot_unit, isa
 
+UNROLL = 4  # k: a power of two, of which a micro-kernel makes a group
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
 NUMPY = {np.dtype(element.name): element for element in SUMS}
 
@@ -116,25 +117,30 @@ class _WidenedQuads:
         return total
 
 
+def unit_of(element: Any) -> Unit | None:
+    """What multiplies words of that kind on this CPU; None for floats, which are no words."""
+    dtype = {uint32: "bfloat16", int32: "int8"}.get(element)
+    return None if dtype is None else dot_unit(dtype)
+
+
 def arithmetic_of(element: Any) -> Arithmetic:
     """How the micro-kernel multiplies matrices of that element on this CPU. Not for AMX, which has its own."""
     if element == uint32:
-        if dot_unit("bfloat16") is Unit.AVX512:
+        if unit_of(element) is Unit.AVX512:
             return _DotProduct("llvm.x86.avx512bf16.dpbf16ps.512", _simd.vector_type(float32, 16))
         return _WidenedPairs()
     if element == int32:
-        if dot_unit("int8") is Unit.AVX512:
+        if unit_of(element) is Unit.AVX512:
             return _DotProduct("llvm.x86.avx512.vpdpbusd.512", _words())
         return _WidenedQuads()
     return _Fused(element)
 
 
 def _shape_of(element: Any) -> Shape:
-    unit = {uint32: dot_unit("bfloat16"), int32: dot_unit("int8")}.get(element, Unit.AVX512)
-    if unit is Unit.AMX:
+    if unit_of(element) is Unit.AMX:
         return Shape(32, 2)
     rows, vectors = isa().tile_rows, isa().tile_vectors
-    if unit is Unit.WIDENED:  # whose operands, taken apart, need registers too
+    if unit_of(element) is Unit.WIDENED:  # whose operands, taken apart, need registers too
         rows = rows // 2 if rows * vectors <= 12 else rows
     return Shape(rows, vectors)
 

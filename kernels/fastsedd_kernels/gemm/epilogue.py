@@ -17,18 +17,20 @@ from fastsedd_kernels._jit import OVERLOAD, jit
 from fastsedd_kernels._simd import (
     LANES,
     as_float32,
-    load_first,
     load_integers,
+    load_some,
     load_vector,
     offset,
     pointer,
     splat,
-    store_first,
+    store_some,
     store_vector,
 )
 from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
 
 IDENTITY = 0
+
+_ZERO = float32(0.0)
 
 ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU}
 
@@ -130,13 +132,10 @@ def _apply(
             count = columns - j
             value = activate(load_vector(offset(row, j)), activation)
             if gate.size > 0:
-                value = value * _load(offset(gate_row, j), count)
+                value = value * load_some(offset(gate_row, j), count, _ZERO)
             if residual.size > 0:
-                value = value + _load(offset(residual_row, j), count)
-            if count >= LANES:
-                store_vector(offset(target, j), value)
-            else:
-                store_first(offset(target, j), value, count)
+                value = value + load_some(offset(residual_row, j), count, _ZERO)
+            store_some(offset(target, j), value, count)
 
 
 _apply_in_kernel = jit(_apply)
@@ -154,7 +153,7 @@ def _scale_and_apply(
             place = offset(real, r * stride + j)
             value = load_integers(place) * (factor * load_vector(pointer(scales, first_column + j)))
             if bias.size > 0:
-                value = value + _load(pointer(bias, first_column + j), columns - j)
+                value = value + load_some(pointer(bias, first_column + j), columns - j, _ZERO)
             store_vector(place, value)
     _apply_in_kernel(real, stride, rows, first_row, columns, first_column, factors, parts, out)
 
@@ -187,8 +186,3 @@ def _finish_tile(
     if len(parts) == 0:
         return _copy
     return _scale_and_apply if len(parts) == _QUANTISED else _apply
-
-
-@jit
-def _load(source: Any, count: int) -> Any:
-    return load_vector(source) if count >= LANES else load_first(source, count, float32(0.0))

@@ -22,9 +22,9 @@ from numba import float32, float64, int32, types, uint32
 
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
+from fastsedd_kernels.gemm.arithmetic import UNROLL
 from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, place_of_sums, residual_at
 from fastsedd_kernels.gemm.microkernel import (
-    UNROLL,
     close_tiles,
     has_tiles,
     link_tile,

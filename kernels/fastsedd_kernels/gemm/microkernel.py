@@ -24,23 +24,23 @@ The structure is that of BLIS (Van Zee and van de Geijn 2015).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba import float32, int32, types, uint32
+from numba import float32, types
 from numba.core import cgutils
 from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
 from fastsedd_kernels import _simd
 from fastsedd_kernels._jit import compile_symbol, is_symbol
-from fastsedd_kernels.cpu import Unit, dot_unit
+from fastsedd_kernels.cpu import Unit
 from fastsedd_kernels.gemm import amx
-from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, Arithmetic, arithmetic_of
+from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, UNROLL, Arithmetic, arithmetic_of, unit_of
 
 ROWS, VECTORS = SHAPES[float32]  # and of float64
-CHUNK = 16  # k: short enough that a shallow product's tile has been asked for when it is stored
-UNROLL = 4  # k: a power of two that divides CHUNK
+CHUNK = 4 * UNROLL  # k: short enough that a shallow product's tile has been asked for when it is stored
 REACH = 5  # rows that x86 reaches from one pointer
 
 
@@ -78,63 +78,39 @@ def _parameters(element: Any) -> tuple[Any, ...]:
     return types.intp, types.intp, *kinds.values()
 
 
+def _of_element(result: Any, emit: Callable[[ir.IRBuilder, Any], Any]) -> Any:
+    """A function of kernels, of a pointer into B, that its element alone decides: `emit(builder, element)`."""
+
+    def typed(typing_context: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            made = emit(builder, b.dtype)
+            return context.get_dummy_value() if made is None else made
+
+        return result(b), codegen
+
+    return intrinsic(typed)
+
+
 def _runs_on_amx(element: Any) -> bool:
-    unit = {uint32: "bfloat16", int32: "int8"}.get(element)
-    return unit is not None and dot_unit(unit) is Unit.AMX
+    return unit_of(element) is Unit.AMX
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def tile_rows(typing_context: Any, b: Any) -> Any:
-    """MR for a pointer into B: a constant."""
+# MR and NR.
+tile_rows = _of_element(types.intp, lambda _, element: _simd.index(SHAPES[element].rows))
+tile_columns = _of_element(
+    types.intp, lambda _, element: _simd.index(SHAPES[element].vectors * _simd.lanes_of(element))
+)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return _simd.index(SHAPES[b.dtype].rows)
+# Whether B is multiplied by tile registers, which write 16 rows or 32.
+has_tiles = _of_element(types.boolean, lambda _, element: ir.Constant(ir.IntType(1), _runs_on_amx(element)))
 
-    return types.intp(b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def tile_columns(typing_context: Any, b: Any) -> Any:
-    """NR for a pointer into B: a constant."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return _simd.index(SHAPES[b.dtype].vectors * _simd.lanes_of(b.dtype))
-
-    return types.intp(b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def has_tiles(typing_context: Any, b: Any) -> Any:
-    """Whether B is multiplied by tile registers, which write 16 rows or 32: a constant."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return ir.Constant(ir.IntType(1), _runs_on_amx(b.dtype))
-
-    return types.boolean(b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def open_tiles(typing_context: Any, b: Any) -> Any:
-    """Before the first `multiply_tile` of a task: what its unit needs."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if _runs_on_amx(b.dtype):
-            amx.open_tiles(builder)
-        return context.get_dummy_value()
-
-    return types.void(b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def close_tiles(typing_context: Any, b: Any) -> Any:
-    """After the last."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if _runs_on_amx(b.dtype):
-            amx.close_tiles(builder)
-        return context.get_dummy_value()
-
-    return types.void(b), codegen
+# Before the first `multiply_tile` of a task, and after its last: what the element's unit needs.
+open_tiles = _of_element(
+    types.void, lambda builder, element: amx.open_tiles(builder) if _runs_on_amx(element) else None
+)
+close_tiles = _of_element(
+    types.void, lambda builder, element: amx.close_tiles(builder) if _runs_on_amx(element) else None
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -31,7 +31,8 @@ from fastsedd_kernels._simd import (
     store_bytes,
     sum_lanes,
 )
-from fastsedd_kernels.cpu import Unit, dot_unit
+from fastsedd_kernels.cpu import Unit
+from fastsedd_kernels.gemm.arithmetic import unit_of
 
 SIDE = 16  # rows of a tile register, and words in a row
 _ZERO = float32(0.0)
@@ -49,10 +50,10 @@ def whole_words(elements: int, element: Any) -> int:
 
 def _granularity(element: Any) -> tuple[int, int]:
     """(elements in a word, elements that a row is a multiple of)"""
-    count, dtype = {uint32: (2, "bfloat16"), int32: (4, "int8")}.get(element, (1, ""))
+    count = {uint32: 2, int32: 4}.get(element, 1)
     if count == 1:
         return 1, 1
-    return count, count * SIDE if dot_unit(dtype) is Unit.AMX else LANES
+    return count, count * SIDE if unit_of(element) is Unit.AMX else LANES
 
 
 def words_of(elements: int, b: Any) -> int:

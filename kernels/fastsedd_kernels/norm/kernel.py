@@ -16,6 +16,7 @@ from fastsedd_kernels._simd import (
     LANES,
     fma,
     load_first,
+    load_some,
     load_vector,
     max_lanes,
     maximum,
@@ -23,6 +24,7 @@ from fastsedd_kernels._simd import (
     pointer,
     splat,
     store_first,
+    store_some,
     store_vector,
     sum_lanes,
 )
@@ -35,20 +37,6 @@ ELEMENTS_A_TASK = 8192
 
 _MATRIX = types.Array(float32, 2, "C", readonly=True)
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
-
-
-@jit
-def load_some(source: Any, count: int, otherwise: Any) -> Any:
-    """A register from `source`, of which only the first `count` values exist."""
-    return load_vector(source) if count >= LANES else load_first(source, count, otherwise)
-
-
-@jit
-def store_some(target: Any, value: Any, count: int) -> None:
-    if count >= LANES:
-        store_vector(target, value)
-    else:
-        store_first(target, value, count)
 
 
 @jit
@@ -95,35 +83,37 @@ def layer_norm_rows(
 
 
 @jit
-def softmax_row(row: Any, width: int, scale: Any, target: Any) -> Any:
-    """target = exp(scale * row - its maximum), not yet divided; returns the sum and the maximum.
-
-    Two registers at a time: one chain of maxima or sums would wait for itself.
-    """
+def highest(row: Any, width: int) -> Any:
+    """The greatest value of a row. Two registers at a time: one chain of maxima would wait for itself."""
+    top, other = splat(_LOWEST), splat(_LOWEST)
     paired = width // (2 * LANES) * (2 * LANES)
-    factor = splat(scale)
-    highest, second = splat(_LOWEST), splat(_LOWEST)
     for j in range(0, paired, 2 * LANES):
-        highest = maximum(load_vector(offset(row, j)) * factor, highest)
-        second = maximum(load_vector(offset(row, j + LANES)) * factor, second)
+        top = maximum(load_vector(offset(row, j)), top)
+        other = maximum(load_vector(offset(row, j + LANES)), other)
     for j in range(paired, width, LANES):
-        highest = maximum(load_first(offset(row, j), width - j, _LOWEST) * factor, highest)
-    top = max_lanes(maximum(highest, second))
-    shift = splat(-top)
+        top = maximum(load_some(offset(row, j), width - j, _LOWEST), top)
+    return max_lanes(maximum(top, other))
+
+
+@jit
+def _exponentials(row: Any, width: int, target: Any) -> Any:
+    """target = exp(row - its maximum); their sum. Two registers at a time, as in `highest`."""
+    paired = width // (2 * LANES) * (2 * LANES)
+    top = splat(highest(row, width))
     total, other = splat(_ZERO), splat(_ZERO)
     for j in range(0, paired, 2 * LANES):
-        value = exp(fma(load_vector(offset(row, j)), factor, shift))
-        beside = exp(fma(load_vector(offset(row, j + LANES)), factor, shift))
+        value = exp(load_vector(offset(row, j)) - top)
+        beside = exp(load_vector(offset(row, j + LANES)) - top)
         total = total + value
         other = other + beside
         store_vector(offset(target, j), value)
         store_vector(offset(target, j + LANES), beside)
     for j in range(paired, width, LANES):
         count = width - j
-        value = exp(fma(load_first(offset(row, j), count, _ZERO), factor, shift))
+        value = exp(load_first(offset(row, j), count, _ZERO) - top)
         store_first(offset(target, j), value, count)
         total = total + load_first(offset(target, j), count, _ZERO)
-    return sum_lanes(total + other), top
+    return sum_lanes(total + other)
 
 
 @kernel(_MATRIX, types.float32[:, ::1], types.intp)
@@ -132,7 +122,7 @@ def softmax_rows(task: int, x: Any, out: Any, tasks: int) -> None:
     rows, width = x.shape
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         target = pointer(out, i * width)
-        total, _top = softmax_row(pointer(x, i * width), width, float32(1.0), target)
+        total = _exponentials(pointer(x, i * width), width, target)
         for j in range(0, width, LANES):
             count = width - j
             store_some(offset(target, j), load_some(offset(target, j), count, _ZERO) / total, count)
