@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import drawing
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PICTURE = ROOT / "benchmarks" / "pictures" / "roofline.svg"
+PICTURES = ROOT / "benchmarks" / "pictures"
 REPORT = ROOT / "BENCHMARKS.md"
 
 OURS = "fastsedd"
@@ -66,7 +68,7 @@ def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
     sections = [
         _introduction(environment), _forward(entries), _quality(entries), _attention(entries), _linear(entries),
-        _epilogues(entries), _matmul(entries), _gemv(entries),
+        _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -217,6 +219,61 @@ def _epilogues(entries: list[Entry]) -> str:
     return "## What an epilogue adds to the bare product\n\n" + _table(["M×K×N", "epilogue", "time"], rows)
 
 
+LEVELS = ("classical", "one level", "two levels")
+
+
+def _strassen(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "strassen")
+    if not found:
+        return ""
+    best = [min(1.0, *(entry["ratios"][name] for name in LEVELS)) for entry in found]
+    return f"""## Strassen's product
+
+`fk.strassen_matmul(a, b)`, which chooses the number of levels, beside each number and OpenBLAS, float32:
+`pytest benchmarks/bench_strassen.py`. GFLOP/s are effective, 2 M K N over the time; so is the share of the peak.
+
+![Strassen](benchmarks/pictures/strassen.svg)
+
+{_strassen_table(found, [*LEVELS, "OpenBLAS"])}
+
+Of {len(found)} shapes, its own choice reaches {min(best):.2f} of the best of the three at least.
+
+**A layer whose weight was packed with the sums of its blocks**, one level (`fk.pack(weight, strassen=1)`), beside none
+and two:
+
+{_strassen_table(_of_kind(entries, "strassen layer"), ["classical", "two levels"])}
+
+**Accuracy**: the largest error of an element, in units of eps · max |A| · max |B|; in brackets, its bound.
+
+{_strassen_errors(_of_kind(entries, "strassen error"))}"""
+
+
+def _strassen_table(entries: list[Entry], others: list[str]) -> str:
+    header = ["M×K×N", "GFLOP/s", "of the peak", *(f"× {name}" for name in others)]
+    rows = [
+        [
+            _shape(entry),
+            f"{entry['work'] / entry['seconds'][OURS] / 1e9:.0f}",
+            _percent(entry["fraction"]),
+            *_ratios(entry, others),
+        ]
+        for entry in entries
+    ]
+    return _table(header, rows)
+
+
+def _strassen_errors(entries: list[Entry]) -> str:
+    rows = [
+        [
+            entry["dtype"],
+            str(entry["n"]),
+            *(f"{entry['errors'][name]:.1f} ({entry['bounds'][name]:.1e})" for name in LEVELS),
+        ]
+        for entry in entries
+    ]
+    return _table(["dtype", "n", *LEVELS], rows)
+
+
 def _contest_table(entries: list[Entry]) -> str:
     peers = _peers_in(entries)
     header = ["M×K×N", "GFLOP/s", "peak", *(f"× {name}" for name in peers)]
@@ -272,50 +329,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw(entries: list[Entry], path: Path = PICTURE) -> None:
-    """The roofline: operations a byte against operations a second, ours and the peers', under the measured limits."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams["svg.hashsalt"] = "fastsedd"  # the same results give the same file
-    products = [entry for entry in entries if entry["kind"] in ("linear", "matmul") and entry["dtype"] == "float32"]
-    streams = _of_kind(entries, "gemv")
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    _draw_roof(axes, products, streams)
-    for name, marker in zip((OURS, *PEERS[:-1]), "o^svD", strict=True):
-        timed = [entry for entry in (*products, *streams) if name in entry["seconds"]]
-        axes.scatter(
-            [_intensity(entry) for entry in timed],
-            [2 * math.prod(entry["shape"]) / entry["seconds"][name] / 1e9 for entry in timed],
-            s=30 if name == OURS else 14, marker=marker, label=name, alpha=0.8, zorder=3 if name == OURS else 2,
-        )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte of operands and result", ylabel="GFLOP/s")
-    axes.legend()
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
-
-
-def _draw_roof(axes: Any, products: list[Entry], streams: list[Entry]) -> None:
-    low, high = 0.2, 2000.0
-    if products:
-        peak = statistics.median(entry["limit"] for entry in products) / 1e9
-        axes.axhline(peak, color="black", lw=1)
-        axes.text(high, peak * 1.05, "measured peak", ha="right")
-    if streams:
-        bandwidth = statistics.median(entry["limit"] for entry in streams) / 1e9
-        axes.plot([low, high / 10], [low * bandwidth, high / 10 * bandwidth], color="black", lw=1, ls=":")
-        axes.text(low, low * bandwidth * 1.3, "measured bandwidth", rotation=35)
-
-
-def _intensity(entry: Entry) -> float:
-    m, k, n = entry["shape"]
-    return 2 * m * k * n / (4 * (m * k + k * n + m * n))
-
-
-def main(arguments: Sequence[str] | None = None, draw_picture: Callable[[list[Entry]], None] = draw) -> int:
+def main(arguments: Sequence[str] | None = None, draw: Callable[[list[Entry], Path], None] = drawing.draw) -> int:
     parser = argparse.ArgumentParser(description="Render BENCHMARKS.md from benchmarks/results/.")
     parser.add_argument("--check", action="store_true", help="only compare: exit 1 if BENCHMARKS.md is not current")
     parser.add_argument("--keep", nargs="+", type=Path, metavar="FILE", default=[], help="new results to store first")
@@ -334,7 +348,7 @@ def main(arguments: Sequence[str] | None = None, draw_picture: Callable[[list[En
             )
         return 0 if current else 1
     REPORT.write_text(text, encoding="utf-8")
-    draw_picture(entries)
+    draw(entries, PICTURES)
     return 0
 
 

@@ -33,4 +33,11 @@ LINEAR.append(("SEDD small", Product(1024, 768, 50258)))  # the head
 
 SQUARES = [Product(n, n, n) for n in (512, 1024, 2048, 4096)]
 GEMV = [Product(m, 4096, 4096) for m in (1, 2, 4, 8)] + [Product(m, 768, 50258) for m in (1, 8)]
+STRASSEN = [
+    *(Product(n, n, n) for n in (512, 1024, 1536, 2048, 3072, 4095, 4096, 6144)),
+    Product(4097, 3001, 2999),
+    Product(4096, 3000, 3000),
+    *(Product(4096, k, 4096) for k in (256, 512, 1024, 2048)),
+]
+STRASSEN_LAYERS = [Product(8192, 1024, 4096), Product(8192, 4096, 4096)]
 EPILOGUES = [Product(256, 384, 1536), Product(1024, 768, 3072)]

@@ -11,7 +11,7 @@ from fastsedd_kernels.attention.api import attention
 from fastsedd_kernels.attention.rotary import rotary
 from fastsedd_kernels.cpu import CpuInfo, cpu_info
 from fastsedd_kernels.embedding import embedding
-from fastsedd_kernels.gemm.api import linear, matmul
+from fastsedd_kernels.gemm.api import linear, matmul, strassen_matmul
 from fastsedd_kernels.gemm.limits import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.packing import PackedWeight, pack
 from fastsedd_kernels.gemm.tuning import tune
@@ -48,6 +48,7 @@ __all__ = [
     "set_num_threads",
     "silu",
     "softmax",
+    "strassen_matmul",
     "threading_layer",
     "tune",
 ]

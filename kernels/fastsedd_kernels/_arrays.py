@@ -39,6 +39,11 @@ def contiguous(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[A
     """The array itself if it is C-contiguous and of that dtype, else a copy: made anew with each replay."""
     if array.flags.c_contiguous and (dtype is None or array.dtype == dtype):
         return array
+    return copied(array, dtype)
+
+
+def copied(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """A C-contiguous copy, of that dtype if one is given: made anew with each replay."""
     copy = np.empty(array.shape, array.dtype if dtype is None else dtype)
     run(operator.setitem, copy, ..., array)
     return copy

@@ -246,6 +246,17 @@ def store_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
     store(builder, value, target, register)
 
 
+@_vector_function(types.void, (_POINTER, _V))
+def stream_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
+    """Write a register's values past the caches: memory that is not read soon need not be read to be written.
+
+    target : a multiple of the register's bytes. What another thread reads of it must be behind an atomic operation.
+    """
+    written = builder.store(value, builder.bitcast(target, register.as_pointer()))
+    written.align = _element_bytes(register) * register.count
+    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+
 @_vector_function(types.void, (_V, types.CPointer(types.uint32)))
 def store_bfloat16(builder: Any, register: Any, value: Any, target: Any) -> None:
     """Write a float32 register as bfloat16, two to a word: half a register."""

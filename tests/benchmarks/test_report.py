@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import contest
+import drawing
 import pytest
 import report
 
@@ -46,6 +47,20 @@ ENTRIES = [
         "seconds_a_text": 0.5,
     },
     entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
+    entry(
+        "strassen",
+        [100, 100, 100],
+        1e-5,
+        {"classical": 1.2e-5, "one level": 1.1e-5, "two levels": 0.98e-5, "OpenBLAS": 1.3e-5},
+    ),
+    entry("strassen layer", [100, 100, 200], 1e-5, {"classical": 1.5e-5, "two levels": 2e-5}),
+    {
+        "kind": "strassen error",
+        "n": 64,
+        "dtype": "float64",
+        "errors": {"classical": 1.0, "one level": 2.0, "two levels": 3.0},
+        "bounds": {"classical": 4096.0, "one level": 14208.0, "two levels": 48064.0},
+    },
 ]
 
 
@@ -64,6 +79,10 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
     assert "| annotated | 4 | 2.0 | 1.50 |" in text
     assert "| int8 | 1.9000 ± 0.1000 | +0.01000 ± 0.00200 | 0.50 |" in text
+    assert "| 100×100×100 | 200 | 200 % | 1.20 | 1.10 | *0.98* | 1.30 |" in text
+    assert "reaches 0.98 of the best of the three at least" in text
+    assert "| 100×100×200 | 400 | 400 % | 1.50 | 2.00 |" in text
+    assert "| float64 | 64 | 1.0 (4.1e+03) | 2.0 (1.4e+04) | 3.0 (4.8e+04) |" in text
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 
@@ -96,6 +115,7 @@ def test_a_stale_report_is_told_in_one_line(
 
 def test_the_picture_depends_on_the_results_alone(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    for name in ("first.svg", "second.svg"):
-        report.draw(ENTRIES, tmp_path / name)
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    for name in ("first", "second"):
+        drawing.draw(ENTRIES, tmp_path / name)
+    for name in ("roofline.svg", "strassen.svg"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()

@@ -47,7 +47,7 @@ from fastsedd_kernels.gemm.microkernel import (
     tile_columns,
     tile_rows,
 )
-from fastsedd_kernels.gemm.packing import pack_columns
+from fastsedd_kernels.gemm.panels import pack_columns
 from fastsedd_kernels.gemm.rows import elements_a_word, place_of_word, take_rows, words_of
 from fastsedd_kernels.norm.kernel import highest
 from fastsedd_kernels.parallel import Kernel, kernel

@@ -1,20 +1,25 @@
-"""`linear` and `matmul`: arguments checked and brought into the kernels' shapes, then one call down."""
+"""`linear`, `matmul`, `strassen_matmul`: arguments checked and brought into the kernels' shapes, then one call down."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
+from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, copied, groups_of_rows, output_like
+from fastsedd_kernels.gemm import strassen
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking, plan
-from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
+from fastsedd_kernels.gemm.crossover import levels_that_pay
+from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
 from fastsedd_kernels.gemm.limits import limits
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY
-from fastsedd_kernels.gemm.packing import PackedWeight, pack, pack_transposed
+from fastsedd_kernels.gemm.packing import PackedWeight, pack
+from fastsedd_kernels.gemm.panels import pack_transposed
+from fastsedd_kernels.gemm.strassen import MOST_LEVELS
 from fastsedd_kernels.parallel import get_num_threads
 from fastsedd_kernels.recording import run
 
@@ -65,13 +70,30 @@ def linear(
     if np.may_share_memory(out, x):
         raise ValueError("out overlaps x, which is still being read when out is written")
     rows = out.size // outputs
+    target = out.reshape(rows, outputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
+    parts: tuple[Any, ...] = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape))
+    if packed.strassen > 0:
+        _linear_by_strassen(as_rows(x), packed, parts, target)
+        return out
     panels = packed.panels
     arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
-    parts = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape), *packed.quantisation)
     x = as_rows(x) if packed.dtype == "float32" else as_rows(_with_adjacent_elements(x))
-    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, out.reshape(rows, outputs), False, *arranged)
+    parts = (*parts, *packed.quantisation)
+    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, target, False, *arranged)
     return out
+
+
+def _linear_by_strassen(
+    x: NDArray[np.float32], packed: PackedWeight, parts: tuple[Any, ...], out: NDArray[np.float32]
+) -> None:
+    """`linear` of rows, by products that are added up in out: what follows them has to wait for the last."""
+    bias, activation, gates, residual = parts
+    if np.may_share_memory(residual, out):
+        residual = copied(residual)
+    strassen.multiply_packed(x, packed.panels, out, packed.strassen)
+    if activation != IDENTITY or bias.size + gates.size + residual.size > 0:
+        finish_rows(-(-len(out) // ROWS_A_TASK), (bias, activation, gates, residual), out)
 
 
 def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -82,6 +104,39 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
     Sums are taken in that dtype. Few rows, or columns, have a route of their own, whose last bits may differ.
     Raises ValueError for a wrong dtype or shape, naming the argument.
     """
+    a, b, out = _operands(a, b, out)
+    for product in _batch(a, b, out):
+        _multiply(*product)
+    return out
+
+
+def strassen_matmul(
+    a: ArrayLike, b: ArrayLike, levels: int | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """a @ b with seven products of half the size for eight, `levels` times over; see `strassen`.
+
+    a, b, out : as for `matmul`
+    levels : 0, which is `matmul`; 1; 2; or None: as many as pay for a product of this size (`crossover`)
+    An error is bounded in relation to the largest elements of a and b, and not, as in `matmul`, to a row and a column;
+    each level multiplies the bound by up to 12, and in practice doubles the error. A NaN or an infinity in an operand
+    may spread over all of the result. One slab of B, 4,096 columns at most, is held in 7/4 of its memory a level.
+    Raises ValueError for a wrong dtype, shape or number of levels, naming the argument.
+    """
+    if levels is not None and levels not in range(MOST_LEVELS + 1):
+        raise ValueError(f"levels is {levels!r}, allowed: None, 0 to {MOST_LEVELS}")
+    a, b, out = _operands(a, b, out)
+    if levels is None:
+        levels = levels_that_pay(a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)
+    for product in _batch(a, b, out):
+        if levels == 0:
+            _multiply(*product)
+        else:
+            strassen.multiply(*product, levels)
+    return out
+
+
+def _operands(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """a, b and where their product goes, checked and with equal batches."""
     a, b = as_array("a", a, np.float32, np.float64), as_array("b", b, np.float32, np.float64)
     if a.dtype != b.dtype:
         raise ValueError(f"a has dtype {a.dtype} and b {b.dtype}: they must be equal")
@@ -94,14 +149,18 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
     out = output_like("out", out, (*batch, a.shape[-2], b.shape[-1]), a.dtype)
     if np.may_share_memory(out, a) or np.may_share_memory(out, b):
         raise ValueError("out overlaps an operand, which is still being read when out is written")
+    return np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:])), out
+
+
+def _batch(
+    a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Each product of the batch that has any work; out is 0 where there are no products to sum."""
     if out.size == 0 or a.shape[-1] == 0:
         run(out.fill, 0)
-        return out
-    a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
-    b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
-    for position in np.ndindex(*batch):
-        _multiply(a[position], b[position], out[position])
-    return out
+        return
+    for position in np.ndindex(*out.shape[:-2]):
+        yield a[position], b[position], out[position]
 
 
 def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:

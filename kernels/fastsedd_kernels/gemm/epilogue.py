@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import float32
+import numpy as np
+from numba import float32, types
 from numba.extending import overload
 
 from fastsedd_kernels._jit import OVERLOAD, jit
@@ -27,8 +28,10 @@ from fastsedd_kernels._simd import (
     store_vector,
 )
 from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
+from fastsedd_kernels.parallel import kernel
 
 IDENTITY = 0
+ROWS_A_TASK = 16  # of `finish_rows`
 
 _ZERO = float32(0.0)
 
@@ -186,3 +189,23 @@ def _finish_tile(
     if len(parts) == 0:
         return _copy
     return _scale_and_apply if len(parts) == _QUANTISED else _apply
+
+
+VECTOR = types.Array(float32, 1, "C", readonly=True)
+MATRIX = types.Array(float32, 2, "C", readonly=True)
+PARTS = (VECTOR, types.intp, MATRIX, MATRIX)
+
+
+@kernel(types.Tuple(PARTS), types.Array(float32, 2, "A"))
+def finish_rows(task: int, parts: Any, out: Any) -> None:
+    """Finish ROWS_A_TASK rows of sums that lie in out already, in one pass; the bias is added here."""
+    bias, width = parts[0], out.shape[1]
+    row = np.empty(width + LANES, np.float32)
+    for i in range(task * ROWS_A_TASK, min(out.shape[0], (task + 1) * ROWS_A_TASK)):
+        source = pointer(out[i], 0)
+        for j in range(0, width, LANES):
+            value = load_some(offset(source, j), width - j, _ZERO)
+            if bias.size > 0:
+                value = value + load_some(pointer(bias, j), width - j, _ZERO)
+            store_vector(pointer(row, j), value)
+        _apply_in_kernel(pointer(row, 0), width, 1, i, width, 0, source, parts, out)

@@ -23,7 +23,7 @@ from numba import float32, float64, int32, types, uint32
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.gemm.arithmetic import UNROLL
-from fastsedd_kernels.gemm.epilogue import bias_at, finish_tile, is_bare, place_of_sums, residual_at
+from fastsedd_kernels.gemm.epilogue import PARTS, VECTOR, bias_at, finish_tile, is_bare, place_of_sums, residual_at
 from fastsedd_kernels.gemm.microkernel import (
     close_tiles,
     has_tiles,
@@ -179,14 +179,10 @@ def _kernel(element: Any, parts: Any) -> Kernel:
     return kernel(*signature, link=lambda: link_tile(element))(multiply_rectangle)
 
 
-_VECTOR = types.Array(float32, 1, "C", readonly=True)
-_MATRIX = types.Array(float32, 2, "C", readonly=True)
-_PARTS = (_VECTOR, types.intp, _MATRIX, _MATRIX)
-
 # By the dtype of the panels.
 MULTIPLY = {
-    np.dtype(np.float32): _kernel(float32, types.Tuple(_PARTS)),
+    np.dtype(np.float32): _kernel(float32, types.Tuple(PARTS)),
     np.dtype(np.float64): _kernel(float64, types.Tuple(())),
-    np.dtype(np.uint32): _kernel(uint32, types.Tuple(_PARTS)),
-    np.dtype(np.int32): _kernel(int32, types.Tuple((*_PARTS, _VECTOR, types.Array(int32, 1, "C", readonly=True)))),
+    np.dtype(np.uint32): _kernel(uint32, types.Tuple(PARTS)),
+    np.dtype(np.int32): _kernel(int32, types.Tuple((*PARTS, VECTOR, types.Array(int32, 1, "C", readonly=True)))),
 }

@@ -64,3 +64,12 @@ def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:
     """K * eps * |A| |B| in Frobenius norms: the norm-wise error that any order of summation stays below."""
     a, b = np.asarray(x, np.float64), np.asarray(weight, np.float64)
     return float(a.shape[-1] * eps * np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def strassen_bound(a: ArrayLike, b: ArrayLike, levels: int, eps: float) -> float:
+    """What no element of Strassen's product errs by more than (Higham 2002, theorem 23.2, K in place of n)."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    depth = a.shape[-1]
+    half = -(-depth // 2**levels)
+    factor = 12**levels * (half**2 + 5 * half) - 5 * depth if levels > 0 else depth**2
+    return float(factor * eps * np.abs(a).max() * np.abs(b).max())

@@ -1,0 +1,104 @@
+"""B in panels: rearranged into the order in which the micro-kernel reads it.
+
+    panels[p, k, j] = B[k, p * NR + j]          panels : [ceil(N / NR), K, NR], zero beyond column N
+
+A panel is one long sequential read; its zero columns let every micro-kernel run at full width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from fastsedd_kernels._arrays import aligned_empty
+from fastsedd_kernels._jit import jit
+from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, store_vector, transpose_square
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.parallel import Kernel, kernel
+
+# Neighbouring panels share pages of B, and a task is too short to be worth handing out with fewer.
+PANELS_A_TASK = 8
+
+
+@jit
+def pack_elements(weight: Any, first: int, panel: Any, k: int, j: int) -> None:
+    """The panel, but panel[:k, :j], one by one; zero beyond the last row of the weight."""
+    for i in range(panel.shape[0]):
+        for column in range(j if i < k else 0, panel.shape[1]):
+            panel[i, column] = weight[first + column, i] if first + column < weight.shape[0] else 0
+
+
+@jit
+def _pack_rows(weight: Any, first: int, panels: Any, panel: int, count: int) -> None:
+    """Whole panels of a B whose rows hold adjacent elements: row by row, all panels at once."""
+    width = panels.shape[2]
+    lanes = lanes_at(pointer(panels, 0))
+    for k in range(panels.shape[1]):
+        source = pointer(weight[first:, k], 0)
+        for p in range(count):
+            target = pointer(panels, ((panel + p) * panels.shape[1] + k) * width)
+            for j in range(0, width, lanes):
+                store_vector(offset(target, j), load_vector(offset(source, p * width + j)))
+
+
+@jit
+def pack_columns(weight: Any, first: int, panel: Any) -> None:
+    """One panel of a B whose columns hold adjacent elements, by squares of registers."""
+    width, depth = panel.shape[1], panel.shape[0]
+    lanes = lanes_at(pointer(panel, 0))
+    columns = min(width, weight.shape[0] - first)
+    whole_depth, whole_columns = depth // lanes * lanes, columns // lanes * lanes
+    step = weight.strides[0] // weight.itemsize
+    for k in range(0, whole_depth, lanes):
+        for j in range(0, whole_columns, lanes):
+            transpose_square(pointer(weight[first + j, k:], 0), step, offset(pointer(panel, 0), k * width + j), width)
+    pack_elements(weight, first, panel, whole_depth, whole_columns)
+
+
+def _make_pack(element: Any) -> Kernel:
+    def pack_panels(task: int, weight: Any, panels: Any) -> None:
+        """PANELS_A_TASK of the panels, from as many rows of the weight, each a column of a panel."""
+        width, step = panels.shape[2], weight.itemsize
+        first_panel = task * PANELS_A_TASK
+        last_panel = min(panels.shape[0], first_panel + PANELS_A_TASK)
+        by_rows = weight.strides[0] == step
+        by_columns = weight.strides[1] == step and weight.strides[0] % step == 0
+        nothing = np.intp(0)  # not a literal, which would compile the function once more
+        whole = min(last_panel, weight.shape[0] // width) - first_panel if by_rows else 0
+        if whole > 0:
+            _pack_rows(weight, first_panel * width, panels, first_panel, whole)
+        for panel in range(first_panel + max(0, whole), last_panel):
+            if by_columns:
+                pack_columns(weight, panel * width, panels[panel])
+            else:
+                pack_elements(weight, panel * width, panels[panel], nothing, nothing)
+
+    pack_panels.__name__ = f"pack_{element}"
+    return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1])(pack_panels)
+
+
+_PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): _make_pack(types.float64)}
+
+
+def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The read-only panels of B = weight.T; weight [N, K], any strides, of floats or words, checked by the caller.
+
+    memory : where to put them, at least as large, 1-D, overwritten; None allocates
+    """
+    outputs, inputs = weight.shape
+    width = COLUMNS[weight.dtype]
+    shape = (-(-outputs // width), inputs, width)
+    panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
+    moved = np.dtype(f"f{weight.itemsize}")  # words are moved as floats of their size, bit for bit
+    _PACK[moved](-(-len(panels) // PANELS_A_TASK), weight.view(moved), panels.view(moved))
+    return read_only(panels)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

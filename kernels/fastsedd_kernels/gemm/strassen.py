@@ -1,0 +1,146 @@
+"""Strassen's product: seven products of half the size in place of eight, once or twice over.
+
+    P1 = (A11 + A22)(B11 + B22)    P2 = (A21 + A22) B11    P3 = A11 (B12 - B22)    P4 = A22 (B21 - B11)
+    P5 = (A11 + A12) B22           P6 = (A21 - A11)(B11 + B12)                     P7 = (A12 - A22)(B21 + B22)
+    C11 = P1 + P4 - P5 + P7        C12 = P3 + P5           C21 = P2 + P4           C22 = P1 - P2 + P3 + P6
+
+Two levels are one level of one level: 49 products of quarter-size blocks. `strassen_kernel` computes them, for one slab
+of K and of columns at a time, so that a block's K' and with it the block of A in L2 stay what they are in the classical
+product, and the panels of all products stay within 49 / 16 of a slab of B.
+
+Winograd's form needs 15 additions, not these 18, where sums that several products share are stored; fused, its
+products would read and write more blocks (14 of A, of B and of C, here 12).
+
+Error, norm-wise (Higham, Accuracy and Stability of Numerical Algorithms, theorem 23.2; |.| is the largest element):
+
+    |C - C'| <= (12^levels (n'^2 + 5 n') - 5 n) eps |A| |B| + O(eps^2)        n' = n / 2^levels
+
+and not element by element: a small element of C may lose all its digits beside large ones. A NaN or an infinity spreads
+to elements that the classical product would keep finite.
+
+Strassen, "Gaussian Elimination is not Optimal" (1969); fused as by Huang, Smith, Henry and van de Geijn, "Strassen's
+Algorithm Reloaded" (SC16), section 4, variant ABC.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd_kernels._arrays import aligned_empty
+from fastsedd_kernels._simd import CACHE_LINE
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.gemm.blocking import blocking
+from fastsedd_kernels.gemm.limits import limits
+from fastsedd_kernels.gemm.strassen_kernel import MULTIPLY_BLOCKS, PACK_SUMS, PANELS_A_TASK, PRODUCTS, STORE
+from fastsedd_kernels.parallel import get_num_threads
+
+MOST_LEVELS = 2
+MOST_COLUMNS = 4096  # of a slab
+_LEAST_ROWS = 32  # of a task, below which its reading of panels shows
+
+# Blocks are numbered 0 to 3: 11, 12, 21, 22. A's, by product: the first, the second and its sign, 0 where there is one.
+_SUMS_OF_A = ((0, 3, 1), (2, 3, 1), (0, 0, 0), (3, 0, 0), (0, 1, 1), (2, 0, -1), (1, 3, -1))
+# C's, by product: block and sign. The first product of each block comes with a plus.
+_PARTS_OF_C = (
+    ((0, 1), (3, 1)), ((2, 1), (3, -1)), ((1, 1), (3, 1)), ((0, 1), (2, 1)), ((0, -1), (1, 1)), ((3, 1),), ((0, 1),),
+)  # fmt: skip
+_SUMS = np.array(_SUMS_OF_A, np.intp)
+
+
+class Blocks(NamedTuple):
+    """What B [K, N] is cut into: slabs of K, each of blocks [depth, columns], of `panels` panels."""
+
+    slabs: int
+    depth: int
+    columns: int
+    panels: int
+
+
+def blocks_of(levels: int, depth: int, columns: int, dtype: np.dtype[Any]) -> Blocks:
+    """The blocks of a B of that many rows and columns."""
+    side, line = 2**levels, CACHE_LINE // dtype.itemsize
+    kc = blocking(limits(), -(-depth // side), dtype)[1]
+    slabs = max(1, round(depth / (side * kc)))
+    width = -(-columns // (side * line)) * line
+    return Blocks(slabs, -(-depth // (slabs * side)), width, -(-width // COLUMNS[dtype]))
+
+
+def pack_sums(weight: NDArray[Any], levels: int, memory: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The panels of all products for B = weight.T: [slabs, 7**levels, panels, depth, NR].
+
+    weight : [N, K], any strides; memory : where to put them, at least as large, 1-D, overwritten; None allocates
+    """
+    blocks = blocks_of(levels, weight.shape[1], weight.shape[0], weight.dtype)
+    shape = (blocks.slabs, PRODUCTS**levels, blocks.panels, blocks.depth, COLUMNS[weight.dtype])
+    panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
+    slab = blocks.depth * 2**levels
+    for i, of_slab in enumerate(panels):
+        part = weight[:, i * slab : (i + 1) * slab]
+        PACK_SUMS[weight.dtype](-(-blocks.panels // PANELS_A_TASK), part, blocks.columns, of_slab)
+    return panels
+
+
+def multiply_packed(
+    a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], levels: int, *, accumulate: bool = False
+) -> None:
+    """out (+)= a . B, whose panels `pack_sums` has made; out : [M, N], adjacent elements in a row."""
+    blocks = blocks_of(levels, a.shape[1], out.shape[1], a.dtype)
+    slab = blocks.depth * 2**levels
+    rows = -(-len(a) // 2**levels)
+    grid = _grid(get_num_threads(), rows, blocks, a.dtype)
+    for i, of_slab in enumerate(panels):
+        parts = _parts_of_c(levels, accumulate or i > 0)
+        part = a[:, i * slab : (i + 1) * slab]
+        MULTIPLY_BLOCKS[a.dtype](grid[0] * grid[1], part, of_slab, _SUMS, parts, out, rows, blocks.columns, *grid)
+
+
+def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], levels: int) -> None:
+    """out [M, N] = a [M, K] . b [K, N], a slab of B's columns at a time."""
+    columns = min(b.shape[1], MOST_COLUMNS)
+    memory = None
+    for first in range(0, b.shape[1], columns):
+        part = slice(first, first + columns)
+        panels = pack_sums(b[:, part].T, levels, memory)
+        memory = panels.reshape(-1)
+        multiply_packed(a, panels, out[:, part], levels)
+
+
+def _grid(threads: int, rows: int, blocks: Blocks, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Into how many parts the rows of a block, and its panels, are cut: a task is one of each."""
+    mc = blocking(limits(), blocks.depth, dtype)[0]
+    parts = -(-rows // mc)
+    parts = -(-parts // threads) * threads  # none waits for the last
+    parts = max(1, min(parts, rows // _LEAST_ROWS))
+    return parts, min(blocks.panels, -(-threads // parts))
+
+
+@functools.cache
+def _parts_of_c(levels: int, accumulate: bool) -> NDArray[np.intp]:
+    """[7**levels, 2**levels, 3] : row and column of a block of C, and the sign there; 0 where a product has no more.
+
+    accumulate : add to what C holds; otherwise the first product that is part of a block is what it begins with (STORE)
+    """
+    products: list[list[tuple[int, int, int]]] = [[(0, 0, 1)]]
+    for _ in range(levels):
+        products = [
+            [
+                (2 * row + block // 2, 2 * column + block % 2, outer_sign * sign)
+                for row, column, outer_sign in outer
+                for block, sign in inner
+            ]
+            for outer in products
+            for inner in _PARTS_OF_C
+        ]
+    table = np.zeros((len(products), 2**levels, 3), np.intp)
+    begun: set[tuple[int, int]] = set()
+    for product, parts in enumerate(products):
+        for i, (row, column, sign) in enumerate(parts):
+            begins = not accumulate and (row, column) not in begun
+            begun.add((row, column))
+            table[product, i] = row, column, STORE if begins else sign
+    return table
