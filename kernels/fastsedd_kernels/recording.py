@@ -32,6 +32,11 @@ def capture(function: Callable[[], Any]) -> list[Call]:
     return calls
 
 
+def is_recording() -> bool:
+    """Whether what this thread calls is being taken down."""
+    return _thread.calls is not None
+
+
 def run(function: Callable[..., Any], *arguments: Any) -> None:
     """Call it, and have the recording call it too, if this thread is making one."""
     if _thread.calls is not None:

@@ -161,18 +161,17 @@ def test_batches_and_nothing(levels: int | None) -> None:
     assert not fk.strassen_matmul(a[..., :0], b[:, :0], levels, poisoned(3, 2, 20, 40)).any()
 
 
-def test_the_level_chosen_grows_with_the_least_of_the_sizes() -> None:
-    float32 = np.dtype(np.float32)
-    assert levels_that_pay(100, 10_000, 10_000, float32) == 0
-    chosen = [levels_that_pay(n, n, n, float32) for n in range(512, 16_384, 512)]
-    assert chosen == sorted(chosen)
-    assert chosen[0] == 0
-    assert chosen[-1] == strassen.MOST_LEVELS
+def test_the_level_chosen_grows_with_each_of_the_sizes() -> None:
+    for axis in range(4):  # 3: all of them
+        sizes = [[n if axis in (i, 3) else 16_384 for i in range(3)] for n in range(0, 16_385, 512)]
+        chosen = [levels_that_pay(*size) for size in sizes]
+        assert chosen == sorted(chosen)
+        assert (chosen[0], chosen[-1]) == (0, strassen.MOST_LEVELS)
 
 
 def test_none_is_the_level_that_pays() -> None:
     a, b = normal(0, 64, 64), normal(1, 64, 64)
-    assert levels_that_pay(64, 64, 64, a.dtype) == 0
+    assert levels_that_pay(64, 64, 64) == 0
     np.testing.assert_array_equal(fk.strassen_matmul(a, b), fk.matmul(a, b))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, copied, groups_of_rows, output_like
+from fastsedd_kernels._arrays import as_array, as_rows, contiguous, copied, groups_of_rows, output_like
+from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels.gemm import strassen
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking, plan
@@ -126,7 +127,7 @@ def strassen_matmul(
         raise ValueError(f"levels is {levels!r}, allowed: None, 0 to {MOST_LEVELS}")
     a, b, out = _operands(a, b, out)
     if levels is None:
-        levels = levels_that_pay(a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)
+        levels = levels_that_pay(a.shape[-2], a.shape[-1], b.shape[-1])
     for product in _batch(a, b, out):
         if levels == 0:
             _multiply(*product)
@@ -177,13 +178,13 @@ def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> No
     """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
     depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
     nr, kc = COLUMNS[a.dtype], blocking(limits(), depth, a.dtype)[1]
-    memory = aligned_empty((-(-columns // nr) * nr * kc,), a.dtype)
-    for first in range(0, b.shape[1], columns):
-        part = slice(first, first + columns)
-        for k in range(0, depth, kc):
-            slab = slice(k, k + kc)
-            panels = pack_transposed(b[slab, part].T, memory)
-            _add_product(a[:, slab], panels, out[:, part], accumulate=k > 0)
+    with scratch(-(-columns // nr) * nr * kc, a.dtype) as memory:
+        for first in range(0, b.shape[1], columns):
+            part = slice(first, first + columns)
+            for k in range(0, depth, kc):
+                slab = slice(k, k + kc)
+                panels = pack_transposed(b[slab, part].T, memory)
+                _add_product(a[:, slab], panels, out[:, part], accumulate=k > 0)
 
 
 def _add_product(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], *, accumulate: bool) -> None:

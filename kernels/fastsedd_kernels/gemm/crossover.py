@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-# A level saves an eighth of the multiplications, which grow with M K N, and costs passes over A, B and C, which do not
-# grow with K, M and N: so the least of the three decides. Measured (BENCHMARKS.md), by dtype: for one level, for two.
-_LEAST = {np.dtype(np.float32): (1536, 3072), np.dtype(np.float64): (6144, 12288)}
+# A level saves an eighth of the multiply-adds, M K N of them, and passes once more over A, B and, reading and writing,
+# C. So the passes cost, relative to all, in proportion to 1 / N, 1 / M and 2 / K. Measured (BENCHMARKS.md): below these
+# sums the first level pays, and the second.
+_MOST = (0.003, 0.0014)
 
 
-def levels_that_pay(rows: int, depth: int, columns: int, dtype: np.dtype[Any]) -> int:
+def levels_that_pay(rows: int, depth: int, columns: int) -> int:
     """0, 1 or 2 for C [rows, columns] of A [rows, depth]."""
-    least = min(rows, depth, columns)
-    return sum(least >= size for size in _LEAST[dtype])
+    if min(rows, depth, columns) == 0:
+        return 0
+    passes = 1 / rows + 1 / columns + 2 / depth
+    return sum(passes < most for most in _MOST)

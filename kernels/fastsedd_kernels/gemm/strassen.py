@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd_kernels._arrays import aligned_empty
+from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels._simd import CACHE_LINE
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking
@@ -53,61 +54,73 @@ _SUMS = np.array(_SUMS_OF_A, np.intp)
 
 
 class Blocks(NamedTuple):
-    """What B [K, N] is cut into: slabs of K, each of blocks [depth, columns], of `panels` panels."""
+    """What B [K, N] is cut into: `slabs` of K, `slab` deep, each of blocks [depth, columns], in `panels` panels."""
 
+    levels: int
     slabs: int
+    slab: int
     depth: int
     columns: int
     panels: int
+    nr: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the panels of all products of a slab."""
+        return PRODUCTS**self.levels, self.panels, self.depth, self.nr
 
 
 def blocks_of(levels: int, depth: int, columns: int, dtype: np.dtype[Any]) -> Blocks:
     """The blocks of a B of that many rows and columns."""
-    side, line = 2**levels, CACHE_LINE // dtype.itemsize
+    side, line, nr = 2**levels, CACHE_LINE // dtype.itemsize, COLUMNS[dtype]
     kc = blocking(limits(), -(-depth // side), dtype)[1]
     slabs = max(1, round(depth / (side * kc)))
-    width = -(-columns // (side * line)) * line
-    return Blocks(slabs, -(-depth // (slabs * side)), width, -(-width // COLUMNS[dtype]))
-
-
-def pack_sums(weight: NDArray[Any], levels: int, memory: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The panels of all products for B = weight.T: [slabs, 7**levels, panels, depth, NR].
-
-    weight : [N, K], any strides; memory : where to put them, at least as large, 1-D, overwritten; None allocates
-    """
-    blocks = blocks_of(levels, weight.shape[1], weight.shape[0], weight.dtype)
-    shape = (blocks.slabs, PRODUCTS**levels, blocks.panels, blocks.depth, COLUMNS[weight.dtype])
-    panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
-    slab = blocks.depth * 2**levels
-    for i, of_slab in enumerate(panels):
-        part = weight[:, i * slab : (i + 1) * slab]
-        PACK_SUMS[weight.dtype](-(-blocks.panels // PANELS_A_TASK), part, blocks.columns, of_slab)
-    return panels
-
-
-def multiply_packed(
-    a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], levels: int, *, accumulate: bool = False
-) -> None:
-    """out (+)= a . B, whose panels `pack_sums` has made; out : [M, N], adjacent elements in a row."""
-    blocks = blocks_of(levels, a.shape[1], out.shape[1], a.dtype)
-    slab = blocks.depth * 2**levels
-    rows = -(-len(a) // 2**levels)
-    grid = _grid(get_num_threads(), rows, blocks, a.dtype)
-    for i, of_slab in enumerate(panels):
-        parts = _parts_of_c(levels, accumulate or i > 0)
-        part = a[:, i * slab : (i + 1) * slab]
-        MULTIPLY_BLOCKS[a.dtype](grid[0] * grid[1], part, of_slab, _SUMS, parts, out, rows, blocks.columns, *grid)
+    deep, wide = -(-depth // (slabs * side)), -(-columns // (side * line)) * line
+    return Blocks(levels, slabs, deep * side, deep, wide, -(-wide // nr), nr)
 
 
 def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], levels: int) -> None:
-    """out [M, N] = a [M, K] . b [K, N], a slab of B's columns at a time."""
-    columns = min(b.shape[1], MOST_COLUMNS)
-    memory = None
-    for first in range(0, b.shape[1], columns):
-        part = slice(first, first + columns)
-        panels = pack_sums(b[:, part].T, levels, memory)
-        memory = panels.reshape(-1)
-        multiply_packed(a, panels, out[:, part], levels)
+    """out [M, N] = a [M, K] . b [K, N], a slab of B at a time, of MOST_COLUMNS at most."""
+    (depth, width), columns = b.shape, min(b.shape[1], MOST_COLUMNS)
+    largest = blocks_of(levels, depth, columns, b.dtype)
+    with scratch(math.prod(largest.shape), b.dtype) as memory:
+        for first in range(0, width, columns):
+            part = slice(first, min(width, first + columns))
+            blocks = blocks_of(levels, depth, part.stop - part.start, b.dtype)
+            panels = memory[: math.prod(blocks.shape)].reshape(blocks.shape)
+            for k in range(0, depth, blocks.slab):
+                slab = slice(k, k + blocks.slab)
+                _pack_slab(b[slab, part].T, blocks, panels)
+                _add_slab(a[:, slab], panels, out[:, part], blocks, accumulate=k > 0)
+
+
+def pack_sums(weight: NDArray[Any], levels: int) -> NDArray[Any]:
+    """The panels of all products for B = weight.T: [slabs, 7**levels, panels, depth, NR]; weight : [N, K]."""
+    blocks = blocks_of(levels, weight.shape[1], weight.shape[0], weight.dtype)
+    panels = aligned_empty((blocks.slabs, *blocks.shape), weight.dtype)
+    for i, of_slab in enumerate(panels):
+        _pack_slab(weight[:, i * blocks.slab : (i + 1) * blocks.slab], blocks, of_slab)
+    return panels
+
+
+def multiply_packed(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], levels: int) -> None:
+    """out [M, N] = a [M, K] . B, whose panels `pack_sums` has made; adjacent elements in a row of out."""
+    blocks = blocks_of(levels, a.shape[1], out.shape[1], a.dtype)
+    for i, of_slab in enumerate(panels):
+        _add_slab(a[:, i * blocks.slab : (i + 1) * blocks.slab], of_slab, out, blocks, accumulate=i > 0)
+
+
+def _pack_slab(weight: NDArray[Any], blocks: Blocks, panels: NDArray[Any]) -> None:
+    """weight : [N, K of the slab, or fewer], any strides"""
+    PACK_SUMS[weight.dtype](-(-blocks.panels // PANELS_A_TASK), weight, blocks.columns, panels)
+
+
+def _add_slab(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], blocks: Blocks, *, accumulate: bool) -> None:
+    """out (+)= a . B of one slab"""
+    rows = -(-len(a) // 2**blocks.levels)
+    grid = _grid(get_num_threads(), rows, blocks, a.dtype)
+    parts = _parts_of_c(blocks.levels, accumulate)
+    MULTIPLY_BLOCKS[a.dtype](grid[0] * grid[1], a, panels, _SUMS, parts, out, rows, blocks.columns, *grid)
 
 
 def _grid(threads: int, rows: int, blocks: Blocks, dtype: np.dtype[Any]) -> tuple[int, int]:
