@@ -48,6 +48,8 @@ class FakeModel:
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
     dtype: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+    tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(description="characters '\\n abc'"))
 
     @property
     def precision(self) -> list[tuple[str, str]]:
@@ -58,7 +60,7 @@ class FakeModel:
         return SimpleNamespace(
             architecture="ddit", tokens=65, vocab_size=66, width=384, blocks=6, heads=6, head_dim=64, cond_dim=64,
             length=256, graph="absorb", noise=SimpleNamespace(type="geometric", sigma_min=1e-4, sigma_max=20.0),
-            characters="\n abc", generation=SimpleNamespace(steps=128, temperature=0.9), mask_token=65,
+            generation=SimpleNamespace(steps=128, temperature=0.9), mask_token=65,
         )  # fmt: skip
 
     def stream(self, **request: Any) -> Iterator[FakeSample]:
@@ -105,10 +107,12 @@ def model(monkeypatch: pytest.MonkeyPatch, kernels: FakeKernels) -> FakeModel:
     """What `fastsedd.load` gives for any path but "missing"."""
     fake = FakeModel()
 
-    def load(path: str | None, dtype: str) -> FakeModel:
+    def load(path: str | None, dtype: str, *, note: Callable[[str], None], **source: Any) -> FakeModel:
         if path == "missing":
             raise ValueError("missing: no such file or folder")
-        fake.dtype = dtype
+        if path == "owner/without-tokenizer":
+            note("texts are token ids")
+        fake.dtype, fake.source = dtype, source
         return fake
 
     monkeypatch.setitem(vars(fastsedd), "load", load)
