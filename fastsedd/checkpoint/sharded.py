@@ -28,10 +28,11 @@ def read(index: Path, read_shard: Callable[[Path], dict[str, StoredTensor]]) -> 
     """The tensors of all the files of an index, each in the file that the index says, and none besides."""
     wanted = _weight_map(index)
     found: dict[str, StoredTensor] = {}
-    for shard in sorted(set(wanted.values())):
-        path = index.parent / shard
+    files = {shard: index.parent / shard for shard in sorted(set(wanted.values()))}
+    for shard, path in files.items():
         if not path.is_file():
             raise CheckpointError(f"{index}: names {shard!r}, which is not beside it")
+    for shard, path in files.items():
         for name, tensor in read_shard(path).items():
             if wanted.get(name) != shard:
                 raise CheckpointError(f"{path}: holds {name!r}, which {index.name} does not expect there")

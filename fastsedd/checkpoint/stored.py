@@ -77,7 +77,7 @@ class StoredFile:
         while done < len(memory):
             count = file.readinto(memory[done:])
             if not count:
-                raise CheckpointError(f"{self.path}: ends at byte {offset + done}, in the middle of a tensor")
+                raise CheckpointError(f"{self.path}: ends before byte {offset + len(memory)}, inside of a tensor")
             done += count
 
     def refuse_mistaken(self, beginning: bytes, expected: str, its_own: bytes = b"") -> None:

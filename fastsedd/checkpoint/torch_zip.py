@@ -117,7 +117,7 @@ class _Bounded:
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
-        self.seek, self.tell = file.seek, file.tell
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int | None = -1) -> bytes:
         most = max(MOST_DIRECTORY, MOST_PICKLE)
