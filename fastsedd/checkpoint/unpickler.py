@@ -8,11 +8,14 @@ here. Anything else ends the reading before it has an effect, and so does a pick
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any, NamedTuple
 
 MOST_INSTRUCTIONS = 1 << 20  # tens of thousands of tensors
 MOST_INTEGER = 1 << 63
+
+_STOP = b"."
 
 # Of torch's storage classes: dtype and bytes an element.
 STORAGES = {
@@ -91,16 +94,30 @@ def loads(pickled: bytes) -> Any:
     """What a pickle describes. Raises PickleError, in one line, for all that a file of tensors does not need."""
     machine = _Machine()
     try:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(pickled)):
-            if count == MOST_INSTRUCTIONS:
-                raise PickleError(f"has more than {MOST_INSTRUCTIONS} instructions, allowed: at most that")
-            machine.execute(instruction.name, argument)
+        for instruction, argument in _instructions(pickled):
+            machine.execute(instruction, argument)
         return machine.pop()
     except PickleError:
         raise
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         # Nothing but this module's own code on plain values has run: an operand that is missing, or of another type.
         raise PickleError(f"is broken: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    """Names and arguments, up to the first instruction that is not known here, whose argument is not even read."""
+    file = BytesIO(pickled)
+    for _ in range(MOST_INSTRUCTIONS):
+        code = file.read(1)
+        if code == _STOP:
+            return
+        instruction = _INSTRUCTIONS.get(code)
+        if instruction is None:
+            raise PickleError("ends before its last instruction" if not code else f"has the instruction {code!r}")
+        if instruction.name not in _KNOWN:
+            raise PickleError(f"has the instruction {instruction.name}, which weights do not need; nothing was run")
+        yield instruction.name, None if instruction.arg is None else instruction.arg.reader(file)
+    raise PickleError(f"has more than {MOST_INSTRUCTIONS} instructions, allowed: at most that")
 
 
 class _Machine:
@@ -116,10 +133,8 @@ class _Machine:
             self._stack.append(_CONSTANTS[instruction])
         elif instruction in _LITERALS:
             self._stack.append(_bounded(argument))
-        elif instruction in _EFFECTS:
-            _EFFECTS[instruction](self, argument)
         else:
-            raise PickleError(f"has the instruction {instruction}, which weights do not need; nothing was run")
+            _EFFECTS[instruction](self, argument)
 
     def pop(self) -> Any:
         return self._stack.pop()
@@ -212,7 +227,6 @@ _LITERALS = {
 _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda machine, version: None,
     "FRAME": lambda machine, length: None,
-    "STOP": lambda machine, _: None,
     "MARK": _Machine.mark,
     "EMPTY_DICT": lambda machine, _: machine.push_empty(dict),
     "EMPTY_LIST": lambda machine, _: machine.push_empty(list),
@@ -235,3 +249,6 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "BINGET": _Machine.recall,
     "LONG_BINGET": _Machine.recall,
 }
+
+_KNOWN = _CONSTANTS.keys() | _LITERALS | _EFFECTS.keys()
+_INSTRUCTIONS = {instruction.code.encode("latin-1"): instruction for instruction in pickletools.opcodes}

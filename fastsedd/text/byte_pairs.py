@@ -29,9 +29,10 @@ class BytePairs:
     def encode(self, text: str) -> NDArray[np.int32]:
         """int32 [n]. Raises ValueError, in one line, for text whose pieces the model has no tokens for."""
         try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"character {text[error.start]!r} at position {error.start} is no text") from None
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if max(ids, default=0) >= self._tokens:
             raise ValueError(f"a piece of the text has the token {max(ids)}, allowed: 0 to {self._tokens - 1}")
         return np.array(ids, np.int32)

@@ -28,8 +28,8 @@ MOST_SECONDS = 20  # a hang, on a machine however busy
 TOKENS = [
     b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"data.pkl", b"archive/data/0",
     b"\0" * 4, b"\xff" * 4, b"\xff" * 8, b"\x7f\xff\xff\xff",
-    b'"', b"{", b"}", b"[", b"]", b":", b",", b"1e400", b"-1", b"NaN", b"9" * 30, b"true", b"null", b"F32", b"BF16", b"../",
-    b"\x80\x02", b"Q", b"R", b"(", b"t", b".", b"s", b"u", b"2", b"0", b"cos\nsystem\n",
+    b'"', b"{", b"}", b"[", b"]", b":", b",", b"1e400", b"-1", b"NaN", b"9" * 30, b"true", b"null", b"F32", b"BF16",
+    b"../", b"\x80\x02", b"Q", b"R", b"(", b"t", b".", b"s", b"u", b"2", b"0", b"cos\nsystem\n",
     b"r\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
     b"&a ", b"*a ", b"<<: *a\n", b"- ",
 ]  # fmt: skip

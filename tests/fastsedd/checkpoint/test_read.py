@@ -264,7 +264,7 @@ def test_simplex_is_another_name_for_uniform(write_checkpoint, make_config, make
     assert checkpoint.read(folder).config.graph == "uniform"
 
 
-def test_the_configs_that_are_read_are_written_the_same(tmp_path: Path, make_config: Any) -> None:
+def test_the_configs_that_are_read_are_written_the_same(tmp_path: Path, make_config) -> None:
     for config in (make_config(), make_config("annotated", "uniform"), make_config(characters=None)):
         (tmp_path / "config.json").write_text(json.dumps(config_json.document(config)))
         assert config_json.read(tmp_path / "config.json") == config

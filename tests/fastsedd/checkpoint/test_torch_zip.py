@@ -265,11 +265,12 @@ def test_those_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("pickled", "words"),
     [
-        (b"", "exhausted"),
-        (b"\x80\x02", "exhausted"),
+        (b"", "ends before"),
+        (b"\x80\x02", "ends before"),
         (b".", "pop from empty list"),
         (b"t.", "pop from empty list"),
         (b"q\x01.", "out of range"),
+        (b"\xff.", "has the instruction"),
         (b"h\x07.", "broken"),
         (b"K\x01.", "holds a int"),
         (b"](K\x01e.", "holds a list"),
