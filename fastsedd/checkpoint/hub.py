@@ -49,7 +49,9 @@ def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> 
     if offline or library.constants.HF_HUB_OFFLINE:
         cached = _cached(library, name.repository, revision)
         if cached is None:
-            raise UnavailableError(f"{name.repository}: is not in the hub's cache, and the network is not to be used")
+            raise UnavailableError(
+                f"{name.repository}: no such file or folder, and what it names on the hub is not in the hub's cache"
+            )
         return _inside(cached, name)
     try:
         with _errors(library, name.repository, revision):
@@ -119,8 +121,8 @@ def _wanted(name: Name, files: Sequence[str]) -> list[str]:
         if not below:
             raise CheckpointError(f"{name.repository}: has no file or folder {name.inside!r}")
         weights = PurePosixPath(prefix + location.choose_weights("/".join(filter(None, name)), below))
-    beside = [str(weights.parent / each) for each in (location.CONFIG, *TOKENIZER_FILES)]
-    return [str(weights), *(file for file in beside if file in files)]
+    others = map(str, [*location.configs(weights), *(weights.parent / each for each in TOKENIZER_FILES)])
+    return [str(weights), *(file for file in others if file in files)]
 
 
 def _download(library: Any, repository: str, revision: str | None, files: Sequence[str]) -> Path:

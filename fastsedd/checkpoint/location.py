@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple, TypeVar
 
 from fastsedd.checkpoint import sharded
 from fastsedd.checkpoint.weights import SUFFIXES, is_weights
@@ -25,6 +25,8 @@ TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 MOST_NAMES = 5  # of the candidates that an error shows
 
+_Path = TypeVar("_Path", bound=PurePath)
+
 
 class Location(NamedTuple):
     """tokenizer : its files, none where there is no tokenizer beside the weights."""
@@ -42,11 +44,8 @@ def find(path: Path) -> Location:
             raise CheckpointError(f"{path}: no such file or folder")
         if not is_weights(weights.name):
             raise CheckpointError(f"{path}: is not read, allowed: a folder or a file of {', '.join(SUFFIXES)}")
-        beside = weights.parent
-        run = beside.parent if beside.name in ("checkpoints", "checkpoints-meta") else beside
-        configs = (beside / CONFIG, run / CONFIG, run / HYDRA_CONFIG)
-        config = next((each for each in configs if each.is_file()), None)
-        return Location(weights, config, tokenizer_in(beside))
+        config = next((each for each in configs(weights) if each.is_file()), None)
+        return Location(weights, config, tokenizer_in(weights.parent))
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -68,6 +67,13 @@ def choose_weights(where: str, names: Sequence[str]) -> str:
             shown = ", ".join(at_depth[:MOST_NAMES]) + (", …" if len(at_depth) > MOST_NAMES else "")
             raise CheckpointError(f"{where}: holds {len(at_depth)} files of weights: name one of {shown}")
     raise CheckpointError(f"{where}: holds no file of weights, allowed: {', '.join(SUFFIXES)}")
+
+
+def configs(weights: _Path) -> tuple[_Path, ...]:
+    """Where the config of these weights may be, the likeliest first: beside them, or at the top of a training run."""
+    beside = weights.parent
+    run = beside.parent if beside.name in ("checkpoints", "checkpoints-meta") else beside
+    return (beside / CONFIG, run / CONFIG, run / HYDRA_CONFIG)
 
 
 def tokenizer_in(folder: Path) -> tuple[Path, ...]:

@@ -116,8 +116,21 @@ def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
             raise PickleError("ends before its last instruction" if not code else f"has the instruction {code!r}")
         if instruction.name not in _KNOWN:
             raise PickleError(f"has the instruction {instruction.name}, which weights do not need; nothing was run")
-        yield instruction.name, None if instruction.arg is None else instruction.arg.reader(file)
+        yield instruction.name, _argument(instruction, file)
     raise PickleError(f"has more than {MOST_INSTRUCTIONS} instructions, allowed: at most that")
+
+
+def _argument(instruction: pickletools.OpcodeInfo, file: BytesIO) -> Any:
+    if instruction.name == "GLOBAL":  # which the library joins into one string, escapes resolved
+        return _Name(_line(file), _line(file))
+    return None if instruction.arg is None else instruction.arg.reader(file)
+
+
+def _line(file: BytesIO) -> str:
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise PickleError("ends in a name")
+    return line[:-1].decode()
 
 
 class _Machine:
@@ -238,7 +251,7 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": lambda machine, _: machine.append(machine.pop_marked()),
     "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.set_items(machine.pop_marked()),
-    "GLOBAL": lambda machine, name: machine.push_name(_Name(*name.split(" ", 1))),
+    "GLOBAL": _Machine.push_name,
     "STACK_GLOBAL": _Machine.push_stack_name,
     "BINPERSID": _Machine.push_storage,
     "REDUCE": _Machine.reduce,

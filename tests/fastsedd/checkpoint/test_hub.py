@@ -145,13 +145,27 @@ def test_a_file_inside_a_repository_without_a_config(
         assert "name one of" in refusal(client.convert(f"owner/articles{name}"))
 
 
+def test_a_training_run_on_the_hub(
+    client: Client, hub: Any, published: Any, make_tensors: Any, torch_file: Callable[..., Path]
+) -> None:
+    """Its config lies beside the folder of the weights, and is fetched too."""
+    tensors = make_tensors(published)
+    averaged = {name: 2 * tensor for name, tensor in tensors.items()}
+    run = {"model": tensors, "ema": {"shadow_params": list(averaged.values())}}
+    weights = torch_file(client.folder / "x.pth", run).read_bytes()
+    config = hub.repositories["owner/sedd"]["config.json"]
+    hub.repositories["owner/run"] = {"checkpoints-meta/checkpoint.pth": weights, ".hydra/config.yaml": config}
+    assert client.convert("owner/run").returncode == 0
+    assert client.convert("owner/run/checkpoints-meta/checkpoint.pth", "--offline").returncode == 0
+    for name, tensor in load_file(client.result / "model.safetensors").items():
+        np.testing.assert_array_equal(tensor, averaged[name])
+
+
 def test_shared_out_weights(client: Client, hub: Any, published: Any, make_tensors: Any) -> None:
     files = hub.repositories["owner/sedd"]
     del files["pytorch_model.bin"]
-    weight_map = {}
-    for i, (name, tensor) in enumerate(make_tensors(published).items()):
-        weight_map[name] = f"model-0000{1 + i % 3}-of-00003.safetensors"
-        save_file({name: tensor}, client.folder / "x.safetensors")
+    names = list(make_tensors(published))
+    weight_map = {name: f"model-0000{1 + i % 3}-of-00003.safetensors" for i, name in enumerate(names)}
     for shard in set(weight_map.values()):
         part = {name: tensor for name, tensor in make_tensors(published).items() if weight_map[name] == shard}
         save_file(part, client.folder / "x.safetensors")

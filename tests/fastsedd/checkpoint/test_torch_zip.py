@@ -271,6 +271,8 @@ def test_those_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (b"t.", "pop from empty list"),
         (b"q\x01.", "out of range"),
         (b"\xff.", "has the instruction"),
+        (b"ctorch\nFloat", "ends in a name"),
+        (b"ctorch\n\xff\n.", "broken"),
         (b"h\x07.", "broken"),
         (b"K\x01.", "holds a int"),
         (b"](K\x01e.", "holds a list"),
