@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastsedd.checkpoint.convert import convert
     from fastsedd.engine import Dtype, Evaluation, Model, Result, Sample, evaluate, generate, load, warmup
-    from fastsedd.errors import CheckpointError
+    from fastsedd.errors import CheckpointError, UnavailableError
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,11 +20,15 @@ __all__ = [
     "Model",
     "Result",
     "Sample",
+    "UnavailableError",
+    "convert",
     "evaluate",
     "generate",
     "load",
     "warmup",
 ]
+
+_HOMES = {"CheckpointError": "errors", "UnavailableError": "errors", "convert": "checkpoint.convert"}
 
 
 def __getattr__(name: str) -> Any:
@@ -31,5 +36,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = "errors" if name == "CheckpointError" else "engine"
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'engine')}"), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import secrets
@@ -37,6 +38,25 @@ _dtype = click.option(
 )
 
 
+MODEL = "a folder, a file of weights or a name on the hub (owner/name, or owner/name/file)"
+
+_revision = click.option("--revision", metavar="R", help="Branch, tag or commit of a name on the hub.")
+_offline = click.option("--offline", is_flag=True, help="Use what the hub has sent before, and no network.")
+
+
+def _source(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say where a model comes from, as one argument: what `fastsedd.load` takes besides a path."""
+
+    @functools.wraps(command)
+    def gathered(*, revision: str | None, offline: bool, tokenizer: str | None, **options: Any) -> None:
+        return command(source={"revision": revision, "offline": offline, "tokenizer": tokenizer}, **options)
+
+    tokenizer = click.option(
+        "--tokenizer", metavar="T", help="A folder, a tokenizer.json or a name on the hub.  [default: the model's own]"
+    )
+    return _revision(_offline(tokenizer(gathered)))
+
+
 class _Commands(click.Group):
     """Ends every command that fails with one line and its exit code."""
 
@@ -60,7 +80,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", metavar="M", help="A folder or a .safetensors file.  [default: the shipped model]")
+@click.option("--model", metavar="M", help=f"{MODEL[0].upper()}{MODEL[1:]}.  [default: the shipped model]")
+@_source
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Denoising steps.  [default: the model's own]")
 @click.option(
     "--num-samples", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Texts to write."
@@ -98,6 +119,7 @@ def main() -> None:
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 def generate(
     model: str | None,
+    source: dict[str, Any],
     num_samples: int,
     seed: int | None,
     dtype: Dtype,
@@ -115,7 +137,7 @@ def generate(
     if watch and quiet:
         raise click.UsageError("--watch shows progress, which --quiet forbids")
     seed = secrets.randbits(32) if seed is None else seed
-    loaded = _load(model, threads, dtype, quiet=quiet)
+    loaded = _load(model, source, threads, dtype, quiet=quiet)
     with _denoising(loaded, num_samples, watch=watch, quiet=quiet) as on_step:
         samples = loaded.stream(num_samples=num_samples, seed=seed, on_step=on_step, **request)
         if not quiet:
@@ -128,19 +150,21 @@ def generate(
 
 @main.command()
 @click.argument("model", metavar="[M]", required=False)
+@_source
 @_dtype
-def inspect(model: str | None, dtype: Dtype) -> None:
+def inspect(model: str | None, source: dict[str, Any], dtype: Dtype) -> None:
     """Say what a checkpoint is, and what each part of it would be computed in.
 
-    M is a folder or a .safetensors file, by default the shipped model.
+    M is a folder, a file of weights or a name on the hub, by default the shipped model.
     """
     from fastsedd import display
 
-    display.print_facts(_facts(_load(model, dtype=dtype)))
+    display.print_facts(_facts(_load(model, source, dtype=dtype)))
 
 
 @main.command()
 @click.argument("paths", metavar="[M] FILE", nargs=-1, required=True)
+@_source
 @click.option(
     "--times",
     metavar="N",
@@ -165,17 +189,23 @@ def inspect(model: str | None, dtype: Dtype) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 def evaluate(
-    paths: tuple[str, ...], dtype: Dtype, threads: int | None, as_json: bool, quiet: bool, **request: Any
+    paths: tuple[str, ...],
+    source: dict[str, Any],
+    dtype: Dtype,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    **request: Any,
 ) -> None:
     """Bound how surprising a text is to a model: nats and bits a token, perplexity.
 
-    M is a folder or a .safetensors file, by default the shipped model. FILE is UTF-8; it is cut into windows of the
+    M is as in `inspect`, by default the shipped model. FILE is UTF-8; it is cut into windows of the
     model's length, side by side, and a shorter rest is left out. Standard errors are over windows.
     """
     if len(paths) > 2:
         raise click.UsageError(f"{len(paths)} paths are given, allowed: [M] FILE")
     text = _read(Path(paths[-1]))
-    model = _load(paths[0] if len(paths) == 2 else None, threads, dtype, quiet=quiet)
+    model = _load(paths[0] if len(paths) == 2 else None, source, threads, dtype, quiet=quiet)
     with _counting("evaluating", quiet=quiet) as progress:
         evaluation = model.evaluate(text, progress=progress, **request)
     if as_json:
@@ -184,6 +214,23 @@ def evaluate(
         from fastsedd import display
 
         display.print_facts(_evaluation_facts(evaluation, model))
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST", type=click.Path(file_okay=False, path_type=Path))
+@_revision
+@_offline
+def convert(source: str, target: Path, revision: str | None, offline: bool) -> None:
+    """Write a checkpoint anew, as DST/model.safetensors and DST/config.json, every value bit for bit.
+
+    SRC is a folder, a file of weights (.safetensors, or .bin, .pt and .pth from PyTorch) or a name on the hub. Of a
+    training run the moving average is taken. DST is a new folder, made whole or not at all.
+    """
+    _quiet_hub_off_terminals()
+    with _counting("converting") as progress:
+        fastsedd.convert(source, target, revision, offline=offline, progress=progress)
+    click.echo(f"{target} holds model.safetensors and config.json")
 
 
 @main.command()
@@ -204,11 +251,19 @@ def warmup() -> None:
 @click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
 @click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
 @click.option("--model", metavar="M", help="Whose forward to measure.  [default: the shipped model]")
+@_source
 @_dtype
 @click.option("--profile", is_flag=True, help="Only where the time of a forward goes.")
 @click.option("--tune", is_flag=True, help="First measure how products are best cut up here, a minute, and keep it.")
 def bench(
-    threads: int | None, seconds: float, as_json: bool, model: str | None, dtype: Dtype, profile: bool, tune: bool
+    threads: int | None,
+    seconds: float,
+    as_json: bool,
+    model: str | None,
+    source: dict[str, Any],
+    dtype: Dtype,
+    profile: bool,
+    tune: bool,
 ) -> None:
     """This machine's kernels and forward against its own measured peak, and against NumPy.
 
@@ -217,7 +272,7 @@ def bench(
     from fastsedd import bench as benches
     from fastsedd import display
 
-    loaded = _load(model, threads, dtype)
+    loaded = _load(model, source, threads, dtype)
     if tune:
         _tune()
     if profile:
@@ -255,14 +310,28 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _load(model: str | None, threads: int | None = None, dtype: Dtype = "float32", *, quiet: bool = False) -> Model:
+def _load(
+    model: str | None,
+    source: dict[str, Any],
+    threads: int | None = None,
+    dtype: Dtype = "float32",
+    *,
+    quiet: bool = False,
+) -> Model:
     if not quiet:
         _announce_compilation()
     if threads is not None:
         import fastsedd_kernels
 
         fastsedd_kernels.set_num_threads(threads)
-    return fastsedd.load(model, dtype)
+    _quiet_hub_off_terminals(quiet=quiet)
+    return fastsedd.load(model, dtype, **source, note=(lambda line: None) if quiet else _say)
+
+
+def _quiet_hub_off_terminals(*, quiet: bool = False) -> None:
+    """The hub's library shows progress of its own, on stderr, wherever that leads."""
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _announce_compilation() -> None:
@@ -354,7 +423,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("heads", f"{config.heads} of {config.head_dim}"),
         ("length", f"{config.length} tokens"),
         ("vocabulary", f"{config.tokens} tokens{mask}"),
-        ("tokenizer", "none" if config.characters is None else f"characters {config.characters!r}"),
+        ("tokenizer", model.tokenizer.description),
         ("graph", config.graph),
         ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
         ("generation", f"{config.generation.steps} steps, temperature {config.generation.temperature:g}"),

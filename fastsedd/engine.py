@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
+from fastsedd.errors import UnavailableError
 from fastsedd.models import DTYPES, Forward, Network
 
 SHIPPED = Path(__file__).parent / "assets"
@@ -104,14 +105,14 @@ class Evaluation:
 class Model:
     """A loaded checkpoint: its results depend on arguments alone, and threads may share it."""
 
-    def __init__(self, read: checkpoint.Checkpoint, name: str, dtype: str = "float32") -> None:
+    def __init__(self, read: checkpoint.Checkpoint, name: str, dtype: str, tokenizer: text.Tokenizer) -> None:
         self.name = name
         self.dtype = dtype
         self.config: ModelConfig = read.config
         self.stored_dtype = read.stored_dtype
-        self.parameters = sum(tensor.size for tensor in read.tensors.values())
-        self.tokenizer: text.Tokenizer = text.for_config(read.config)
-        self._network: Network = models.build(read.config, _Consumed(read.tensors), dtype)
+        self.parameters = read.config.parameters
+        self.tokenizer = tokenizer
+        self._network: Network = models.build(read.config, read.tensors, dtype)
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
@@ -295,33 +296,47 @@ class Model:
             raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
 
 
-class _Consumed(Mapping[str, NDArray[np.float32]]):
-    """Tensors that are let go of as they are read: a network keeps packed copies, and both would not have to fit."""
+def load(
+    path: str | Path | None = None,
+    dtype: Dtype = "float32",
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    tokenizer: str | Path | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Model:
+    """Load a checkpoint: a folder, a file of weights, a name on the hub, or, with None, the shipped model.
 
-    def __init__(self, tensors: dict[str, NDArray[np.float32]]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return self._tensors.pop(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def load(path: str | Path | None = None, dtype: Dtype = "float32") -> Model:
-    """Load a checkpoint: a folder, a .safetensors file, or, with None, the shipped model.
-
+    path : a str `owner/name`, or `owner/name/file`, that is no path here is looked up on the Hugging Face hub
     dtype : what its large layers are stored and multiplied in. "bfloat16" halves the memory, "int8" quarters it; norms,
         the noise embedding and what is added up stay float32, and so does the model's output. The texts differ.
-    Raises CheckpointError (a ValueError) for anything wrong with the file, ValueError for another dtype.
+    revision : a branch, tag or commit, of a name on the hub; its main branch if None
+    offline : use what has been fetched before, and ask nothing of the network
+    tokenizer : a folder, a tokenizer.json or a name on the hub, instead of the checkpoint's own
+    note : told, in one line, where the checkpoint's tokenizer is out of reach: texts are then token ids
+    Raises CheckpointError (a ValueError) for anything wrong with the files, UnavailableError, which is one, where they
+    are out of reach, ValueError for another dtype.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, DTYPES))}")
-    read = checkpoint.read(SHIPPED if path is None else path)
-    return Model(read, "shipped model" if path is None else str(path), dtype)
+    read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline)
+    name = "shipped model" if path is None else str(path)
+    return Model(read, name, dtype, _tokenizer(read, tokenizer, offline, note))
+
+
+def _tokenizer(
+    read: checkpoint.Checkpoint, source: str | Path | None, offline: bool, note: Callable[[str], None]
+) -> text.Tokenizer:
+    """The tokenizer that is asked for, or the checkpoint's own, or token ids where that is out of reach."""
+    if source is None and read.config.characters is not None:
+        return text.choose(read.config)
+    try:
+        return text.choose(read.config, checkpoint.find_tokenizer(read, source, offline=offline))
+    except UnavailableError as error:
+        if source is not None:
+            raise
+        note(f"texts are token ids, for want of a tokenizer: {error}")
+        return text.choose(read.config)
 
 
 def generate(model: str | Path | None = None, dtype: Dtype = "float32", **options: Any) -> Result:

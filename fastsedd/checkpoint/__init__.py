@@ -2,42 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastsedd.checkpoint import config_json, layout, location, safetensors_file
+from fastsedd.checkpoint import config_json, hub, hydra_config, layout, location, weights
+from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
 from fastsedd.config import ModelConfig
+from fastsedd.errors import CheckpointError
 from fastsedd.text.characters import TINY_SHAKESPEARE
 
-__all__ = ["Checkpoint", "read"]
+__all__ = ["Checkpoint", "find_tokenizer", "read"]
+
+GPT2 = "gpt2"  # whose tokenizer is that of the published models, which do not carry it
+GPT2_TOKENS = 50257
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config : the model; tensors : float32 arrays by name; path : the weights' file; stored_dtype : as stored."""
+    """config : the model; stored : where its tensors lie; path : the weights' file; tokenizer : files beside it."""
 
     config: ModelConfig
-    tensors: dict[str, NDArray[np.float32]]
+    stored: Mapping[str, StoredTensor]
     path: Path
-    stored_dtype: str
+    tokenizer: tuple[Path, ...] = ()
+
+    @property
+    def tensors(self) -> LazyTensors:
+        """float32 arrays by name, read when asked for. They raise CheckpointError where the file is at fault then."""
+        return LazyTensors(self.stored)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of most tensors."""
+        dtypes = [tensor.dtype for tensor in self.stored.values()]
+        return max(DTYPES, key=dtypes.count)
 
 
-def read(path: str | Path) -> Checkpoint:
-    """Read a checkpoint folder, or a .safetensors file with its config.json beside it or none at all.
+def read(source: str | Path, revision: str | None = None, *, offline: bool = False) -> Checkpoint:
+    """Find and check a checkpoint: a folder, a file of weights with its config beside it, or a name on the hub.
 
-    Without a config.json the tensors must be the article's, from whose shapes everything follows.
+    Of the tensors only what the file says of them is read here. Without a config they must be the article's, from whose
+    shapes everything follows. A path that exists is never taken for a name; a Path is never one.
     Raises CheckpointError, in one line, for anything else.
     """
-    found = location.find(Path(path))
-    stated = None if found.config is None else config_json.read(found.config)  # refused before weights take memory
-    stored = safetensors_file.read(found.weights)
-    config = _without_config(found.weights, stored.shapes) if stated is None else stated
-    layout.check(found.weights, config, stored.shapes)
-    tensors = {name: safetensors_file.decode(found.weights, stored, name) for name in layout.shapes(config)}
-    return Checkpoint(config, tensors, found.weights, stored.dtype)
+    found = location.find(_path(source, revision, offline))
+    stated = None if found.config is None else _config(found.config)  # refused before the weights are looked at
+    stored = weights.read(found.weights)
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    config = _without_config(found.weights, shapes) if stated is None else stated
+    layout.check(found.weights, config, shapes)
+    return Checkpoint(config, {name: stored[name] for name in layout.shapes(config)}, found.weights, found.tokenizer)
+
+
+def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offline: bool = False) -> tuple[Path, ...]:
+    """The files of a checkpoint's tokenizer; none where nothing tells of one.
+
+    source : a folder, a tokenizer.json or a name on the hub that is to be used instead
+    Those beside the weights come first; a vocabulary of GPT-2's size is GPT-2's, from the hub. Raises CheckpointError
+    where a source has none, UnavailableError where it is out of reach.
+    """
+    if source is None:
+        if read.tokenizer or read.config.tokens != GPT2_TOKENS:
+            return read.tokenizer
+        return location.tokenizer_in(hub.fetch_tokenizer(GPT2, offline=offline))
+    path = Path(source)
+    if path.is_file():
+        return (path,)
+    folder = path if path.is_dir() else hub.fetch_tokenizer(str(source), offline=offline)
+    files = location.tokenizer_in(folder)
+    if not files:
+        raise CheckpointError(f"{source}: holds no tokenizer, allowed: tokenizer.json, or vocab.json and merges.txt")
+    return files
+
+
+def _path(source: str | Path, revision: str | None, offline: bool) -> Path:
+    path = Path(source)
+    name = hub.parse(source) if isinstance(source, str) else None
+    if name is not None and not path.exists():
+        return hub.fetch(name, revision, offline=offline)
+    if revision is not None:
+        raise CheckpointError(f"{source}: is no name on the hub: revision {revision!r} is for those alone")
+    return path
+
+
+def _config(path: Path) -> ModelConfig:
+    return hydra_config.read(path) if path.suffix == ".yaml" else config_json.read(path)
 
 
 def _without_config(path: Path, shapes: layout.Shapes) -> ModelConfig:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from fastsedd.checkpoint import small_file
 from fastsedd.config import GenerationConfig, ModelConfig, NoiseConfig
 from fastsedd.errors import CheckpointError
-
-MOST_BYTES = 1 << 24
 
 
 class _Graph(msgspec.Struct):
@@ -19,8 +19,8 @@ class _Graph(msgspec.Struct):
 
 class _Noise(msgspec.Struct):
     type: Literal["geometric", "loglinear"]
-    sigma_min: float = 1e-4
-    sigma_max: float = 20.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
 
 
 class _Model(msgspec.Struct):
@@ -34,8 +34,8 @@ class _Model(msgspec.Struct):
 
 
 class _Tokenizer(msgspec.Struct):
-    type: Literal["characters"]
-    characters: str
+    type: str = ""
+    characters: str | None = None  # of the type "characters"; other types are kept in files of their own
 
 
 class _Generation(msgspec.Struct):
@@ -43,34 +43,33 @@ class _Generation(msgspec.Struct):
     temperature: float = 1.0
 
 
-class _Config(msgspec.Struct):
+class Stored(msgspec.Struct):
+    """The keys that matter, in config.json and in the trainer's own config."""
+
     tokens: int
     graph: _Graph
     noise: _Noise
     model: _Model
-    tokenizer: _Tokenizer | None = None
+    tokenizer: _Tokenizer | str | None = None
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
 
 def read(path: Path) -> ModelConfig:
     """Read and check a config.json. Raises CheckpointError, naming the key, its value or type and what is allowed."""
+    return checked(path, lambda: small_file.decode(path, Stored))
+
+
+def checked(path: Path, load: Callable[[], Stored]) -> ModelConfig:
+    """The config of what `load` returns. Raises CheckpointError, naming the file, for whatever is wrong with it."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise CheckpointError(f"{path}: has more than {MOST_BYTES} bytes, allowed: at most that")
-        return _model_config(msgspec.json.decode(data, type=_Config))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+        return _model_config(load())
     except CheckpointError:
         raise
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _model_config(stored: _Config) -> ModelConfig:
+def _model_config(stored: Stored) -> ModelConfig:
     model = stored.model
     return ModelConfig(
         architecture="annotated" if model.type == "annotated" else "ddit",
@@ -81,8 +80,39 @@ def _model_config(stored: _Config) -> ModelConfig:
         cond_dim=model.cond_dim,
         length=model.length,
         graph="absorb" if stored.graph.type == "absorb" else "uniform",
-        noise=NoiseConfig(stored.noise.type, stored.noise.sigma_min, stored.noise.sigma_max),
+        noise=_noise_config(stored.noise),
         scale_by_sigma=model.scale_by_sigma,
-        characters=None if stored.tokenizer is None else stored.tokenizer.characters,
+        characters=_characters(stored.tokenizer),
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
+
+
+def _noise_config(stored: _Noise) -> NoiseConfig:
+    given = {"sigma_min": stored.sigma_min, "sigma_max": stored.sigma_max}
+    return NoiseConfig(stored.type, **{name: value for name, value in given.items() if value is not None})
+
+
+def _characters(stored: _Tokenizer | str | None) -> str | None:
+    if not isinstance(stored, _Tokenizer) or stored.type != "characters":
+        return None
+    if stored.characters is None:
+        raise ValueError("tokenizer.characters is missing, allowed: the model's characters, in order")
+    return stored.characters
+
+
+def document(config: ModelConfig) -> dict[str, Any]:
+    """What `read` reads a config from."""
+    found: dict[str, Any] = {
+        "tokens": config.tokens,
+        "graph": {"type": config.graph},
+        "noise": {"type": config.noise.type, "sigma_min": config.noise.sigma_min, "sigma_max": config.noise.sigma_max},
+        "model": {
+            "type": config.architecture, "hidden_size": config.width, "cond_dim": config.cond_dim,
+            "length": config.length, "n_blocks": config.blocks, "n_heads": config.heads,
+            "scale_by_sigma": config.scale_by_sigma,
+        },
+        "generation": {"steps": config.generation.steps, "temperature": config.generation.temperature},
+    }  # fmt: skip
+    if config.characters is not None:
+        found["tokenizer"] = {"type": "characters", "characters": config.characters}
+    return found

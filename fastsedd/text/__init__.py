@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
+from fastsedd.text.byte_pairs import BytePairs
 from fastsedd.text.characters import CharacterTokenizer
 from fastsedd.text.token_ids import TokenIds
 
-__all__ = ["CharacterTokenizer", "TokenIds", "Tokenizer", "for_config"]
+__all__ = ["BytePairs", "CharacterTokenizer", "TokenIds", "Tokenizer", "for_config"]
 
 
 class Tokenizer(Protocol):
-    """What an engine needs of a tokenizer."""
+    """What an engine needs of a tokenizer; description : what it is, for a reader."""
+
+    description: str
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Token ids, int32 [n]. Raises ValueError, in one line, for text that has none."""
@@ -24,6 +28,8 @@ class Tokenizer(Protocol):
         """The text of token ids; the mask is shown as `mask`."""
 
 
-def for_config(config: ModelConfig) -> Tokenizer:
-    """The tokenizer that a model's config tells of; without one, text is token ids."""
+def choose(config: ModelConfig, files: tuple[Path, ...] = ()) -> Tokenizer:
+    """The tokenizer of these files; without any, the one that a model's config tells of, or else token ids."""
+    if files:
+        return BytePairs(files, config.tokens)
     return TokenIds(config.tokens) if config.characters is None else CharacterTokenizer(config.characters)

@@ -14,6 +14,7 @@ class CharacterTokenizer:
 
     def __init__(self, characters: str) -> None:
         self._characters = characters
+        self.description = f"characters {characters!r}"
         self._ids = {character: i for i, character in enumerate(characters)}
 
     def encode(self, text: str) -> NDArray[np.int32]:

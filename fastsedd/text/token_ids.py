@@ -11,6 +11,7 @@ class TokenIds:
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
+        self.description = "none: texts are token ids"
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """int32 [n]. Raises ValueError, in one line, for what is no id."""

@@ -48,6 +48,8 @@ class FakeModel:
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
     dtype: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+    tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(description="characters '\\n abc'"))
 
     @property
     def precision(self) -> list[tuple[str, str]]:
@@ -58,7 +60,7 @@ class FakeModel:
         return SimpleNamespace(
             architecture="ddit", tokens=65, vocab_size=66, width=384, blocks=6, heads=6, head_dim=64, cond_dim=64,
             length=256, graph="absorb", noise=SimpleNamespace(type="geometric", sigma_min=1e-4, sigma_max=20.0),
-            characters="\n abc", generation=SimpleNamespace(steps=128, temperature=0.9), mask_token=65,
+            generation=SimpleNamespace(steps=128, temperature=0.9), mask_token=65,
         )  # fmt: skip
 
     def stream(self, **request: Any) -> Iterator[FakeSample]:
@@ -105,10 +107,12 @@ def model(monkeypatch: pytest.MonkeyPatch, kernels: FakeKernels) -> FakeModel:
     """What `fastsedd.load` gives for any path but "missing"."""
     fake = FakeModel()
 
-    def load(path: str | None, dtype: str) -> FakeModel:
+    def load(path: str | None, dtype: str, *, note: Callable[[str], None], **source: Any) -> FakeModel:
         if path == "missing":
             raise ValueError("missing: no such file or folder")
-        fake.dtype = dtype
+        if path == "owner/without-tokenizer":
+            note("texts are token ids")
+        fake.dtype, fake.source = dtype, source
         return fake
 
     monkeypatch.setitem(vars(fastsedd), "load", load)
@@ -119,11 +123,12 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["warmup"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["convert"], ["warmup"]])
 def test_help_imports_nothing_slow(command: list[str]) -> None:
+    slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers"}
     program = (
         "import sys; from fastsedd.cli import main; main(sys.argv[1:], standalone_mode=False);"
-        "print(sorted({'numpy', 'numba', 'llvmlite', 'rich', 'safetensors', 'msgspec'} & set(sys.modules)))"
+        f"print(sorted({slow} & set(sys.modules)))"
     )
     arguments = [sys.executable, "-c", program, *command, "--help"]
     finished = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -200,6 +205,20 @@ def test_the_dtype_reaches_the_model(model: FakeModel, command: str) -> None:
     assert run(command, "--dtype", "int8").exit_code == 0 and model.dtype == "int8"
     assert run(command).exit_code == 0 and model.dtype == "float32"
     assert run(command, "--dtype", "float16").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect"])
+def test_where_a_model_comes_from_reaches_it(model: FakeModel, command: str) -> None:
+    run(command)
+    assert model.source == {"revision": None, "offline": False, "tokenizer": None}
+    run(command, "--revision", "v1", "--offline", "--tokenizer", "gpt2")
+    assert model.source == {"revision": "v1", "offline": True, "tokenizer": "gpt2"}
+
+
+def test_a_note_of_the_model_is_said_unless_quiet(model: FakeModel) -> None:
+    arguments = ["generate", "--model", "owner/without-tokenizer"]
+    assert "texts are token ids" in run(*arguments).stderr.splitlines()
+    assert run(*arguments, "--quiet").stderr == ""
 
 
 def test_threads(model: FakeModel, kernels: FakeKernels) -> None:

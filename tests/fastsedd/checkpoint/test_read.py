@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fastsedd import checkpoint
-from fastsedd.checkpoint import config_json, safetensors_file
+from fastsedd.checkpoint import config_json, safetensors_file, small_file
 from fastsedd.errors import CheckpointError
 
 
 def refusal_if_any(path: Path) -> str:
     try:
-        checkpoint.read(path)
+        for _ in checkpoint.read(path).tensors.values():
+            pass
     except CheckpointError as error:
         return str(error)
     return ""
@@ -120,10 +119,10 @@ def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
 
 def test_sizes_are_bounded_before_memory_is_taken(write_checkpoint, make_config, monkeypatch) -> None:
     folder = write_checkpoint(make_config())
-    monkeypatch.setattr(safetensors_file, "MOST_BYTES", 100)
-    assert "allowed: at most 100" in refusal(folder)
-    monkeypatch.setattr(config_json, "MOST_BYTES", 100)
-    assert "more than 100 bytes" in refusal(folder)
+    monkeypatch.setattr(safetensors_file, "MOST_HEADER", 100)
+    assert "header would have" in refusal(folder)
+    (folder / "config.json").write_bytes(b" " * (small_file.MOST_BYTES + 1))
+    assert f"more than {small_file.MOST_BYTES} bytes" in refusal(folder)
 
 
 def test_a_faulty_config_is_told_before_the_weights_are_read(write_checkpoint, make_config) -> None:
@@ -134,18 +133,19 @@ def test_a_faulty_config_is_told_before_the_weights_are_read(write_checkpoint, m
 
 
 def test_folder_without_weights(tmp_path: Path) -> None:
-    assert "no .safetensors file" in refusal(tmp_path)
+    assert "no file of weights" in refusal(tmp_path)
 
 
 def test_folder_with_several_weights(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{name}.safetensors")
-    assert "2 .safetensors files" in refusal(tmp_path)
+    message = refusal(tmp_path)
+    assert "2 files of weights" in message and "a.safetensors, b.safetensors" in message
 
 
 def test_other_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(b"PK\x03\x04")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"")
     assert ".safetensors" in refusal(path)
 
 
@@ -178,7 +178,7 @@ def test_truncated_file(write_checkpoint, make_config) -> None:
 def test_wrong_dtype_is_named(write_checkpoint, make_config, make_tensors) -> None:
     tensors = make_tensors(make_config())
     message = refusal(write_checkpoint(make_config(), tensors, dtype=np.float64))
-    assert "dtype F64" in message and any(name in message for name in tensors)
+    assert "dtype 'F64'" in message and any(name in message for name in tensors)
 
 
 @pytest.mark.parametrize(
@@ -264,15 +264,7 @@ def test_simplex_is_another_name_for_uniform(write_checkpoint, make_config, make
     assert checkpoint.read(folder).config.graph == "uniform"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_mutated_files_raise_nothing_else(write_checkpoint, make_config, tmp_path, data) -> None:
-    path = tmp_path / "checkpoint-0" / "model.safetensors"
-    if not path.exists():
-        write_checkpoint(make_config(blocks=1))
-        (tmp_path / "whole").write_bytes(path.read_bytes())
-    content = bytearray((tmp_path / "whole").read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, min(len(content), 3000) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    assert "\n" not in refusal_if_any(path)
+def test_the_configs_that_are_read_are_written_the_same(tmp_path: Path, make_config) -> None:
+    for config in (make_config(), make_config("annotated", "uniform"), make_config(characters=None)):
+        (tmp_path / "config.json").write_text(json.dumps(config_json.document(config)))
+        assert config_json.read(tmp_path / "config.json") == config

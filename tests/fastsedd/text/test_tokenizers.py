@@ -48,5 +48,5 @@ def test_what_is_no_token_id(word: str) -> None:
 
 
 def test_a_config_chooses(make_config) -> None:
-    assert isinstance(text.for_config(make_config()), text.CharacterTokenizer)
-    assert isinstance(text.for_config(make_config(characters=None)), text.TokenIds)
+    assert isinstance(text.choose(make_config()), text.CharacterTokenizer)
+    assert isinstance(text.choose(make_config(characters=None)), text.TokenIds)

@@ -1,0 +1,49 @@
+"""A checkpoint in any format that is read -> a folder of model.safetensors, config.json and its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fastsedd import checkpoint
+from fastsedd.checkpoint import config_json, safetensors_file
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a checkpoint anew, its values bit for bit; of a training run, the moving average.
+
+    source, revision, offline : as `fastsedd.load` takes them
+    target : the folder to make, whole or not at all; it may be there already if it is empty
+    progress(done, total) : called after each tensor
+    Returns the folder. Raises CheckpointError for anything wrong with the source, ValueError for a target that holds
+    something, OSError where it cannot be written.
+    """
+    folder = Path(target)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"target: {folder} is there already, allowed: a new or an empty folder")
+    read = checkpoint.read(source, revision, offline=offline)
+    incomplete = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.incomplete")
+    incomplete.mkdir()
+    try:
+        safetensors_file.write(incomplete / WEIGHTS, read.stored, progress or (lambda done, total: None))
+        document = json.dumps(config_json.document(read.config), indent=2)
+        (incomplete / CONFIG).write_text(document + "\n", encoding="utf-8")
+        for file in read.tokenizer:
+            shutil.copyfile(file, incomplete / file.name)
+        incomplete.replace(folder)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+    return folder

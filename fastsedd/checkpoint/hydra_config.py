@@ -1,0 +1,45 @@
+"""`.hydra/config.yaml`, which the published trainer keeps beside its checkpoints, -> ModelConfig."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fastsedd.checkpoint import config_json, small_file
+from fastsedd.config import ModelConfig
+from fastsedd.errors import CheckpointError, UnavailableError
+
+MOST_BYTES = 1 << 16
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def read(path: Path) -> ModelConfig:
+    """Read and check it. Raises CheckpointError, naming the key; UnavailableError where PyYAML is not installed."""
+    content = small_file.content(path, MOST_BYTES)
+    return config_json.checked(path, lambda: msgspec.convert(_load(path, content), config_json.Stored))
+
+
+def _load(path: Path, content: bytes) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise UnavailableError(f"{path}: needs PyYAML: pip install 'fastsedd[hub]'") from None
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Plain values alone. A node may not be used twice: some few bytes could then stand for any amount."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise CheckpointError(f"{path}: has an alias, allowed: values written out")
+            return super().compose_node(parent, index)
+
+    # 1e-4 is a number to Hydra, and to YAML since version 1.2, but to PyYAML only with a point.
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    try:
+        return yaml.load(content, Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,34 @@
+"""Small files beside the weights, read whole within a bound: configs and indices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from fastsedd.errors import CheckpointError
+
+MOST_BYTES = 1 << 22
+
+_T = TypeVar("_T")
+
+
+def decode(path: Path, kind: type[_T]) -> _T:
+    """A JSON file as a struct. Raises CheckpointError for what is none."""
+    try:
+        return msgspec.json.decode(content(path), type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def content(path: Path, most: int = MOST_BYTES) -> bytes:
+    """A small file, whole. Raises CheckpointError where it cannot be read or is larger."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > most:
+        raise CheckpointError(f"{path}: has more than {most} bytes, allowed: at most that")
+    return data

@@ -1,0 +1,56 @@
+"""The weights among all that a PyTorch file may hold: a state dict, or a training run's with its moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastsedd.checkpoint.layout import IGNORED
+from fastsedd.checkpoint.unpickler import PickleError, Tensor
+
+STATE_DICTS = ("model", "state_dict", "model_state_dict")  # the keys that trainers keep one under
+WRAPPERS = ("module.", "_orig_mod.", "module.")  # DistributedDataParallel's and torch.compile's, before every name
+
+
+def weights(document: Any) -> dict[str, Tensor]:
+    """The tensors to sample with, by name. Raises PickleError where there are none.
+
+    document : the file's content. Of a training run that is {"model": state dict, "ema": {"shadow_params": tensors}},
+        and the moving average is what is sampled from.
+    """
+    state = _dict(document)
+    inner = next((state[key] for key in STATE_DICTS if isinstance(state.get(key), dict)), state)
+    tensors = _named_tensors(inner)
+    average = state.get("ema")
+    if isinstance(average, dict) and "shadow_params" in average:
+        return _averaged(tensors, average["shadow_params"])
+    return tensors
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise PickleError(f"holds a {type(value).__name__}, allowed: a state dict")
+    return value
+
+
+def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise PickleError(f"{str(name)!r} is no tensor, allowed: a state dict of tensors")
+    named = dict(state)
+    for wrapper in WRAPPERS:
+        if all(name.startswith(wrapper) for name in named):
+            named = {name.removeprefix(wrapper): tensor for name, tensor in named.items()}
+    return named
+
+
+def _averaged(tensors: Mapping[str, Tensor], shadows: Any) -> dict[str, Tensor]:
+    """shadows : one a parameter, in the order of the state dict, which has buffers between the parameters."""
+    names = [name for name in tensors if name not in IGNORED]
+    if not isinstance(shadows, list) or len(shadows) != len(names):
+        count = len(shadows) if isinstance(shadows, list) else "no list of"
+        raise PickleError(f"ema.shadow_params has {count} tensors, allowed: {len(names)}, one a parameter")
+    for name, shadow in zip(names, shadows, strict=True):
+        if not isinstance(shadow, Tensor) or shadow.shape != tensors[name].shape:
+            raise PickleError(f"ema.shadow_params has no tensor of shape {list(tensors[name].shape)} for {name}")
+    return dict(zip(names, shadows, strict=True))

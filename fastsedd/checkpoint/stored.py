@@ -1,0 +1,182 @@
+"""Tensors where they lie in their files: what every format of weights is parsed into, and read from one at a time.
+
+Files are read, never mapped: one that is truncated while it is mapped kills the process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.errors import CheckpointError
+
+# Of the dtypes that weights may have: what NumPy reads them as. bfloat16 is the upper half of a float32.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+}
+
+CHUNK = 1 << 20  # elements that are converted at a time, so that a tensor's bytes and its values need not both fit
+
+# What files that are renamed by mistake begin with.
+_MISTAKEN = {
+    b"version https://git-lfs": "a git-lfs pointer, not the file that it points to",
+    b"<!DOCTYPE": "an HTML page",
+    b"<!doctype": "an HTML page",
+    b"<html": "an HTML page",
+    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19": (
+        "a PyTorch file of the format before 1.6 (torch.load it and torch.save it again)"
+    ),
+    b"\x80": "a pickle",
+}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file as it was when it was first looked at; identity : what changes when it is written to or replaced."""
+
+    path: Path
+    size: int
+    identity: tuple[int, ...]
+
+    @classmethod
+    def at(cls, path: Path) -> StoredFile:
+        """Raises CheckpointError where the file cannot be read."""
+        with _readable(path):
+            stat = path.stat()
+        return cls(path, stat.st_size, _identity(stat))
+
+    @contextmanager
+    def opened(self) -> Iterator[FileIO]:
+        """The file, unbuffered. Raises CheckpointError where it cannot be read, or is no longer what it was."""
+        with _readable(self.path), FileIO(self.path, "rb") as file:
+            if _identity(os.fstat(file.fileno())) != self.identity:
+                raise CheckpointError(f"{self.path}: was changed while it was read")
+            yield file
+
+    def read(self, file: FileIO, offset: int, size: int) -> bytearray:
+        """`size` bytes from `offset` on. Raises CheckpointError where the file ends before."""
+        content = bytearray(size)
+        self.read_into(file, offset, memoryview(content))
+        return content
+
+    def read_into(self, file: FileIO, offset: int, memory: memoryview) -> None:
+        file.seek(offset)
+        done = 0
+        while done < len(memory):
+            count = file.readinto(memory[done:])
+            if not count:
+                raise CheckpointError(f"{self.path}: ends before byte {offset + len(memory)}, inside of a tensor")
+            done += count
+
+    def refuse_mistaken(self, beginning: bytes, expected: str, its_own: bytes = b"") -> None:
+        """Raise CheckpointError where a file is recognised as something else than what its name says.
+
+        its_own : what the expected files may begin with
+        """
+        for mark, what in _MISTAKEN.items():
+            if mark != its_own and beginning.startswith(mark):
+                raise CheckpointError(f"{self.path}: is {what}, allowed: {expected}")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor in a file.
+
+    dtype : as stored, any name; offset : of its first element, in bytes
+    strides : in elements, where its elements are not adjacent in C order
+    That the whole lies in the file is checked by the parser of its format.
+    """
+
+    file: StoredFile
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...] | None = None
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A read-only float32 array of its own. Raises CheckpointError where a value is not finite, or the file is not
+        what it was."""
+        values = np.empty(self._span, np.float32)
+        with self.file.opened() as file:
+            for first in range(0, len(values), CHUNK):
+                part = values[first : first + CHUNK]
+                self._decode(file, first, part)
+                if not np.isfinite(part).all():
+                    raise CheckpointError(f"{self.file.path}: {name} has values that are NaN or infinite")
+        if self.strides is None:
+            tensor = values.reshape(self.shape)
+        else:
+            strides = [4 * stride for stride in self.strides]
+            tensor = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, self.shape, strides))
+        tensor.flags.writeable = False
+        return tensor
+
+    @property
+    def _span(self) -> int:
+        """How many elements lie between the first and the last, both counted."""
+        if self.strides is None or 0 in self.shape:
+            return math.prod(self.shape)
+        return 1 + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
+
+    def _decode(self, file: FileIO, first: int, values: NDArray[np.float32]) -> None:
+        """The elements from `first` on, into `values`."""
+        stored = DTYPES[self.dtype]
+        offset = self.offset + first * stored.itemsize
+        if self.dtype == "float32":
+            self.file.read_into(file, offset, values.data.cast("B"))
+            return
+        read = np.frombuffer(self.file.read(file, offset, values.size * stored.itemsize), stored)
+        if self.dtype == "bfloat16":
+            np.left_shift(read, 16, out=values.view(np.uint32), dtype=np.uint32, casting="unsafe")
+        else:
+            values[...] = read
+
+
+class LazyTensors(Mapping[str, NDArray[np.float32]]):
+    """Tensors by name, each read from its file whenever it is asked for, and kept by nobody."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._stored[name].read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """What is stored of float32 values that were read from tensors of this dtype: the same bits again."""
+    if dtype == "bfloat16":
+        return (values.view(np.uint32) >> 16).astype("<u2")
+    return np.ascontiguousarray(values, DTYPES[dtype])
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None

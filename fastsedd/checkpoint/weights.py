@@ -1,0 +1,33 @@
+"""A file of weights, of any format that is read -> where its tensors lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastsedd.checkpoint import safetensors_file, sharded, torch_zip
+from fastsedd.checkpoint.stored import StoredTensor
+
+_READERS = {
+    ".safetensors": safetensors_file.read,
+    ".bin": torch_zip.read,
+    ".pt": torch_zip.read,
+    ".pth": torch_zip.read,
+}
+
+SUFFIXES = tuple(_READERS)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file's name is that of weights, or of an index of them."""
+    return name.removesuffix(sharded.SUFFIX).endswith(SUFFIXES)
+
+
+def read(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file, or of all the files of an index. Raises CheckpointError, in one line, where it cannot."""
+    if path.name.endswith(sharded.SUFFIX):
+        return sharded.read(path, _read_one)
+    return _read_one(path)
+
+
+def _read_one(path: Path) -> dict[str, StoredTensor]:
+    return _READERS[path.suffix](path)
