@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array, as_rows, contiguous, groups_of_rows, output_like
+from fastsedd_kernels._arrays import (
+    aligned_empty,
+    as_array,
+    as_rows,
+    check_apart,
+    contiguous,
+    groups_of_rows,
+    output_like,
+)
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking, plan
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
@@ -43,7 +51,7 @@ def linear(
     gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
         rows ([outputs], [1, outputs], [batch, 1, outputs])
     residual : float32 of the result's shape; it may be `out`
-    out : float32 [..., outputs], C-contiguous; it must not overlap x
+    out : float32 [..., outputs], C-contiguous; it must not overlap x, bias or gate
     Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
     With a bfloat16 weight x is rounded to bfloat16 first; with an int8 weight, to whole 127ths of the largest magnitude
     of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout.
@@ -62,13 +70,15 @@ def linear(
     out = output_like("out", out, shape)
     if out.size == 0:
         return out
-    if np.may_share_memory(out, x):
-        raise ValueError("out overlaps x, which is still being read when out is written")
+    check_apart(out, x=x)
     rows = out.size // outputs
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
     panels = packed.panels
     arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
-    parts = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape), *packed.quantisation)
+    added, kept = _bias(bias, outputs), _residual(residual, shape)
+    check_apart(out, bias=added, gate=gates)
+    check_apart(out, in_place=True, residual=kept)
+    parts = (added, ACTIVATIONS[activation], gates, kept, *packed.quantisation)
     x = as_rows(x) if packed.dtype == "float32" else as_rows(_with_adjacent_elements(x))
     MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, out.reshape(rows, outputs), False, *arranged)
     return out
@@ -92,8 +102,7 @@ def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArr
     except ValueError:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}: their batches do not broadcast") from None
     out = output_like("out", out, (*batch, a.shape[-2], b.shape[-1]), a.dtype)
-    if np.may_share_memory(out, a) or np.may_share_memory(out, b):
-        raise ValueError("out overlaps an operand, which is still being read when out is written")
+    check_apart(out, a=a, b=b)
     if out.size == 0 or a.shape[-1] == 0:
         run(out.fill, 0)
         return out
