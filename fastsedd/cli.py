@@ -337,7 +337,12 @@ def _quiet_hub_off_terminals(*, quiet: bool = False) -> None:
 def _announce_compilation() -> None:
     import fastsedd_kernels
 
-    fastsedd_kernels.on_compile(lambda: _say("compiling kernels for this CPU (once, about a minute at most)…"))
+    def say() -> None:
+        kept = fastsedd_kernels.cache_folder() is not None
+        often = "once" if kept else "they cannot be kept: name a folder of your own in FASTSEDD_CACHE_DIR"
+        _say(f"compiling kernels for this CPU ({often}; about a minute at most)…")
+
+    fastsedd_kernels.on_compile(say)
 
 
 def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:

@@ -27,6 +27,8 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         _check_one_of("noise.type", self.type, ("geometric", "loglinear"))
+        _check_number("noise.sigma_min", self.sigma_min)
+        _check_number("noise.sigma_max", self.sigma_max)
         if self.type == "geometric" and not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"noise.sigma_min is {self.sigma_min} and noise.sigma_max is {self.sigma_max}, "
@@ -43,6 +45,7 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _check_range("generation.steps", self.steps, 1, MOST_STEPS)
+        _check_number("generation.temperature", self.temperature)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"generation.temperature is {self.temperature}, allowed: above 0, finite")
 
@@ -115,8 +118,13 @@ class ModelConfig:
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value}, allowed: {least} to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, allowed: {least} to {most}")
+
+
+def _check_number(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}, allowed: a number")
 
 
 def _check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -14,37 +15,75 @@ from fastsedd_kernels.recording import run
 
 _FLOAT32 = np.dtype(np.float32)
 
+_MOST_WORK = 10_000  # of the search for an element that two arrays share
+
 
 def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     """`value` as a NumPy array of one of `dtypes` (float32 if none is given), without a copy where it is one already.
 
     NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
-    Python numbers become the first dtype. Raises ValueError for another dtype: silent conversions cost a copy a call.
+    Python numbers become the first dtype. Elements that do not lie at multiples of their size are copied. Raises
+    ValueError for another dtype: silent conversions cost a copy a call.
     """
-    if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes:
+    if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes and value.flags.aligned:
         return value  # the usual case, without a detour
     allowed = [np.dtype(dtype) for dtype in dtypes] or [np.dtype(np.float32)]
-    if isinstance(value, (list, tuple, int, float)):
-        return np.asarray(value, dtype=allowed[0])
-    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        array: NDArray[Any] = np.from_dlpack(value)  # type: ignore[arg-type]
-    else:
-        array = np.asarray(value)
+    array = _read(name, value, allowed[0])
     if array.dtype not in allowed:
         raise ValueError(f"{name} has dtype {array.dtype}, allowed: {', '.join(str(dtype) for dtype in allowed)}")
+    return array if array.flags.aligned else copied(array, array.dtype)
+
+
+def as_integers(name: str, value: ArrayLike) -> NDArray[Any]:
+    """`value` as a NumPy array of integers of any size, as `as_array`. Raises ValueError for anything else."""
+    array = _read(name, value, None)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, must be integers")
     return array
+
+
+def as_integer(name: str, value: Any, least: int, most: int, allowed: str) -> int:
+    """A whole number from `least` to `most`, which `allowed` puts into words. Raises ValueError for anything else."""
+    if not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{name} is {_in_words(value)}, allowed: {allowed}")
+    return int(value)
+
+
+def as_number(name: str, value: Any, *, or_zero: bool = False) -> float:
+    """A finite number above 0, or 0 if that may be. Raises ValueError for anything else."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not (0 < number < math.inf or (or_zero and number == 0)):
+        raise ValueError(f"{name} is {_in_words(value)}, allowed: {'0 or ' if or_zero else ''}above 0, finite")
+    return number
+
+
+def _in_words(value: Any) -> str:
+    """A number, or what else there is: its type."""
+    return str(value) if isinstance(value, numbers.Number) else f"of type {type(value).__name__}"
+
+
+def _read(name: str, value: Any, dtype: DTypeLike | None) -> NDArray[Any]:
+    """Anything as an array; what has no dtype of its own gets that one. Raises ValueError with the name."""
+    try:
+        if isinstance(value, (list, tuple, int, float)):
+            return np.asarray(value, dtype=dtype)
+        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:  # whatever the owner raises
+        raise ValueError(f"{name} cannot be read as an array: {' '.join(str(error).split())}") from error
 
 
 def contiguous(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
     """The array itself if it is C-contiguous and of that dtype, else a copy: made anew with each replay."""
-    if array.flags.c_contiguous and (dtype is None or array.dtype == dtype):
+    if array.flags.c_contiguous and array.flags.aligned and (dtype is None or array.dtype == dtype):
         return array
-    return copied(array, dtype)
+    return copied(array, array.dtype if dtype is None else dtype)
 
 
-def copied(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
-    """A C-contiguous copy, of that dtype if one is given: made anew with each replay."""
-    copy = np.empty(array.shape, array.dtype if dtype is None else dtype)
+def copied(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """A C-contiguous copy of that dtype: made anew with each replay."""
+    copy = np.empty(array.shape, dtype)
     run(operator.setitem, copy, ..., array)
     return copy
 
@@ -56,8 +95,13 @@ def as_rows(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-    """numpy.empty, but from a cache line's edge on: kernels read and write such arrays up to a tenth faster."""
+    """numpy.empty, but from a cache line's edge on: kernels read and write such arrays up to a tenth faster.
+
+    Raises ValueError for a negative size and for Python objects.
+    """
     dtype = np.dtype(dtype)
+    if dtype.hasobject or any(size < 0 for size in shape):
+        raise ValueError(f"shape is {shape} and dtype is {dtype}, allowed: sizes of 0 or more, of numbers")
     count = math.prod(shape)
     memory = np.empty(count * dtype.itemsize + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
@@ -68,14 +112,48 @@ def output_like(
     name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
 ) -> NDArray[Any]:
     """A new array of that shape and dtype, or `out` if it is one: C-contiguous and writable. Else ValueError."""
+    out = strided_output_like(name, out, shape, dtype)
+    if not out.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous")
+    return out
+
+
+def strided_output_like(
+    name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
+) -> NDArray[Any]:
+    """As `output_like`, of any strides that lead to different elements."""
     if out is None:
         return aligned_empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != shape:
         found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"{name} is {found}, must be a NumPy array of {np.dtype(dtype)} {shape}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"{name} must be C-contiguous and writable")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writable")
+    if not out.flags.aligned or any(stride == 0 and size > 1 for stride, size in zip(out.strides, shape, strict=True)):
+        raise ValueError(f"{name} must have elements of its own, at multiples of {out.itemsize} bytes")
     return out
+
+
+def check_apart(out: NDArray[Any], *, in_place: bool = False, **inputs: NDArray[Any]) -> None:
+    """Raise ValueError where `out` shares an element with an input; in_place: an input may be `out` itself."""
+    for name, array in inputs.items():
+        if np.may_share_memory(out, array) and _overlap(out, array) and not (in_place and _is_same(out, array)):
+            itself = f" without being {name}" if in_place else ""
+            raise ValueError(f"out overlaps {name}{itself}, which is still being read when out is written")
+
+
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=_MOST_WORK)  # type: ignore[arg-type] # its stub knows two values
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _is_same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether equal places of the flattened arrays are one element."""
+    return (a.ctypes.data, a.size, a.dtype) == (b.ctypes.data, b.size, b.dtype) and (
+        a.strides == b.strides if a.shape == b.shape else a.flags.c_contiguous and b.flags.c_contiguous
+    )
 
 
 def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
 """Where compiled kernels are kept on disk, and when what lies there may be trusted.
 
 One folder holds the entries of one build: its name is a hash of everything that the machine code depends on (all
-sources of this package, Numba, llvmlite, NumPy, the target CPU and its features), so a changed helper, constant or
-flag can never be served stale. Entries are pickles: a folder that others can write is refused.
+sources of this package, Numba and its settings, llvmlite, NumPy, the target CPU and its features), so a changed helper,
+constant or flag can never be served stale. An entry is a file that begins with the hash of the rest. Entries are
+pickles: a folder that others can write is refused. Several processes that lack the same entry take turns: one compiles
+it, the others wait and load it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 import stat
 import sys
 import tempfile
+import time
+import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +27,23 @@ import llvmlite
 import numba
 import numpy
 import platformdirs
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
+
+from fastsedd_kernels.cpu import dot_unit, isa
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: every process compiles for itself
+    fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "FASTSEDD_CACHE_DIR"
+SUFFIX = ".kernel"  # of an entry's file
+
+_HASH_BYTES = 32
+_PATIENCE = 120.0  # seconds that a process waits for another that compiles, which may have been stopped
+_PAUSE = 0.02
 
 
 def build_key() -> str:
@@ -34,17 +53,11 @@ def build_key() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, numpy.__version__)
-    target = cpu_target.target_context.codegen().magic_tuple()
-    digest.update(repr((versions, target)).encode())
+    target = (cpu_target.target_context.codegen().magic_tuple(), isa().name, dot_unit("bfloat16"), dot_unit("int8"))
+    config = numba.config
+    settings = (config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT)
+    digest.update(repr((versions, target, settings)).encode())
     return digest.hexdigest()[:16]
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether the folder is ours alone to write."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def cache_parent() -> Path:
@@ -54,66 +67,133 @@ def cache_parent() -> Path:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """The folder of this build's compiled kernels, or None where none can be written."""
-    folder = cache_parent() / f"kernels-{build_key()}"
+    """The folder of this build's compiled kernels, or None where there can be none. It may be readable only."""
+    folder = cache_parent().absolute() / f"kernels-{build_key()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder if _is_private(folder) else None
+        _make(folder)
+        return folder if _is_private(folder) else None
     except OSError:
         return None
 
 
-class _BuildFolder:
-    """Numba's cache locator protocol over `cache_folder`; the folder's name already stands for the source's state."""
+def _make(folder: Path) -> None:
+    """Make the folder, and those above it, for this user alone (`Path.mkdir` would open those above to others)."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
-    def __init__(self, folder: Path) -> None:
+
+def _is_private(folder: Path) -> bool:
+    """Whether the folder is for us alone to write, or for the administrator, and nobody else can put another there."""
+    if not hasattr(os, "getuid"):
+        return True
+    folder = folder.resolve()
+    own = folder.stat()
+    return (
+        own.st_uid in (os.getuid(), 0)
+        and not own.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        and not any(_is_open_to_all(above) for above in folder.parents)
+    )
+
+
+def _is_open_to_all(folder: Path) -> bool:
+    """Whether any user may rename what lies in it: not so in /tmp, which is sticky."""
+    mode = folder.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+class KernelCache:
+    """One function's machine code in `folder`, as its dispatcher asks for it: a context within which it is compiled.
+
+    A broken file is a miss, and a disk that is full or cannot be written costs a compilation next time, not this run.
+    folder : None keeps nothing; on_miss() is called when there is something to compile, or to wait for
+    """
+
+    def __init__(self, function: Callable[..., Any], folder: Path | None, on_miss: Callable[[], None]) -> None:
+        self._function = function
         self._folder = folder
+        self._on_miss = on_miss
+        self._lock: Any = None  # the file on which this process holds the turn to compile
 
-    @classmethod
-    def from_function(cls, function: Callable[..., Any], source: str) -> _BuildFolder | None:
-        folder = cache_folder()
-        return None if folder is None else cls(folder)
+    def __enter__(self) -> KernelCache:
+        return self
 
-    def ensure_cache_path(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def get_cache_path(self) -> str:
-        return str(self._folder)
-
-    def get_source_stamp(self) -> str:
-        return self._folder.name
-
-    def get_disambiguator(self) -> str:
-        return "0"
-
-
-class _BuildCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_BuildFolder,)
-
-
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's function cache, in our folder, for which a broken file or a full disk is a miss and never an error."""
-
-    _impl_class = _BuildCacheImpl
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()  # gives the turn to the next
+            self._lock = None
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compiled function, or None: then it is to be compiled, and the others wait for it."""
+        target_context.refresh()
+        found = self._load(signature, target_context)
+        if found is None:
+            self._on_miss()
+            self._take_turn(signature)
+            found = self._load(signature, target_context)
+        return found
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep what was compiled, if that may be: whole, under its name, or not at all."""
+        if self._folder is None or compiled.lifted or compiled.library.has_dynamic_globals:
+            return
+        contents = dumps(compiled._reduce())
         try:
-            return super().load_overload(signature, target_context)
-        except Exception:  # truncated or foreign pickles raise nearly anything: drop them and compile
-            self._forget()
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".incomplete", delete=False) as file:
+                try:
+                    file.write(hashlib.sha256(contents).digest() + contents)
+                    file.close()
+                    os.replace(file.name, self._folder / self._name(signature))
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as error:
+            _warn_once(f"compiled kernels are not kept in {self._folder}: {error.strerror}")
+
+    def _load(self, signature: Any, target_context: Any) -> Any:
+        if self._folder is None:
+            return None
+        try:
+            stored = (self._folder / self._name(signature)).read_bytes()
+            digest, contents = stored[:_HASH_BYTES], stored[_HASH_BYTES:]
+            if hashlib.sha256(contents).digest() != digest:
+                return None
+            return CompileResult._rebuild(target_context, *pickle.loads(contents))
+        except Exception:  # what cannot be read, or refers to what is no longer there
             return None
 
-    def save_overload(self, signature: Any, data: Any) -> None:
+    def _take_turn(self, signature: Any) -> None:
+        """Wait until no other process compiles this function, or for as long as that is reasonable."""
+        if self._folder is None or fcntl is None:
+            return
         try:
-            super().save_overload(signature, data)
+            self._lock = (self._folder / "lock").open("ab")
+            place = int.from_bytes(hashlib.sha256(self._name(signature).encode()).digest()[:7], "little")
+            until = time.monotonic() + _PATIENCE
+            while not _lock_byte(self._lock, place) and time.monotonic() < until:
+                time.sleep(_PAUSE)
         except OSError:
-            pass  # a disk that is full or turned read-only costs a recompilation next time, not this run
-        except Exception:  # an unreadable index: replace it
-            self._forget()
+            pass  # a disk without locks or one that cannot be written: compile without a turn
 
-    def _forget(self) -> None:
-        try:
-            self.flush()
-        except OSError:
-            self.disable()
+    def _name(self, signature: Any) -> str:
+        """The file of this function for that signature. Its code is part of the hash: it may come from elsewhere."""
+        function, code = self._function, self._function.__code__
+        constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        place = (function.__module__, function.__qualname__, code.co_firstlineno, str(signature))
+        hashed = hashlib.sha256(repr((place, code.co_code, constants, code.co_names)).encode() + dumps(cells))
+        return f"{function.__name__}-{hashed.hexdigest()[:16]}{SUFFIX}"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)  # which Numba would show each time
+
+
+def _lock_byte(file: Any, place: int) -> bool:
+    """Lock one byte of the file, which need not exist, for this process; False if another one has it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
-from numba.core import event
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
 from fastsedd_kernels._cache import KernelCache, cache_folder
@@ -61,9 +60,9 @@ def compile_entry(
     """
     options = _OPTIONS | _CALLED_FROM[called_from]
     dispatcher = numba.njit(parallel=_PARALLEL if parallel else False, **options)(function)
-    if cache_folder() is not None:
-        dispatcher._cache = KernelCache(function)
-    dispatcher.compile(signature)
+    with KernelCache(function, cache_folder(), _tell) as cache:
+        dispatcher._cache = cache
+        dispatcher.compile(signature)
     dispatcher.disable_compile()
     _entries.append(dispatcher)
     return dispatcher
@@ -90,7 +89,7 @@ def compile_symbol(name: str, function: Callable[..., Any], signature: Any, *, p
 
     Must have happened before code that calls it is compiled or loaded: a name that is not known ends the process.
     """
-    with _symbols_lock:
+    with global_compiler_lock:
         if name not in _symbols:
             compiled = compile_entry(function, signature, parallel=parallel, called_from="C")
             address = address_of(compiled, for_c=True)
@@ -106,27 +105,19 @@ def is_symbol(name: str) -> bool:
 
 _entries: list[Any] = []
 _symbols: dict[str, tuple[Any, int]] = {}
-_symbols_lock = threading.Lock()
-
-
-class _FirstCompilation(event.Listener):  # type: ignore[misc]
-    """Calls back once, at the first compilation that no cache could spare."""
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
-        self._lock = threading.Lock()
-        self._called = False
-
-    def on_start(self, _event: Any) -> None:
-        with self._lock:
-            first, self._called = not self._called, True
-        if first:
-            self._callback()
-
-    def on_end(self, _event: Any) -> None:
-        pass
 
 
 def on_compile(callback: Callable[[], None]) -> None:
-    """Call `callback()` once, when the process first has to compile a kernel instead of loading it from the cache."""
-    event.register("numba:compile", _FirstCompilation(callback))
+    """Call `callback()` once, when the process first has to compile a kernel instead of loading it from the cache.
+
+    Another process that compiles it, and for which this one waits, counts as well.
+    """
+    _to_be_told.append(callback)
+
+
+_to_be_told: list[Callable[[], None]] = []
+
+
+def _tell() -> None:
+    while _to_be_told:
+        _to_be_told.pop()()

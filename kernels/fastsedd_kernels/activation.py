@@ -12,7 +12,7 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, contiguous, output_like
+from fastsedd_kernels._arrays import as_array, check_apart, contiguous, output_like
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import (
     LANES,
@@ -183,6 +183,7 @@ def silu(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.flo
 def _elementwise(activation: int, x: ArrayLike, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
     x = contiguous(as_array("x", x))
     out = output_like("out", out, x.shape)
+    check_apart(out, in_place=True, x=x)
     if x.size:
         activate_chunks(-(-x.size // _CHUNK), x.reshape(-1), activation, out.reshape(-1))
     return out

@@ -8,7 +8,7 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, contiguous, output_like
+from fastsedd_kernels._arrays import as_array, as_integers, check_apart, contiguous, output_like
 from fastsedd_kernels.parallel import get_num_threads, kernel
 from fastsedd_kernels.recording import run
 
@@ -35,15 +35,15 @@ def embedding(
     """table[tokens], plus positions[0:L] where given.
 
     tokens : integers [..., L], 0 to V - 1; table : float32 [V, N]; positions : float32 [P, N], P >= L
-    out : float32 [..., L, N], C-contiguous
+    out : float32 [..., L, N], C-contiguous, overlapping none of them
     Raises ValueError for a token out of range, a wrong dtype or shape.
     """
-    indices = np.asarray(tokens)
-    if indices.dtype.kind not in "iu" or indices.ndim == 0:
+    indices = as_integers("tokens", tokens)
+    if indices.ndim == 0:
         raise ValueError(f"tokens is {indices.dtype} {indices.shape}, must be integers [..., L]")
     rows = contiguous(as_array("table", table))
-    if rows.ndim != 2:
-        raise ValueError(f"table has shape {rows.shape}, must be [V, N]")
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ValueError(f"table has shape {rows.shape}, must be [V, N] with V at least 1")
     length = indices.shape[-1]
     added = np.empty((0, 0), np.float32)
     if positions is not None:
@@ -53,6 +53,7 @@ def embedding(
     out = output_like("out", out, (*indices.shape, rows.shape[1]))
     if out.size == 0:
         return out
+    check_apart(out, tokens=indices, table=rows, positions=added)
     run(_check_range, indices, len(rows))
     tasks = max(1, min(get_num_threads(), out.size // _ELEMENTS_A_TASK))
     flat = contiguous(indices, np.intp).reshape(-1)

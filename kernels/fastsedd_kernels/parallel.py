@@ -1,11 +1,12 @@
 """How a kernel runs on several cores, and why it never takes the user's process down.
 
 A kernel's body computes one task. Its entry holds no GIL and runs a range of tasks, or hands all of them to one
-parallel region (prange on Numba's TBB or OpenMP layer), which is compiled once for all kernels. The region
-runs under a lock that is never waited for: a caller that finds it taken, a child of a fork under OpenMP and a single
-task run serially, with equal results. A region may also run a whole program of kernels, one step after the other.
-Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never used: where neither TBB
-nor OpenMP is there, serial entries share the tasks on a thread pool.
+parallel region (prange on Numba's OpenMP or TBB layer), which is compiled once for all kernels. The region
+runs under a lock that is never waited for: a caller that finds it taken, a child of a fork under OpenMP (where the
+lock is never free) and a single task run serially, with equal results. A region may also run a whole program of
+kernels, one step after the other. The number of threads of the caller's own Numba code is left as it was.
+Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never used: where neither OpenMP
+nor TBB is there, serial entries share the tasks on a thread pool.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ import functools
 import importlib
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-# libgomp's threads spin between regions and starve other libraries' threads; a short spin keeps both fast.
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+# libgomp's threads spin between regions and starve other libraries' threads; a short spin, of some 80 µs, keeps both
+# fast. It is read when libgomp is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import itertools
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.ufunc.parallel import _check_tbb_version_compatible
 
 from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
@@ -36,7 +42,8 @@ from fastsedd_kernels._tasks import KEPT_BYTES, call_task, keep_call, run_tasks
 from fastsedd_kernels.cpu import available_cores
 from fastsedd_kernels.recording import run
 
-_LAYERS = {"tbb": "numba.np.ufunc.tbbpool", "omp": "numba.np.ufunc.omppool"}
+# Best first: TBB takes half as long again beside NumPy, whose threads stay awake (docs/promises.md).
+_LAYERS = {"omp": "numba.np.ufunc.omppool", "tbb": "numba.np.ufunc.tbbpool"}
 
 # Its own names start with an underscore, so that a body's parameters may have any name.
 _ENTRY = """
@@ -46,6 +53,10 @@ def {name}_entry(_body, _place, _first, _last, {parameters}):
     return run_tasks(_body, _first, _last, ({parameters},))
 """
 _LEADING = (types.uintp, types.uintp, types.intp, types.intp)
+
+# Of the calling thread's own prange, as Numba keeps it; known to compiled code once a layer runs.
+_threads_of_caller = types.ExternalFunction("get_num_threads", types.intp())  # as prange declares it
+_set_threads_of_caller = types.ExternalFunction("set_num_threads", types.void(types.int32))
 
 # A step of a region: the words of `keep_call`'s address, its place, and the number of tasks.
 STEP_WORDS = 3
@@ -59,6 +70,8 @@ def _run_region(threads: int, steps: int, program: Any) -> int:
     counters = np.zeros(COUNTERS + LINE * steps + total, np.intp)
     caller = caller_of_region()
     failed = 0
+    before = _threads_of_caller()
+    _set_threads_of_caller(np.int32(threads))
     for thread in numba.prange(threads):
         meet(caller, threads, counters)
         first = COUNTERS + LINE * steps
@@ -74,25 +87,42 @@ def _run_region(threads: int, steps: int, program: Any) -> int:
             await_tasks(done, tasks, counters)
             first += tasks
         part(caller, counters)
+    _set_threads_of_caller(np.int32(before))
     return failed
 
 
 _region = threading.Lock()
-_caller = threading.local()
+_forked = _forked_off_main = False  # whether this process is the child of a fork, and of another thread than the main
+_forking_from_main = True
 _threads: int = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
 
 
 @functools.cache
 def threading_layer() -> str:
-    """ "tbb", "omp" or "pool": what runs this process's parallel kernels. Decided once, at first use."""
+    """ "omp", "tbb" or "pool": what runs this process's parallel kernels. Decided once, at first use."""
     for layer in _wanted_layers():
         try:
+            if layer == "tbb":
+                _load_tbb()
             importlib.import_module(_LAYERS[layer])
         except ImportError:
             continue
         numba.config.THREADING_LAYER = layer
+        if _is_lost(layer):
+            _region.acquire(blocking=False)
         return layer
     return "pool"
+
+
+def _load_tbb() -> None:
+    """Make TBB known to the loader, which does not look where pip puts it. Raises ImportError where it is too old."""
+    installed = Path(sys.prefix, "lib", "libtbb.so.12")
+    if installed.is_file():
+        try:
+            ctypes.CDLL(str(installed), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise ImportError(str(error)) from error
+    _check_tbb_version_compatible()
 
 
 def _wanted_layers() -> tuple[str, ...]:
@@ -113,9 +143,9 @@ def set_num_threads(count: int) -> None:
     """
     global _threads
     most = numba.config.NUMBA_NUM_THREADS
-    if not isinstance(count, int) or not 1 <= count <= most:
+    if not isinstance(count, (int, np.integer)) or not 1 <= count <= most:
         raise ValueError(f"threads is {count!r}, allowed are 1 to {most}")
-    _threads = count
+    _threads = int(count)
 
 
 def get_num_threads() -> int:
@@ -139,7 +169,6 @@ class Kernel:
         self._body = body
         self._signature = signature
         self._link = link
-        self._compiling = threading.Lock()
         self._code: Any = None  # of the body; the entry knows its address only
         self._entry: Callable[..., int] | None = None
 
@@ -168,7 +197,7 @@ class Kernel:
 
     def compile(self) -> Callable[..., int]:
         """Compile body and entry, or load them from the cache, without running them; the entry."""
-        with self._compiling:
+        with global_compiler_lock:
             if self._entry is None:
                 if self._link is not None:
                     self._link()
@@ -197,9 +226,6 @@ _ONE_STEP_AT = ctypes.addressof(_one_step)
 
 def _run_region_at(program: int, steps: int, threads: int) -> None:
     """Run a program's steps, whose tasks the threads share. The caller holds the region's lock."""
-    if getattr(_caller, "threads", None) != threads:
-        numba.set_num_threads(threads)  # which Numba keeps per Python thread
-        _caller.threads = threads
     _check(_region_function()(threads, steps, program))
 
 
@@ -217,6 +243,7 @@ def _run_on_pool(entry: Callable[..., int], tasks: int, threads: int, arguments:
 @functools.cache
 def _region_function() -> Callable[[int, int, int], int]:
     """The parallel region, compiled or loaded at the first call. Not for the layer "pool"."""
+    numba.get_num_threads()  # starts the layer
     address = compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
     return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p)(address)
 
@@ -269,7 +296,7 @@ def kernel(*signature: Any, link: Callable[[], None] | None = None) -> Callable[
 
 def compile_all(progress: Callable[[int, int], None] | None = None) -> None:
     """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` is called after each."""
-    if threading_layer() != "pool":
+    if threading_layer() != "pool" and not _is_lost(threading_layer()):
         _region_function()
     for done, each in enumerate(_kernels, start=1):
         each.compile()
@@ -282,14 +309,33 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS, thread_name_prefix="fastsedd-kernel")
 
 
+def _is_lost(layer: str) -> bool:
+    """Whether a fork has cost this process that layer's threads, so that a call on them would hang or kill it.
+
+    OpenMP's do not survive a fork, whoever started them; TBB is put in order by Numba if the main thread forks.
+    """
+    return (layer == "omp" and _forked) or (layer == "tbb" and _forked_off_main)
+
+
+def _before_fork() -> None:
+    """No fork happens while another thread compiles: the child would wait for it forever."""
+    global _forking_from_main
+    global_compiler_lock.acquire()
+    _forking_from_main = threading.current_thread() is threading.main_thread()  # of the parent
+
+
 def _after_fork_in_child() -> None:
-    """OpenMP's threads do not survive a fork and kill the child that calls on them; the pool's are merely gone."""
-    global _region, _threads
+    """The region stays taken where its threads are lost. The pool's are merely gone."""
+    global _region, _forked, _forked_off_main
+    _forked, _forked_off_main = True, _forked_off_main or not _forking_from_main
     _region = threading.Lock()
     _pool.cache_clear()
-    if threading_layer.cache_info().currsize and threading_layer() == "omp":
-        _threads = 1
+    if threading_layer.cache_info().currsize and _is_lost(threading_layer()):
+        _region.acquire()
+    global_compiler_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=global_compiler_lock.release, after_in_child=_after_fork_in_child
+    )

@@ -102,6 +102,10 @@ def test_configs_are_frozen(make_config: MakeConfig) -> None:
         ({"heads": 0}, "heads is 0"),
         ({"heads": 3}, "heads is 3"),
         ({"heads": 16}, "heads is 16"),
+        ({"width": True}, "width is True"),
+        ({"width": "768"}, "width is '768'"),
+        ({"blocks": 2.0}, "blocks is 2.0"),
+        ({"length": math.nan}, "length is nan"),
         ({"cond_dim": 0}, "cond_dim is 0"),
         ({"length": 0}, "length is 0"),
         ({"length": (1 << 17) + 1}, "length is 131073"),
@@ -120,6 +124,12 @@ def test_fields_that_are_refused(make_config: MakeConfig, changes: dict[str, Any
 def test_sigmas_matter_to_geometric_noise_only(sigma_min: float, sigma_max: float) -> None:
     assert "noise.sigma_min" in refusal(NoiseConfig, "geometric", sigma_min, sigma_max)
     assert NoiseConfig("loglinear", sigma_min, sigma_max).type == "loglinear"
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [1.0]])
+def test_what_is_no_number(value: Any) -> None:
+    assert "noise.sigma_max is" in refusal(NoiseConfig, "geometric", 1e-4, value)
+    assert "generation.temperature is" in refusal(GenerationConfig, 8, value)
 
 
 def test_noise_of_another_type() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,19 @@ def test_processes_do_not_matter(model, folder) -> None:
     code = f"import fastsedd; print(fastsedd.load({str(folder)!r}).generate(steps=5, seed=7).tokens.tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.strip() == str(model.generate(steps=5, seed=7).tokens.tolist())
+
+
+@pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_threading_layers_do_not_matter(write_checkpoint, make_config, layer: str, dtype: str) -> None:
+    """Nor a restart: each is a process of its own. Where a layer is not installed, another one takes its place."""
+    folder = write_checkpoint(make_config())
+    code = (
+        f"import fastsedd; print(fastsedd.load({str(folder)!r}, {dtype!r}).generate(steps=5, seed=7).tokens.tolist())"
+    )
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.strip() == str(fastsedd.load(folder, dtype).generate(steps=5, seed=7).tokens.tolist())
 
 
 @pytest.mark.parametrize("draw", ["exact", "official"])

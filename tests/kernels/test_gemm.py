@@ -8,7 +8,7 @@ import pytest
 from fastsedd_kernels.gemm import reference
 from fastsedd_kernels.gemm.api import MOST_COLUMNS
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
-from fastsedd_kernels.gemm.blocking import plan
+from fastsedd_kernels.gemm.blocking import ENOUGH_ROWS, plan
 from fastsedd_kernels.gemm.gemv import FEW_ROWS
 from fastsedd_kernels.gemm.limits import DEFAULT, Limits, use
 from fastsedd_kernels.gemm.macrokernel import CROWDED
@@ -256,7 +256,8 @@ def test_matmul_refuses(a: np.ndarray, b: np.ndarray, words: str) -> None:
 @given(st.integers(1, 64), st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 2_000))
 def test_plan_gives_every_thread_a_part(threads: int, rows: int, depth: int, panels: int) -> None:
     grid_rows, grid_panels, block, slab, group = plan(threads, rows, depth, panels, np.dtype(np.float32))
-    assert 1 <= grid_rows <= rows and 1 <= grid_panels <= panels and grid_rows * grid_panels <= threads
+    assert 1 <= grid_rows <= rows and 1 <= grid_panels <= panels
+    assert grid_rows * grid_panels <= threads or rows // grid_rows >= ENOUGH_ROWS
     assert block % ROWS == 0 and block >= ROWS and 1 <= slab <= min(depth, MOST_DEPTH) and group >= 1
     if threads <= rows and rows * depth * panels * NR > 1 << 20:
-        assert grid_rows * grid_panels == threads
+        assert grid_rows * grid_panels % threads == 0

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
+from fastsedd_kernels.cpu import _quota
 from fastsedd_kernels.parallel import kernel
 from fastsedd_kernels.sampling.rng import philox
 from numba import types
@@ -21,11 +23,38 @@ w = fk.pack(x)
 expected = fk.linear(x, w)
 """
 
-FORK = """
-import os
+# Another thread compiles all the while: its locks must not be what a child waits for.
+FORK_WHILE_COMPILING = """
+import os, threading
+compiling = threading.Thread(target=fk.layer_norm, args=(x,))
+compiling.start()
+children = []
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if (fk.silu(x) == silu).all() and (fk.linear(x, w) == expected).all() else 3)
+    children.append(child)
+compiling.join()
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+# OpenMP's threads were another library's here, whose work the child must not ask for.
+FORK_BEFORE_USE = """
+import os, ctypes, numba
+import numpy as np, fastsedd_kernels as fk
+
+@numba.njit(parallel=True)
+def double(x):
+    for i in numba.prange(x.size):
+        x[i] *= 2
+
+numba.config.THREADING_LAYER = "omp"
+double(np.ones(1000))
 child = os.fork()
 if child == 0:
-    os._exit(0 if (fk.linear(x, w) == expected).all() else 3)
+    x = np.ones((300, 300), np.float32)
+    os._exit(0 if (fk.matmul(x, x) == 300).all() else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
@@ -55,8 +84,13 @@ def test_callers_on_four_threads() -> None:
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
-def test_a_fork_after_use() -> None:
-    run(PRELUDE + FORK)
+def test_a_fork_while_another_thread_compiles(tmp_path: Path) -> None:
+    run(PRELUDE + "silu = fk.silu(x)\n" + FORK_WHILE_COMPILING, FASTSEDD_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
+def test_a_fork_before_use_but_after_another_librarys() -> None:
+    run(FORK_BEFORE_USE)
 
 
 def test_without_tbb_and_openmp_a_pool_of_threads_runs() -> None:
@@ -81,6 +115,31 @@ def test_a_task_without_memory_is_an_error() -> None:
         with pytest.raises(MemoryError) if size > 8 else nullcontext():
             exhaust(8, out)
     assert (out == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/\n", {"cpu.max": "nonsense"}, None),
+        ("0::/\n", {}, None),
+        ("0::/slice/unit\n", {"slice/cpu.max": "300000 100000", "slice/unit/cpu.max": "max 100000"}, 3),
+        ("0::/not/seen/here\n", {"cpu.max": "400000 100000"}, 4),
+        ("5:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "200000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 2),
+        ("5:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ("5:memory:/\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path: Path, groups: str, files: dict[str, str], cores: int | None) -> None:
+    """Of both versions, of the group or one above it, and as a container shows them."""
+    root = tmp_path / "fs"
+    (root / "slice" / "unit").mkdir(parents=True)
+    (root / "cpu" / "a").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text(groups)
+    for name, content in files.items():
+        (root / name).write_text(content)
+    assert _quota(tmp_path / "cgroup", root) == (sys.maxsize if cores is None else cores)
 
 
 def test_thread_counts_out_of_range() -> None:

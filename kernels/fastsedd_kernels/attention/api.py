@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array, contiguous
+from fastsedd_kernels._arrays import as_array, as_number, check_apart, contiguous, strided_output_like
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.parallel import get_num_threads
 
@@ -36,19 +36,16 @@ def attention(
     if dtype not in _PANELS:
         raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _PANELS))}")
     q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
-    if q.ndim < 3 or q.size == 0 or k.size == 0:
-        raise ValueError(f"q has shape {q.shape}, must be [..., heads, length, dim] with elements")
+    for name, part in (("q", q), ("k", k)):
+        if part.ndim < 3 or part.size == 0:
+            raise ValueError(f"{name} has shape {part.shape}, must be [..., heads, length, dim] with elements")
     if k.shape != v.shape or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
         raise ValueError(f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}, which do not fit together")
-    if out is None:
-        out = aligned_empty(q.shape)
-    elif out.dtype != np.float32 or out.shape != q.shape or out.strides[-1] != out.itemsize or not out.flags.writeable:
-        raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {q.shape} with contiguous rows")
-    if any(np.may_share_memory(out, part) for part in (q, k, v)):
-        raise ValueError("out overlaps q, k or v, which are still being read when out is written")
-    if scale is not None and not 0 < scale < math.inf:
-        raise ValueError(f"scale is {scale}, allowed: above 0, finite")
-    factor = np.float32(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    out = strided_output_like("out", out, q.shape)
+    if out.strides[-1] != out.itemsize:
+        raise ValueError("out must have contiguous rows")
+    check_apart(out, q=q, k=k, v=v)
+    factor = np.float32(1 / math.sqrt(q.shape[-1]) if scale is None else as_number("scale", scale))
     if q.ndim > 4:
         for position in np.ndindex(*q.shape[:-3]):
             _attend(q[position][None], k[position][None], v[position][None], factor, causal, out[position][None], dtype)
@@ -79,4 +76,4 @@ def _shares(heads: int, queries: int, block: int) -> int:
 
 def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
     aligned = all(stride % x.itemsize == 0 for stride in x.strides)
-    return x if x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else contiguous(x)
+    return x if x.ndim == 0 or x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else contiguous(x)

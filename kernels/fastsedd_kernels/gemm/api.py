@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, as_rows, contiguous, copied, groups_of_rows, output_like
+from fastsedd_kernels._arrays import (
+    as_array,
+    as_rows,
+    check_apart,
+    contiguous,
+    copied,
+    groups_of_rows,
+    output_like,
+)
 from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels.gemm import strassen
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
@@ -49,7 +57,7 @@ def linear(
     gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
         rows ([outputs], [1, outputs], [batch, 1, outputs])
     residual : float32 of the result's shape; it may be `out`
-    out : float32 [..., outputs], C-contiguous; it must not overlap x
+    out : float32 [..., outputs], C-contiguous; it must not overlap x, bias or gate
     Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
     With a bfloat16 weight x is rounded to bfloat16 first; with an int8 weight, to whole 127ths of the largest magnitude
     of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout.
@@ -68,12 +76,14 @@ def linear(
     out = output_like("out", out, shape)
     if out.size == 0:
         return out
-    if np.may_share_memory(out, x):
-        raise ValueError("out overlaps x, which is still being read when out is written")
+    check_apart(out, x=x)
     rows = out.size // outputs
     target = out.reshape(rows, outputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
-    parts: tuple[Any, ...] = (_bias(bias, outputs), ACTIVATIONS[activation], gates, _residual(residual, shape))
+    added, kept = _bias(bias, outputs), _residual(residual, shape)
+    check_apart(out, bias=added, gate=gates)
+    check_apart(out, in_place=True, residual=kept)
+    parts: tuple[Any, ...] = (added, ACTIVATIONS[activation], gates, kept)
     if packed.strassen > 0:
         _linear_by_strassen(as_rows(x), packed, parts, target)
         return out
@@ -91,7 +101,7 @@ def _linear_by_strassen(
     """`linear` of rows, by products that are added up in out: what follows them has to wait for the last."""
     bias, activation, gates, residual = parts
     if np.may_share_memory(residual, out):
-        residual = copied(residual)
+        residual = copied(residual, np.float32)
     strassen.multiply_packed(x, packed.panels, out, packed.strassen)
     if activation != IDENTITY or bias.size + gates.size + residual.size > 0:
         finish_rows(-(-len(out) // ROWS_A_TASK), (bias, activation, gates, residual), out)
@@ -148,8 +158,7 @@ def _operands(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None) -> tuple[NDA
     except ValueError:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}: their batches do not broadcast") from None
     out = output_like("out", out, (*batch, a.shape[-2], b.shape[-1]), a.dtype)
-    if np.may_share_memory(out, a) or np.may_share_memory(out, b):
-        raise ValueError("out overlaps an operand, which is still being read when out is written")
+    check_apart(out, a=a, b=b)
     return np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:])), out
 
 

@@ -16,6 +16,7 @@ from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY, SHAPES
 from fastsedd_kernels.gemm.limits import Limits, limits
 
 ENOUGH_ROWS = 96  # of a task
+_MOST_PIECES = 8  # of a thread's rectangle
 _UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
@@ -35,10 +36,12 @@ def _plan(
 
 
 def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """How many parts the rows and the panels of C are cut into: one rectangle a thread, nearly as equal as they come.
+    """How many parts the rows and the panels of C are cut into: a rectangle a thread, nearly as equal as they come.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
-    before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products.
+    before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products. A tall
+    rectangle is several tasks, one below the other: another library's threads may still be awake on one of the cores
+    (OpenBLAS's are for 25 ms), and the others then take over what its thread has not begun.
     """
     nr = COLUMNS[dtype]
     if threads == 1 or rows * panels * nr * depth < _SERIAL_WORK:
@@ -56,7 +59,8 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
         return max(0, ENOUGH_ROWS - tall), tall
 
     equal = min(map(rectangle, grids)) * (1 + _UNEVEN)
-    return min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
+    grid_rows, grid_panels = min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
+    return grid_rows * max(1, min(_MOST_PIECES, rows // grid_rows // ENOUGH_ROWS)), grid_panels
 
 
 def blocking(within: Limits, depth: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:

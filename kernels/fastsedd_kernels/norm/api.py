@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, contiguous, groups_of_rows, output_like
+from fastsedd_kernels._arrays import as_array, as_number, check_apart, contiguous, groups_of_rows, output_like
 from fastsedd_kernels.norm.kernel import ELEMENTS_A_TASK, layer_norm_rows, softmax_rows
 from fastsedd_kernels.parallel import get_num_threads
 
@@ -27,7 +27,7 @@ def layer_norm(
     x : float32 [..., N]; weight, bias : float32 [N]
     shift, scale : float32, both or neither, broadcast to x; fastest where they are constant over runs of rows ([N],
         [batch, 1, N])
-    eps : added to the variance; out : float32 of x's shape, C-contiguous, may be x itself
+    eps : added to the variance, 0 or above; out : float32 of x's shape, C-contiguous, may be x itself
     Accumulates in float32, in two passes. Raises ValueError for a wrong dtype or shape, naming the argument.
     Source: Ba et al. 2016; modulation as in Peebles and Xie 2023 (DiT), section 3.2.
     """
@@ -36,6 +36,7 @@ def layer_norm(
         raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
     if (shift is None) != (scale is None):
         raise ValueError("shift and scale go together: one of them is missing")
+    variance = np.float32(as_number("eps", eps, or_zero=True))
     out = output_like("out", out, x.shape)
     if out.size == 0:
         return out
@@ -45,11 +46,13 @@ def layer_norm(
         shift_rows, scale_rows = groups_of_rows("shift", shift, x.shape), groups_of_rows("scale", scale, x.shape)
         if len(shift_rows) != len(scale_rows):
             raise ValueError(f"shift and scale vary along different dimensions: {np.shape(shift)}, {np.shape(scale)}")
+    gain, added = _row("weight", weight, width), _row("bias", bias, width)
+    check_apart(out, in_place=True, x=x)
+    check_apart(out, weight=gain, bias=added, shift=shift_rows, scale=scale_rows)
     tasks = _tasks(x.size)
     layer_norm_rows(
-        tasks, x.reshape(-1, width), _row("weight", weight, width), _row("bias", bias, width), shift_rows, scale_rows,
-        np.float32(eps), out.reshape(-1, width), tasks,
-    )  # fmt: skip
+        tasks, x.reshape(-1, width), gain, added, shift_rows, scale_rows, variance, out.reshape(-1, width), tasks
+    )
     return out
 
 
@@ -59,6 +62,7 @@ def softmax(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x has shape {x.shape}, must be [..., N] with N at least 1")
     out = output_like("out", out, x.shape)
+    check_apart(out, in_place=True, x=x)
     if out.size:
         tasks = _tasks(x.size)
         softmax_rows(tasks, x.reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1]), tasks)
