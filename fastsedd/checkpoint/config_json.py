@@ -1,4 +1,5 @@
-"""config.json -> ModelConfig. The keys are Lou et al.'s own; those that do not matter here are tolerated."""
+"""config.json -> ModelConfig. The keys are Lou et al.'s own, which RADD has kept, or MDLM's; those that do not matter
+here are tolerated."""
 
 from __future__ import annotations
 
@@ -52,6 +53,27 @@ class _Config(msgspec.Struct):
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
 
+class _Mdlm(msgspec.Struct, tag_field="model_type", tag="mdlm"):
+    vocab_size: int  # with the mask
+    model_length: int
+    hidden_dim: int
+    cond_dim: int
+    n_blocks: int
+    n_heads: int
+    time_conditioning: bool = False
+    tokenizer: _Tokenizer | None = None
+    generation: _Generation = msgspec.field(default_factory=_Generation)
+
+
+class _Kind(msgspec.Struct):
+    model_type: str = ""
+
+
+_ARCHITECTURES: dict[str, Literal["annotated", "ddit", "radd"]] = {
+    "annotated": "annotated", "ddit": "ddit", "radd": "radd", "ddit_wot": "radd",
+}  # fmt: skip
+
+
 def read(path: Path) -> ModelConfig:
     """Read and check a config.json. Raises CheckpointError, naming the key, its value or type and what is allowed."""
     try:
@@ -59,6 +81,8 @@ def read(path: Path) -> ModelConfig:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise CheckpointError(f"{path}: has more than {MOST_BYTES} bytes, allowed: at most that")
+        if msgspec.json.decode(data, type=_Kind).model_type == "mdlm":
+            return _mdlm_config(msgspec.json.decode(data, type=_Mdlm))
         return _model_config(msgspec.json.decode(data, type=_Config))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
@@ -72,8 +96,9 @@ def read(path: Path) -> ModelConfig:
 
 def _model_config(stored: _Config) -> ModelConfig:
     model = stored.model
+    architecture = _ARCHITECTURES.get(model.type, _ARCHITECTURES["ddit"])
     return ModelConfig(
-        architecture="annotated" if model.type == "annotated" else "ddit",
+        architecture=architecture,
         tokens=stored.tokens,
         width=model.hidden_size,
         blocks=model.n_blocks,
@@ -82,7 +107,26 @@ def _model_config(stored: _Config) -> ModelConfig:
         length=model.length,
         graph="absorb" if stored.graph.type == "absorb" else "uniform",
         noise=NoiseConfig(stored.noise.type, stored.noise.sigma_min, stored.noise.sigma_max),
-        scale_by_sigma=model.scale_by_sigma,
+        scale_by_sigma=model.scale_by_sigma and architecture != "radd",
+        time_conditioning=architecture != "radd",
+        characters=None if stored.tokenizer is None else stored.tokenizer.characters,
+        generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
+    )
+
+
+def _mdlm_config(stored: _Mdlm) -> ModelConfig:
+    return ModelConfig(
+        architecture="mdlm",
+        tokens=stored.vocab_size - 1,
+        width=stored.hidden_dim,
+        blocks=stored.n_blocks,
+        heads=stored.n_heads,
+        cond_dim=stored.cond_dim,
+        length=stored.model_length,
+        graph="absorb",
+        noise=NoiseConfig("loglinear"),
+        scale_by_sigma=False,
+        time_conditioning=stored.time_conditioning,
         characters=None if stored.tokenizer is None else stored.tokenizer.characters,
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
