@@ -22,11 +22,16 @@ def all_peers() -> list[peers.Peer]:
 
 @pytest.fixture
 def record(benchmark: Any) -> Callable[..., None]:
-    """record(contenders, limit, work, **labels): hold the contest, then let pytest-benchmark time ours alone."""
+    """record(contenders, limit, work, **labels): hold the contest, then let pytest-benchmark time ours alone.
 
-    def held(contenders: Mapping[str, Any], limit: Callable[[], float], work: int, **labels: Any) -> None:
+    rounds : of the latter, beside one that does not count; 0 for what takes minutes: once, and that counts
+    """
+
+    def held(
+        contenders: Mapping[str, Any], limit: Callable[[], float], work: int, rounds: int = 5, **labels: Any
+    ) -> None:
         benchmark.extra_info.update(labels, work=work, **contests.hold(contenders, limit, work))
-        benchmark.pedantic(contenders[contests.OURS], rounds=5, warmup_rounds=1)
+        benchmark.pedantic(contenders[contests.OURS], rounds=max(1, rounds), warmup_rounds=min(1, rounds))
 
     return held
 

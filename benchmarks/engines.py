@@ -1,7 +1,10 @@
-"""Who else runs these networks: PyTorch, ONNX Runtime and OpenVINO, on the same random weights, without the sampler.
+"""Who else runs these networks: PyTorch, ONNX Runtime and OpenVINO, on the same random weights.
 
-Each engine has a process of its own: several would share one OpenMP library, and its settings, among them. It is driven
-by lines on standard input: `turn` answers with the median seconds of a call, `save FILE` writes what one returns.
+A task is a forward, without the sampler; one step of a sampler from an all-masked text, forward and draw, in PyTorch as
+the published code writes it; or a whole run of RUN_STEPS steps, which counts by the step. Each engine has a process of
+its own: several would share one OpenMP library, and its settings, among them. It is driven by lines on standard input:
+`turn` answers with the median seconds of a call, `save FILE` writes what one returns, `memory` answers with the bytes
+that the process has held at most.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +54,14 @@ def weights(config: ModelConfig) -> dict[str, np.ndarray]:
     return tensors
 
 
+def calibrated_weights(config: ModelConfig) -> dict[str, np.ndarray]:
+    """With logits so even that scores add up to what a trained network's do: masks then go as they would."""
+    tensors = weights(config)
+    for name in ("output_layer.linear.weight", "output_layer.linear.bias"):
+        tensors[name] *= np.float32(0.1)
+    return tensors
+
+
 def flops(config: ModelConfig, batch: int) -> int:
     """Of the matrix products in a forward: what any engine has to do."""
     width, length = config.width, config.length
@@ -83,8 +95,10 @@ def inputs(config: ModelConfig, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.full(batch, 0.5, np.float32)
 
 
-def prepare(engine: str, config: ModelConfig, batch: int, dtype: str) -> Run:
-    """A forward by that engine, of the model's random weights."""
+def prepare(engine: str, config: ModelConfig, batch: int, dtype: str, task: str = "forward") -> Run:
+    """A forward by that engine, or another task, of the model's random weights."""
+    if task != "forward":
+        return _PREPARE[engine, task](config, batch)
     tensors, (tokens, sigma) = weights(config), inputs(config, batch)
     if engine == OURS:
         return _ours(config, tensors, tokens, sigma, dtype)
@@ -108,6 +122,108 @@ def _ours(config: ModelConfig, tensors: Any, tokens: np.ndarray, sigma: np.ndarr
     forward = models.Forward(models.build(config, tensors, dtype), *tokens.shape)
     return lambda: forward(tokens, sigma[:1])
 
+
+RUN_STEPS = 128
+
+
+def _grid() -> Any:
+    from fastsedd.diffusion.noise import LogLinear
+    from fastsedd.diffusion.timegrid import uniform_grid
+
+    return uniform_grid(LogLinear(), RUN_STEPS)
+
+
+def _our_step(config: ModelConfig, batch: int) -> Run:
+    """The grid's first step: all positions are masks, so that nothing is spared."""
+    from fastsedd import models
+    from fastsedd.diffusion.graph import Absorb
+    from fastsedd.diffusion.predictor import ANALYTIC
+    from fastsedd.diffusion.sampler import draw_streams
+
+    forward = models.Forward(models.build(config, calibrated_weights(config)), batch, config.length)
+    first = _grid().predictor[0]
+    tokens = np.full((batch, config.length), config.tokens, np.int32)
+    rows, law = np.arange(tokens.size), ANALYTIC.law(Absorb(config.tokens), first)
+    streams = draw_streams(np.arange(batch, dtype=np.uint64), 1, config.length).reshape(-1)
+    seeds = iter(range(1 << 30))
+    return lambda: forward.draw(tokens, first.sigma, rows, law, next(seeds), streams).reshape(tokens.shape)
+
+
+class _OurRun:
+    """A whole run of a checkpoint on disk; its turn is the mean seconds of a step."""
+
+    def __init__(self, config: ModelConfig, batch: int) -> None:
+        import fastsedd
+
+        with tempfile.TemporaryDirectory() as folder:
+            # In a process of its own, whose memory is not counted.
+            code = f"write_checkpoint({config!r}, {folder!r})"
+            subprocess.run(
+                [sys.executable, "-c", f"from engines import *; from fastsedd.config import *; {code}"],
+                check=True,
+                cwd=Path(__file__).parent,
+            )
+            self._model = fastsedd.load(folder)
+        self._batch = batch
+        self._seeds = iter(range(1 << 30))
+
+    def __call__(self) -> np.ndarray:
+        return self._model.generate(num_samples=self._batch, steps=RUN_STEPS, seed=next(self._seeds)).tokens
+
+    def turn(self) -> float:
+        start = time.perf_counter()
+        self()
+        return (time.perf_counter() - start) / (RUN_STEPS + 1)
+
+
+def write_checkpoint(config: ModelConfig, folder: str) -> None:
+    """`calibrated_weights` as a checkpoint of Lou et al.'s layout."""
+    from safetensors.numpy import save_file
+
+    document = {
+        "tokens": config.tokens,
+        "graph": {"type": config.graph},
+        "noise": {"type": config.noise.type},
+        "model": {
+            "hidden_size": config.width, "cond_dim": config.cond_dim, "length": config.length,
+            "n_blocks": config.blocks, "n_heads": config.heads, "scale_by_sigma": config.scale_by_sigma,
+        },
+    }  # fmt: skip
+    (Path(folder) / "config.json").write_text(json.dumps(document), encoding="utf-8")
+    save_file(calibrated_weights(config), Path(folder) / "model.safetensors")
+
+
+def _published_step(config: ModelConfig, batch: int) -> Run:
+    """Lou et al.'s analytic step under absorb, forward and draw, as their code computes it."""
+    import torch
+
+    torch.set_num_threads(available_cores())
+    module = _torch_module(config, calibrated_weights(config))
+    first, mask = _grid().predictor[0], config.tokens
+    tokens = torch.full((batch, config.length), mask)
+    sigma, dsigma = (torch.full((batch, 1), value) for value in (first.sigma, first.dsigma))
+
+    @torch.no_grad()
+    def run() -> np.ndarray:
+        score = module(tokens, sigma[:, 0]).exp()
+        extra = (1 - dsigma.exp()) * score.sum(dim=-1)
+        staggered = score * dsigma.exp()[..., None]
+        staggered[..., -1] += extra
+        one_hot = torch.nn.functional.one_hot(tokens, mask + 1)
+        edge = (-dsigma).exp()[..., None] * one_hot
+        edge = edge + torch.where(tokens == mask, 1 - (-dsigma).exp(), 0)[..., None]
+        probabilities = staggered * edge
+        noise = 1e-10 - (torch.rand_like(probabilities) + 1e-10).log()
+        return np.asarray((probabilities / noise).argmax(dim=-1))
+
+    return run
+
+
+_PREPARE = {
+    (OURS, "step"): _our_step,
+    (OURS, "run"): _OurRun,
+    ("PyTorch eager", "step"): _published_step,
+}
 
 _SHORT = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -179,9 +295,9 @@ def available_cores() -> int:
 class Process:
     """An engine in a process of its own. Raises RuntimeError with its last words if it ends before its time."""
 
-    def __init__(self, engine: str, model: str, batch: int, dtype: str) -> None:
+    def __init__(self, engine: str, model: str, batch: int, dtype: str, task: str = "forward") -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
-        arguments = [json.dumps([engine, model, batch, dtype])]
+        arguments = [json.dumps([engine, model, batch, dtype, task])]
         self._process = subprocess.Popen(
             [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             text=True,
@@ -202,6 +318,10 @@ class Process:
             self._ask(f"save {path}")
             return np.load(path)
 
+    def peak_memory(self) -> int:
+        """Bytes that the process has held at once, at most."""
+        return int(self._ask("memory"))
+
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
@@ -218,11 +338,11 @@ class Process:
         return answer
 
 
-def serve(engine: str, model: str, batch: int, dtype: str) -> None:
+def serve(engine: str, model: str, batch: int, dtype: str, task: str) -> None:
     """Answer the lines on standard input until it ends. What libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    run = prepare(engine, MODELS[model], batch, dtype)
+    run = prepare(engine, MODELS[model], batch, dtype, task)
     import contest
 
     for line in sys.stdin:
@@ -231,7 +351,15 @@ def serve(engine: str, model: str, batch: int, dtype: str) -> None:
             np.save(argument, run())
         elif command == "call":
             run()
-        print(contest.turn(run) if command == "turn" else command, file=answers, flush=True)
+        measures = {"turn": lambda: contest.turn(run), "memory": _peak_memory}
+        print(measures[command]() if command in measures else command, file=answers, flush=True)
+
+
+def _peak_memory() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB elsewhere
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
 def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
     sections = [
-        _introduction(environment), _forward(entries), _quality(entries), _attention(entries), _linear(entries),
-        _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
+        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _attention(entries),
+        _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -121,6 +121,32 @@ def _forward(entries: list[Entry]) -> str:
         ]
         text += f"\n**{dtype}**\n\n{_table(header, table)}\n"
     return text.rstrip("\n")
+
+
+def _generate(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "generate")
+    if not found:
+        return ""
+    names = {
+        "step": "a step, all positions masked; × its published code",
+        "run": "a run's mean step; × a forward alone",
+    }
+    engines = [name for name in ENGINES if any(name in entry["ratios"] for entry in found)]
+    header = ["model", "task", "texts", "ms", *(f"× {name}" for name in engines)]
+    table = [
+        [
+            entry["model"],
+            names[entry["task"]],
+            str(entry["batch"]),
+            f"{entry['seconds'][OURS] * 1e3:.0f}",
+            *_ratios(entry, engines),
+        ]
+        for entry in found
+    ]
+    return (
+        "## Sampling\n\nForward and draw, float32, analytic steps under absorb, of which a run has 128 and a last one: "
+        "`pytest benchmarks/bench_generate.py`.\n\n" + _table(header, table)
+    )
 
 
 def _quality(entries: list[Entry]) -> str:

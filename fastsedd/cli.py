@@ -94,6 +94,17 @@ def main() -> None:
 @click.option("--prefix", metavar="TEXT", default="", help="What every text begins with.")
 @click.option("--suffix", metavar="TEXT", default="", help="What every text ends with.")
 @click.option(
+    "--template",
+    metavar="FILE",
+    type=click.Path(allow_dash=True, dir_okay=False, path_type=Path),
+    help="Text with gaps to fill, - for standard input: {{40}} is a gap of 40 tokens, {{}} one of all that are left.",
+)
+@click.option(
+    "--predictor",
+    type=click.Choice(["analytic", "euler", "ddpm"]),
+    help="What a step does; ddpm for mdlm and radd only.  [default: ddpm for mdlm, else analytic]",
+)
+@click.option(
     "--draw",
     type=click.Choice(["exact", "official"]),
     default="exact",
@@ -105,6 +116,22 @@ def main() -> None:
     metavar="X",
     type=click.FloatRange(min=0, min_open=True),
     help="Below 1 safer, above 1 wilder.  [default: the model's own]",
+)
+@click.option(
+    "--top-k",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Jump to the N likeliest tokens only; 0 for all.",
+)
+@click.option(
+    "--top-p",
+    metavar="P",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Jump to the likeliest tokens only, that share of the probability.",
 )
 @_dtype
 @_threads
@@ -122,6 +149,7 @@ def generate(
     source: dict[str, Any],
     num_samples: int,
     seed: int | None,
+    template: Path | None,
     dtype: Dtype,
     threads: int | None,
     watch: bool,
@@ -137,6 +165,8 @@ def generate(
     if watch and quiet:
         raise click.UsageError("--watch shows progress, which --quiet forbids")
     seed = secrets.randbits(32) if seed is None else seed
+    if template is not None:
+        request["template"] = _read(template)
     loaded = _load(model, source, threads, dtype, quiet=quiet)
     with _denoising(loaded, num_samples, watch=watch, quiet=quiet) as on_step:
         samples = loaded.stream(num_samples=num_samples, seed=seed, on_step=on_step, **request)
@@ -356,9 +386,10 @@ def _compiling() -> AbstractContextManager[Callable[[int, int], None] | None]:
 
 
 def _read(file: Path) -> str:
-    """The text of a file. Raises ValueError where it is not UTF-8."""
+    """The text of a file, or of standard input for "-". Raises ValueError where it is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
+        return data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
 

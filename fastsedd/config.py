@@ -55,10 +55,12 @@ class ModelConfig:
     """A model's architecture, sizes and process.
 
     tokens : what texts are made of, without the mask; length : the most positions
+    cond_dim : of the noise embedding; of radd, which has none, unused
+    time_conditioning : whether the network is told the noise, which of mdlm's and radd's most are not
     characters : the character of each token, where the tokens are characters
     """
 
-    architecture: Literal["annotated", "ddit"]
+    architecture: Literal["annotated", "ddit", "mdlm", "radd"]
     tokens: int
     width: int
     blocks: int
@@ -68,11 +70,12 @@ class ModelConfig:
     graph: Literal["absorb", "uniform"]
     noise: NoiseConfig
     scale_by_sigma: bool
+    time_conditioning: bool = True
     characters: str | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
-        _check_one_of("architecture", self.architecture, ("annotated", "ddit"))
+        _check_one_of("architecture", self.architecture, ("annotated", "ddit", "mdlm", "radd"))
         _check_one_of("graph", self.graph, ("absorb", "uniform"))
         _check_range("tokens", self.tokens, 2, MOST_TOKENS)
         _check_range("width", self.width, 2, MOST_WIDTH)
@@ -84,6 +87,10 @@ class ModelConfig:
             raise ValueError(f"heads is {self.heads}, allowed: divisors of the width {self.width} into even widths")
         if self.scale_by_sigma and self.architecture != "ddit":
             raise ValueError("scale_by_sigma is true, allowed for the ddit architecture only")
+        if self.normalised and self.graph != "absorb":
+            raise ValueError(f"graph is {self.graph!r}, allowed for the {self.architecture} architecture: 'absorb'")
+        if not self.time_conditioning and not self.normalised:
+            raise ValueError("time_conditioning is false, allowed for the mdlm and radd architectures only")
         if self.characters is not None and not len(set(self.characters)) == len(self.characters) == self.tokens:
             raise ValueError(f"characters has {len(self.characters)}, allowed: {self.tokens} distinct ones, the tokens")
         _check_range("parameters", self.parameters, 1, MOST_PARAMETERS)
@@ -99,22 +106,39 @@ class ModelConfig:
         return self.tokens if self.graph == "absorb" else None
 
     @property
+    def normalised(self) -> bool:
+        """Whether the network predicts the clean token, as a distribution, instead of a score."""
+        return self.architecture in ("mdlm", "radd")
+
+    @property
+    def tensor_prefix(self) -> str:
+        """What the names of a checkpoint's tensors begin with."""
+        return "backbone." if self.architecture == "mdlm" else ""
+
+    @property
+    def modulations(self) -> int:
+        """Shifts, scales and gates of the noise, each of the width: six a block, and two of the head."""
+        return 0 if self.architecture == "radd" else 6 * self.blocks + 2
+
+    @property
     def head_dim(self) -> int:
         return self.width // self.heads
 
     @property
     def parameters(self) -> int:
         """Weights of the model, from its sizes alone: known before any memory is taken."""
-        width, modulation = self.width, self.cond_dim + 1  # adaLN's parameters for each of its outputs
+        width = self.width
         sigma_map = self.cond_dim * (FREQUENCIES + 1) + self.cond_dim * (self.cond_dim + 1)
-        block = 2 * width + 12 * width**2 + 6 * width * modulation
-        head = width + self.vocab_size * (width + 1) + 2 * width * modulation
+        conditioning = sigma_map + self.modulations * width * (self.cond_dim + 1) if self.modulations else 0
+        block, head = 2 * width + 12 * width**2, width + self.vocab_size * (width + 1)
         embedding = self.vocab_size * width
         if self.architecture == "annotated":
             embedding += self.length * width + width  # positions, and the norm after the last block
         else:
             block += 5 * width  # the biases of the MLP
-        return embedding + sigma_map + self.blocks * block + head
+        if self.architecture == "radd":
+            block, head = block + 2 * width, head + width  # the biases of the norms
+        return embedding + conditioning + self.blocks * block + head
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,17 @@ from fastsedd.config import MOST_STEPS, ModelConfig
 from fastsedd.diffusion import likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
+from fastsedd.diffusion.sampler import FREE, INDEX_BITS, Choice, check_request, sample
 from fastsedd.diffusion.timegrid import uniform_grid
 from fastsedd.errors import UnavailableError
 from fastsedd.models import DTYPES, Forward, Network
+from fastsedd.text import template as templates
 
 SHIPPED = Path(__file__).parent / "assets"
 
 Dtype = Literal["float32", "bfloat16", "int8"]
+Predictor = Literal["analytic", "euler", "ddpm"]
+Fixed = Mapping[int, int] | ArrayLike
 OnStep = Callable[[int, int, NDArray[np.int32]], None]
 
 MOST_SAMPLES = 1 << INDEX_BITS
@@ -137,7 +140,7 @@ class Model:
         shape = (*given.shape, len(distinct))
         forward = self._idle.pop(shape, None) or Forward(self._network, *shape)
         log_score = forward(given, distinct)
-        if forward.scratch.nbytes > _BATCH_BYTES:
+        if forward.nbytes > _BATCH_BYTES:
             return log_score
         self._idle.clear()
         self._idle[shape] = forward
@@ -148,25 +151,9 @@ class Model:
         forward = Forward(self._network, 1, self.config.length)
         return forward.profile(np.zeros((1, self.config.length), np.int32), [1.0])
 
-    def generate(
-        self,
-        prefix: str = "",
-        suffix: str = "",
-        num_samples: int = 1,
-        batch_size: int | None = None,
-        length: int | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        temperature: float | None = None,
-        draw: Literal["exact", "official"] = "exact",
-        on_step: OnStep | None = None,
-    ) -> Result:
-        """Write `num_samples` texts; see `stream` for the arguments."""
-        samples = list(
-            self.stream(
-                prefix, suffix, num_samples, batch_size, length, steps, seed, temperature, draw, on_step
-            )
-        )  # fmt: skip
+    def generate(self, prefix: str = "", suffix: str = "", **options: Any) -> Result:
+        """Write texts, all at once; see `stream` for the arguments."""
+        samples = list(self.stream(prefix, suffix, **options))
         tokens = np.stack([each.tokens for each in samples])
         return Result([each.text for each in samples], tokens, samples[0].seed)
 
@@ -182,6 +169,11 @@ class Model:
         temperature: float | None = None,
         draw: Literal["exact", "official"] = "exact",
         on_step: OnStep | None = None,
+        template: str | None = None,
+        fixed: Fixed | None = None,
+        predictor: Predictor | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done.
 
@@ -192,32 +184,39 @@ class Model:
         seed : 0 to 2**64 - 1, drawn from the system if None; it decides the texts, on any number of threads
         draw : "exact", or "official", the published code's arithmetic
         on_step(step, steps, tokens) : sees the state, int32 [B, L], after every step
+        template : instead of prefix and suffix, text with gaps: "{{40}}" is one of 40 tokens, "{{}}" one of all that
+            are left; without the latter the template decides the length. See `fastsedd.text.template`.
+        fixed : tokens at any other positions, exactly: {position: token}, or integers [length], -1 where free
+        predictor : "analytic" (the default), "euler", or "ddpm", for mdlm and radd only, of mdlm the default: what it
+            reuses of a prediction while nothing changes is reused under any name
+        top_k, top_p : of the tokens that a position may jump to, take only so many of the likeliest, or the smallest
+            set of them with that share of the probability; 0 and 1.0 take all. They and the official draw see whole
+            rows of probabilities, which takes longer.
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
-        length = self.config.length if length is None else length
-        self._check_length("length", length)
-        fixed = self._fixed(prefix, suffix, length)
+        given = self._given(prefix, suffix, template, fixed, length)
         steps = self.config.generation.steps if steps is None else steps
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps is {steps}, allowed: 1 to {MOST_STEPS}")
         grid = uniform_grid(self._noise, steps)
         if not 1 <= num_samples <= MOST_SAMPLES:
             raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
-        size = self._checked_batch_size(batch_size, length)
+        size = self._checked_batch_size(batch_size, len(given))
         temperature = self.config.generation.temperature if temperature is None else temperature
+        choice = Choice(self._checked_predictor(predictor), draw, temperature, top_k, top_p)
         seed = secrets.randbits(32) if seed is None else seed
-        check_request(grid, length, seed, draw, temperature)
+        check_request(grid, len(given), seed)
 
         def run() -> Iterator[Sample]:
             forward: Forward | None = None
             for first in range(0, num_samples, size):
                 indices = range(first, min(first + size, num_samples))
                 if forward is None or len(forward.scratch.tokens) != len(indices):
-                    forward = Forward(self._network, len(indices), length)
+                    forward = Forward(self._network, len(indices), len(given))
                 started = time.perf_counter()
                 tokens = sample(
-                    forward, self._graph, grid, indices=indices, length=length, seed=seed,
-                    fixed=fixed, draw=draw, temperature=temperature, on_step=on_step,
+                    forward, self._graph, grid, indices=indices, length=len(given), seed=seed, fixed=given,
+                    choice=choice, on_step=on_step,
                 )  # fmt: skip
                 seconds = (time.perf_counter() - started) / len(indices)
                 for index, row in zip(indices, tokens, strict=True):
@@ -247,7 +246,7 @@ class Model:
         if len(tokens) == 0:
             raise ValueError("text has no tokens, allowed: 1 or more")
         length = min(len(tokens), self.config.length)
-        size = self._checked_batch_size(batch_size, length)
+        size = self._checked_batch_size(batch_size, length, self.config.vocab_size)
         windows = tokens[: len(tokens) // length * length].reshape(-1, length)
         forward: Forward | None = None
 
@@ -264,26 +263,49 @@ class Model:
         ends = likelihood.ends(self._graph, self._noise)
         return Evaluation(by_window, ends, windows.size, len(tokens) - windows.size, times, seed)
 
-    def _checked_batch_size(self, batch_size: int | None, length: int) -> int:
-        """How many texts of this length are run together."""
+    def _checked_predictor(self, predictor: str | None) -> str:
+        normalised = self.config.normalised
+        if predictor is None:
+            return "ddpm" if self.config.architecture == "mdlm" else "analytic"
+        if predictor == "ddpm" and not normalised:
+            raise ValueError("predictor is 'ddpm', allowed for this model: 'analytic', 'euler'")
+        return predictor
+
+    def _checked_batch_size(self, batch_size: int | None, length: int, scores: int = 0) -> int:
+        """How many texts of this length are run together; scores : log scores kept of each position."""
         if batch_size is None:
-            bytes_a_sample = 4 * length * (10 * self.config.width + self.config.vocab_size)
+            bytes_a_sample = 4 * length * (10 * self.config.width + scores)
             return max(1, _BATCH_BYTES // bytes_a_sample)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
         return batch_size
 
-    def _fixed(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:
-        """The given tokens of a text, FREE where it is to be written."""
+    def _given(
+        self, prefix: str, suffix: str, template: str | None, fixed: Fixed | None, length: int | None
+    ) -> NDArray[np.int32]:
+        """The given tokens of a text, FREE where it is to be written: int32 [L]."""
+        if length is not None:
+            self._check_length("length", length)
+        if template is None:
+            given = self._between(prefix, suffix, self.config.length if length is None else length)
+        elif prefix or suffix:
+            raise ValueError("template is given with a prefix or a suffix, allowed: the one or the others")
+        else:
+            given = templates.lay_out(
+                template, lambda part: self._encode("template", part), length, self.config.length, FREE
+            )  # fmt: skip
+        return given if fixed is None else _with_fixed(given, fixed, self.config.tokens)
+
+    def _between(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:
         begin, end = self._encode("prefix", prefix), self._encode("suffix", suffix)
         if len(begin) + len(end) > length:
             raise ValueError(
                 f"prefix and suffix have {len(begin)} and {len(end)} tokens, allowed: {length} together, the length"
             )
-        fixed = np.full(length, FREE, np.int32)
-        fixed[: len(begin)] = begin
-        fixed[length - len(end) :] = end
-        return fixed
+        given = np.full(length, FREE, np.int32)
+        given[: len(begin)] = begin
+        given[length - len(end) :] = end
+        return given
 
     def _encode(self, name: str, given: str) -> NDArray[np.int32]:
         try:
@@ -294,6 +316,29 @@ class Model:
     def _check_length(self, name: str, length: int) -> None:
         if not 1 <= length <= self.config.length:
             raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
+
+
+def _with_fixed(given: NDArray[np.int32], fixed: Fixed, tokens: int) -> NDArray[np.int32]:
+    """Given tokens, with more of them; where both say something they must agree."""
+    if isinstance(fixed, Mapping):
+        outside = [position for position in fixed if not 0 <= position < len(given)]
+        if outside:
+            raise ValueError(f"fixed has position {outside[0]}, allowed: 0 to {len(given) - 1}")
+        more = np.full(len(given), FREE)
+        more[list(fixed)] = list(fixed.values())
+    else:
+        more = np.asarray(fixed)
+        if more.dtype.kind not in "iu" or more.shape != given.shape:
+            raise ValueError(f"fixed is {more.dtype} {more.shape}, must be integers {given.shape}")
+    wrong = more[(more < FREE) | (more >= tokens)]
+    if wrong.size:
+        raise ValueError(f"fixed has token {wrong[0]}, allowed: 0 to {tokens - 1}, or {FREE} where free")
+    contested = np.flatnonzero((given != FREE) & (more != FREE) & (given != more))
+    if contested.size:
+        raise ValueError(
+            f"fixed has token {more[contested[0]]} at position {contested[0]}, where the text has {given[contested[0]]}"
+        )
+    return np.where(more == FREE, given, more).astype(np.int32)
 
 
 def load(

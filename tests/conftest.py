@@ -23,9 +23,8 @@ def small_config(architecture: str = "ddit", graph: str = "absorb", **changes: o
     noise = NoiseConfig("loglinear" if graph == "absorb" else "geometric")
     sizes = {"tokens": 5, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "length": 12, "characters": "\nabcd"}
     scaled = architecture == "ddit" and graph == "absorb"
-    return ModelConfig(
-        **{"architecture": architecture, "graph": graph, "noise": noise, "scale_by_sigma": scaled, **sizes, **changes}
-    )
+    process = {"noise": noise, "scale_by_sigma": scaled, "time_conditioning": architecture not in ("mdlm", "radd")}
+    return ModelConfig(**{"architecture": architecture, "graph": graph, **process, **sizes, **changes})
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
@@ -42,22 +41,30 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
 
 
 def config_document(config: ModelConfig) -> dict:
-    """The config.json of a model, as the trainer writes it."""
-    document = {
+    """The config.json of a model, as its trainer writes it."""
+    own = {
+        "generation": {"steps": config.generation.steps, "temperature": config.generation.temperature},
+        "training": {"unknown": "keys are tolerated"},
+    }
+    if config.characters is not None:
+        own["tokenizer"] = {"type": "characters", "characters": config.characters}
+    if config.architecture == "mdlm":
+        return own | {
+            "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,
+            "hidden_dim": config.width, "cond_dim": config.cond_dim, "n_blocks": config.blocks,
+            "n_heads": config.heads, "time_conditioning": config.time_conditioning, "architectures": ["MDLM"],
+        }  # fmt: skip
+    return own | {
         "tokens": config.tokens,
         "graph": {"type": config.graph},
         "noise": {"type": config.noise.type, "sigma_min": config.noise.sigma_min, "sigma_max": config.noise.sigma_max},
         "model": {
-            "type": config.architecture, "hidden_size": config.width, "cond_dim": config.cond_dim,
+            "type": "ddit_wot" if config.architecture == "radd" else config.architecture,
+            "hidden_size": config.width, "cond_dim": config.cond_dim,
             "length": config.length, "n_blocks": config.blocks, "n_heads": config.heads,
             "scale_by_sigma": config.scale_by_sigma, "dropout": 0.1,
         },
-        "generation": {"steps": config.generation.steps, "temperature": config.generation.temperature},
-        "training": {"unknown": "keys are tolerated"},
     }  # fmt: skip
-    if config.characters is not None:
-        document["tokenizer"] = {"type": "characters", "characters": config.characters}
-    return document
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""config.json -> ModelConfig. The keys are Lou et al.'s own; those that do not matter here are tolerated."""
+"""config.json -> ModelConfig. The keys are Lou et al.'s own, which RADD has kept, or MDLM's; those that do not matter
+here are tolerated."""
 
 from __future__ import annotations
 
@@ -54,25 +55,50 @@ class Stored(msgspec.Struct):
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
 
+class _Mdlm(msgspec.Struct, tag_field="model_type", tag="mdlm"):
+    vocab_size: int  # with the mask
+    model_length: int
+    hidden_dim: int
+    cond_dim: int
+    n_blocks: int
+    n_heads: int
+    time_conditioning: bool = False
+    tokenizer: _Tokenizer | str | None = None
+    generation: _Generation = msgspec.field(default_factory=_Generation)
+
+
+class _Kind(msgspec.Struct):
+    model_type: str = ""
+
+
+_ARCHITECTURES: dict[str, Literal["annotated", "ddit", "radd"]] = {
+    "annotated": "annotated", "ddit": "ddit", "radd": "radd", "ddit_wot": "radd",
+}  # fmt: skip
+
+
 def read(path: Path) -> ModelConfig:
     """Read and check a config.json. Raises CheckpointError, naming the key, its value or type and what is allowed."""
-    return checked(path, lambda: small_file.decode(path, Stored))
+    if small_file.decode(path, _Kind).model_type == "mdlm":
+        return checked(path, lambda: _mdlm_config(small_file.decode(path, _Mdlm)))
+    return checked(path, lambda: model_config(small_file.decode(path, Stored)))
 
 
-def checked(path: Path, load: Callable[[], Stored]) -> ModelConfig:
-    """The config of what `load` returns. Raises CheckpointError, naming the file, for whatever is wrong with it."""
+def checked(path: Path, load: Callable[[], ModelConfig]) -> ModelConfig:
+    """The config that `load` returns. Raises CheckpointError, naming the file, for whatever is wrong with it."""
     try:
-        return _model_config(load())
+        return load()
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _model_config(stored: Stored) -> ModelConfig:
+def model_config(stored: Stored) -> ModelConfig:
+    """Raises ValueError, naming the field, for what no model can be."""
     model = stored.model
+    architecture = _ARCHITECTURES.get(model.type, _ARCHITECTURES["ddit"])
     return ModelConfig(
-        architecture="annotated" if model.type == "annotated" else "ddit",
+        architecture=architecture,
         tokens=stored.tokens,
         width=model.hidden_size,
         blocks=model.n_blocks,
@@ -81,7 +107,26 @@ def _model_config(stored: Stored) -> ModelConfig:
         length=model.length,
         graph="absorb" if stored.graph.type == "absorb" else "uniform",
         noise=_noise_config(stored.noise),
-        scale_by_sigma=model.scale_by_sigma,
+        scale_by_sigma=model.scale_by_sigma and architecture != "radd",
+        time_conditioning=architecture != "radd",
+        characters=_characters(stored.tokenizer),
+        generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
+    )
+
+
+def _mdlm_config(stored: _Mdlm) -> ModelConfig:
+    return ModelConfig(
+        architecture="mdlm",
+        tokens=stored.vocab_size - 1,
+        width=stored.hidden_dim,
+        blocks=stored.n_blocks,
+        heads=stored.n_heads,
+        cond_dim=stored.cond_dim,
+        length=stored.model_length,
+        graph="absorb",
+        noise=NoiseConfig("loglinear"),
+        scale_by_sigma=False,
+        time_conditioning=stored.time_conditioning,
         characters=_characters(stored.tokenizer),
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
@@ -102,7 +147,15 @@ def _characters(stored: _Tokenizer | str | None) -> str | None:
 
 def document(config: ModelConfig) -> dict[str, Any]:
     """What `read` reads a config from."""
-    found: dict[str, Any] = {
+    found = _mdlm_document(config) if config.architecture == "mdlm" else _document(config)
+    found["generation"] = {"steps": config.generation.steps, "temperature": config.generation.temperature}
+    if config.characters is not None:
+        found["tokenizer"] = {"type": "characters", "characters": config.characters}
+    return found
+
+
+def _document(config: ModelConfig) -> dict[str, Any]:
+    return {
         "tokens": config.tokens,
         "graph": {"type": config.graph},
         "noise": {"type": config.noise.type, "sigma_min": config.noise.sigma_min, "sigma_max": config.noise.sigma_max},
@@ -111,8 +164,12 @@ def document(config: ModelConfig) -> dict[str, Any]:
             "length": config.length, "n_blocks": config.blocks, "n_heads": config.heads,
             "scale_by_sigma": config.scale_by_sigma,
         },
-        "generation": {"steps": config.generation.steps, "temperature": config.generation.temperature},
     }  # fmt: skip
-    if config.characters is not None:
-        found["tokenizer"] = {"type": "characters", "characters": config.characters}
-    return found
+
+
+def _mdlm_document(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,
+        "hidden_dim": config.width, "cond_dim": config.cond_dim, "n_blocks": config.blocks, "n_heads": config.heads,
+        "time_conditioning": config.time_conditioning,
+    }  # fmt: skip

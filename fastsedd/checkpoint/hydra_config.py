@@ -20,7 +20,9 @@ _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 def read(path: Path) -> ModelConfig:
     """Read and check it. Raises CheckpointError, naming the key; UnavailableError where PyYAML is not installed."""
     content = small_file.content(path, MOST_BYTES)
-    return config_json.checked(path, lambda: msgspec.convert(_load(path, content), config_json.Stored))
+    return config_json.checked(
+        path, lambda: config_json.model_config(msgspec.convert(_load(path, content), config_json.Stored))
+    )
 
 
 def _load(path: Path, content: bytes) -> Any:

@@ -11,18 +11,20 @@ from fastsedd.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_DIM = 64  # of the article's model, which has no config to tell
-IGNORED = frozenset({"rotary_emb.inv_freq"})  # a buffer that published files carry
+IGNORED = frozenset({"rotary_emb.inv_freq", "backbone.rotary_emb.inv_freq"})  # a buffer that published files carry
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model: name -> shape."""
-    common = {
-        "sigma_map.mlp.0.weight": (config.cond_dim, FREQUENCIES),
-        "sigma_map.mlp.0.bias": (config.cond_dim,),
-        "sigma_map.mlp.2.weight": (config.cond_dim, config.cond_dim),
-        "sigma_map.mlp.2.bias": (config.cond_dim,),
-    }
-    return common | (_annotated(config) if config.architecture == "annotated" else _ddit(config))
+    found = _annotated(config) if config.architecture == "annotated" else _ddit(config)
+    if config.modulations:
+        found |= {
+            "sigma_map.mlp.0.weight": (config.cond_dim, FREQUENCIES),
+            "sigma_map.mlp.0.bias": (config.cond_dim,),
+            "sigma_map.mlp.2.weight": (config.cond_dim, config.cond_dim),
+            "sigma_map.mlp.2.bias": (config.cond_dim,),
+        }
+    return {f"{config.tensor_prefix}{name}": shape for name, shape in found.items()}
 
 
 def _annotated(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -52,10 +54,10 @@ def _ddit(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for i in range(config.blocks):
         name = f"blocks.{i}"
         found |= {
-            f"{name}.norm1.weight": (width,),
+            **_norm(f"{name}.norm1", config),
             f"{name}.attn_qkv.weight": (3 * width, width),
             f"{name}.attn_out.weight": (width, width),
-            f"{name}.norm2.weight": (width,),
+            **_norm(f"{name}.norm2", config),
             f"{name}.mlp.0.weight": (4 * width, width),
             f"{name}.mlp.0.bias": (4 * width,),
             f"{name}.mlp.2.weight": (width, 4 * width),
@@ -67,16 +69,21 @@ def _ddit(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _head(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {
-        f"{name}.norm_final.weight": (config.width,),
+        **_norm(f"{name}.norm_final", config),
         f"{name}.linear.weight": (config.vocab_size, config.width),
         f"{name}.linear.bias": (config.vocab_size,),
         **_modulation(f"{name}.adaLN_modulation", config, 2),
     }
 
 
+def _norm(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    parts = ("weight", "bias") if config.architecture == "radd" else ("weight",)
+    return {f"{name}.{part}": (config.width,) for part in parts}
+
+
 def _modulation(name: str, config: ModelConfig, chunks: int) -> dict[str, tuple[int, ...]]:
     rows = chunks * config.width
-    return {f"{name}.weight": (rows, config.cond_dim), f"{name}.bias": (rows,)}
+    return {f"{name}.weight": (rows, config.cond_dim), f"{name}.bias": (rows,)} if config.modulations else {}
 
 
 def check(path: Path, config: ModelConfig, found: Shapes) -> None:

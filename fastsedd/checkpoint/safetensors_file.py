@@ -38,7 +38,8 @@ def read(path: Path) -> dict[str, StoredTensor]:
     stored = StoredFile.at(path)
     with stored.opened() as file:
         beginning = bytes(stored.read(file, 0, min(stored.size, 64)))
-        stored.refuse_mistaken(beginning, "safetensors")
+        if beginning[8:9] != b"{":  # before it any byte may be part of the header's length
+            stored.refuse_mistaken(beginning, "safetensors")
         length = int.from_bytes(beginning[:8], "little")
         if stored.size < 8 or not 2 <= length <= min(MOST_HEADER, stored.size - 8):
             raise _broken(path, f"its header would have {length} bytes" if stored.size >= 8 else "it is too short")

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from fastsedd_kernels import sample_categorical
+from fastsedd_kernels import Law, uniform
 from numpy.typing import NDArray
 
 
 class Graph(Protocol):
     """A transition graph over V states (Lou et al. 2024, section 3.3). It is frozen and may be shared.
+
+    A reverse step has two forms: a transition, for rows of log scores that lie in memory, and a law, for rows that are
+    drawn from while the network makes them. They are equal.
 
     Throughout, leading axes are free and V comes last. ``tokens`` are int32 state ids, the current x. ``score`` holds
     p(y) / p(x) for each state y at total noise sigma, and ``log_score`` its logarithm. ``dsigma`` > 0 is the noise
@@ -51,6 +54,26 @@ class Graph(Protocol):
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
     ) -> NDArray[np.float32]:
         """``reverse_transition`` for the last step, dsigma = sigma, after which every state is a token."""
+
+    def euler_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], rate_dt: float
+    ) -> NDArray[np.float32]:
+        """The current token plus ``rate_dt`` times the reverse rates, clamped at 0, unnormalised (equation 17).
+
+        Arguments and result are those of ``reverse_transition``.
+        """
+
+    def changing(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether a reverse step can change a token, shaped as ``tokens``: of no other one is the score ever asked."""
+
+    def reverse_law(self, dsigma: float) -> Law:
+        """``reverse_transition`` of a changing token in closed form: what its log scores weigh, whatever they are."""
+
+    def denoising_law(self, dsigma: float) -> Law:
+        """``denoising_transition`` likewise."""
+
+    def euler_law(self, rate_dt: float) -> Law:
+        """``euler_transition`` likewise."""
 
     def sample_transition(
         self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
@@ -92,8 +115,7 @@ class Uniform:
         return self.tokens
 
     def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
-        uniform = np.broadcast_to(np.float32(1.0), (*streams.shape, self.vocab_size))
-        return sample_categorical(uniform, seed, streams)
+        return (uniform(seed, streams) * self.tokens).astype(np.int32)
 
     def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
         mean: NDArray[np.float64] = score.mean(axis=-1, keepdims=True)
@@ -125,6 +147,26 @@ class Uniform:
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
     ) -> NDArray[np.float32]:
         return self.reverse_transition(log_score, tokens, dsigma)
+
+    def euler_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], rate_dt: float
+    ) -> NDArray[np.float32]:
+        return _first_order(log_score, tokens, rate_dt / self.vocab_size)
+
+    def changing(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.ones(tokens.shape, np.bool_)
+
+    def reverse_law(self, dsigma: float) -> Law:
+        # As in `reverse_transition`; the mean of the scores is (1 + A) / V, where A is what the others add up to.
+        floor = -math.expm1(-dsigma) / self.vocab_size
+        stay_over_jump = 1.0 + math.exp(-dsigma) / floor
+        return Law(floor=floor, stay=stay_over_jump * (1.0 - floor), slope=stay_over_jump * floor)
+
+    def denoising_law(self, dsigma: float) -> Law:
+        return self.reverse_law(dsigma)
+
+    def euler_law(self, rate_dt: float) -> Law:
+        return Law(stay=self.vocab_size / rate_dt, slope=1.0)
 
     def sample_transition(
         self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
@@ -222,6 +264,25 @@ class Absorb:
         np.put_along_axis(probabilities, tokens[..., None], stay[..., None], axis=-1)
         return probabilities
 
+    def euler_transition(
+        self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], rate_dt: float
+    ) -> NDArray[np.float32]:
+        log_score[tokens != self.mask] = -np.inf
+        return _first_order(log_score, tokens, rate_dt)
+
+    def changing(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        masked: NDArray[np.bool_] = tokens == self.mask
+        return masked
+
+    def reverse_law(self, dsigma: float) -> Law:
+        return Law(stay=1.0 / math.expm1(dsigma), slope=1.0)
+
+    def denoising_law(self, dsigma: float) -> Law:
+        return Law()
+
+    def euler_law(self, rate_dt: float) -> Law:
+        return Law(stay=1.0 / rate_dt, slope=1.0)
+
     def sample_transition(
         self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
     ) -> NDArray[np.int32]:
@@ -242,6 +303,21 @@ class Absorb:
 
     def information(self, sigma: float) -> float:
         return math.exp(-sigma) * math.log(self.tokens)
+
+
+def _first_order(log_score: NDArray[np.float32], tokens: NDArray[np.int32], factor: float) -> NDArray[np.float32]:
+    """factor times each score but the current token's, whose entry is what these leave of 1, at least 0.
+
+    A row is divided by its largest entry where that is above 1.
+    """
+    current = tokens[..., None]
+    np.put_along_axis(log_score, current, -np.inf, axis=-1)
+    log_scale = np.maximum(log_score.max(axis=-1) + math.log(factor), 0.0)
+    log_score += (math.log(factor) - log_scale).astype(np.float32)[..., None]
+    probabilities = np.exp(log_score, out=log_score)
+    leave = probabilities.sum(axis=-1, dtype=np.float64)
+    np.put_along_axis(probabilities, current, np.maximum(np.exp(-log_scale) - leave, 0.0)[..., None], axis=-1)
+    return probabilities
 
 
 def _check_tokens(tokens: int) -> None:

@@ -1,45 +1,65 @@
-"""Predictors: from a network's log scores to the probabilities of one reverse step, in place."""
+"""Predictors: what one reverse step does with a network's log scores, as a law of draws or as rows of probabilities."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+from fastsedd_kernels import Law
 from numpy.typing import NDArray
 
 from fastsedd.diffusion.graph import Graph
+from fastsedd.diffusion.timegrid import Step
 
 
-def analytic(
-    graph: Graph,
-    log_score: NDArray[np.float32],
-    tokens: NDArray[np.int32],
-    dsigma: float,
-    temperature: float = 1.0,
+@dataclass(frozen=True)
+class Predictor:
+    """law(graph, step) and transition(graph, log_score, tokens, step): see `Graph` for both forms, which are equal."""
+
+    law: Callable[[Graph, Step], Law]
+    transition: Callable[[Graph, NDArray[np.float32], NDArray[np.int32], Step], NDArray[np.float32]]
+
+
+# Tweedie tau-leaping, which takes noise dsigma away at every position at once (Lou et al. 2024, equation 19).
+ANALYTIC = Predictor(
+    lambda graph, step: graph.reverse_law(step.dsigma),
+    lambda graph, log_score, tokens, step: graph.reverse_transition(log_score, tokens, step.dsigma),
+)
+
+# Tau-leaping with the rates at the step's beginning (Lou et al. 2024, equation 17).
+EULER = Predictor(
+    lambda graph, step: graph.euler_law(step.rate_dt),
+    lambda graph, log_score, tokens, step: graph.euler_transition(log_score, tokens, step.rate_dt),
+)
+
+# The last step, dsigma = sigma, which leaves no mask behind (Lou et al. 2024, theorem 4.1).
+DENOISER = Predictor(
+    lambda graph, step: graph.denoising_law(step.dsigma),
+    lambda graph, log_score, tokens, step: graph.denoising_transition(log_score, tokens, step.dsigma),
+)
+
+
+def _likeliest(
+    graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
 ) -> NDArray[np.float32]:
-    """Tweedie tau-leaping, which takes noise dsigma away at every position at once (Lou et al. 2024, equation 19).
-
-    log_score : float32 [..., V], 0 at each current token. It is overwritten with the result and returned.
-    tokens : int32 [...], the current tokens
-    Returns unnormalised probabilities of the next token, float32 [..., V].
-    """
-    probabilities = graph.reverse_transition(log_score, tokens, dsigma)
-    apply_temperature(probabilities, tokens, temperature)
+    probabilities = graph.denoising_transition(log_score, tokens, step.dsigma)
+    best = probabilities.argmax(axis=-1)[..., None]
+    probabilities[...] = 0.0
+    np.put_along_axis(probabilities, best, 1.0, axis=-1)
     return probabilities
 
 
-def denoise(
-    graph: Graph,
-    log_score: NDArray[np.float32],
-    tokens: NDArray[np.int32],
-    dsigma: float,
-    temperature: float = 1.0,
-) -> NDArray[np.float32]:
-    """The last step, dsigma = sigma, which leaves no mask behind (Lou et al. 2024, theorem 4.1).
+# The last step of MDLM, which takes the likeliest token (Sahoo et al. 2024, published code).
+LIKELIEST = Predictor(
+    lambda graph, step: graph.denoising_law(step.dsigma)._replace(sharpness=math.inf),
+    _likeliest,
+)
 
-    Arguments and result are those of `analytic`.
-    """
-    probabilities = graph.denoising_transition(log_score, tokens, dsigma)
-    apply_temperature(probabilities, tokens, temperature)
-    return probabilities
+# By name: what all steps but the last do, and the last one. Of a network that predicts the clean token, MDLM's
+# ancestral step (ddpm) is the analytic one: the chance to be unmasked is (e^dsigma - 1) / (e^sigma - 1) in both.
+PREDICTORS = {"analytic": (ANALYTIC, DENOISER), "euler": (EULER, DENOISER), "ddpm": (ANALYTIC, LIKELIEST)}
 
 
 def apply_temperature(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], temperature: float) -> None:
@@ -63,4 +83,36 @@ def apply_temperature(probabilities: NDArray[np.float32], tokens: NDArray[np.int
     np.power(probabilities, 1.0 / temperature, out=probabilities)
     sharpened = probabilities.sum(axis=-1, keepdims=True, dtype=np.float64)
     probabilities *= jump / np.maximum(sharpened, 1.0)
+    np.put_along_axis(probabilities, current, stay, axis=-1)
+
+
+def truncate(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], top_k: int, top_p: float) -> None:
+    """Leave, in place, only the likeliest jumps of each row, without changing how likely it is to jump.
+
+    First the top_k likeliest of the tokens y other than the current one; then, of these, the smallest set of likeliest
+    ones that holds at least the share top_p of their sum. What is as likely as the last of a set belongs to it. The
+    jumps that are left are scaled to the sum of all.
+
+    probabilities : float32 [rows, V], non-negative, need not be normalised; untouched at top_k = 0 and top_p = 1
+    tokens : int32 [rows], the current tokens
+    top_k : 1 or more, or 0 for all; top_p : 0 < top_p <= 1
+    """
+    if top_k == 0 and top_p == 1.0:
+        return
+    width = probabilities.shape[-1]
+    current = tokens[..., None]
+    stay = np.take_along_axis(probabilities, current, axis=-1)
+    np.put_along_axis(probabilities, current, 0.0, axis=-1)
+    jump = probabilities.sum(axis=-1, keepdims=True, dtype=np.float64)
+    if 0 < top_k < width:
+        least = np.partition(probabilities, width - top_k, axis=-1)[..., width - top_k, None]
+        probabilities[probabilities < least] = 0.0
+    if top_p < 1.0:
+        ordered = np.sort(probabilities, axis=-1)[..., ::-1]
+        for row, likeliest in zip(probabilities, ordered, strict=True):
+            sums = np.cumsum(likeliest, dtype=np.float64)
+            last = int(np.searchsorted(sums, top_p * sums[-1]))  # the sum up to it reaches the share
+            row[row < likeliest[min(last, width - 1)]] = 0.0
+    left = probabilities.sum(axis=-1, keepdims=True, dtype=np.float64)
+    probabilities *= np.divide(jump, left, out=np.zeros_like(jump), where=left > 0.0)
     np.put_along_axis(probabilities, current, stay, axis=-1)

@@ -14,17 +14,21 @@ from fastsedd.diffusion.noise import Noise
 class Step:
     """One reverse step: the score is asked at total noise ``sigma``, and ``dsigma`` of it is removed.
 
-    Raises ValueError unless 0 < dsigma <= sigma < infinity.
+    rate_dt : dt times the rate of noise at the step's beginning: dsigma to first order in dt, which is Euler's step
+    Raises ValueError unless 0 < dsigma <= sigma < infinity and 0 < rate_dt < infinity.
     """
 
     sigma: float
     dsigma: float
+    rate_dt: float
 
     def __post_init__(self) -> None:
         if not 0.0 < self.dsigma <= self.sigma < math.inf:
             raise ValueError(
                 f"dsigma is {self.dsigma} and sigma is {self.sigma}, allowed: 0 < dsigma <= sigma < infinity"
             )
+        if not 0.0 < self.rate_dt < math.inf:
+            raise ValueError(f"rate_dt is {self.rate_dt}, allowed: 0 < rate_dt < infinity")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def uniform_grid(noise: Noise, steps: int, eps: float = 1e-5) -> TimeGrid:
         raise ValueError(f"steps is {steps}, allowed: 1 or more")
     if not 0.0 < eps < 1.0:
         raise ValueError(f"eps is {eps}, allowed: 0 < eps < 1")
-    sigma = noise.total(np.linspace(1.0, eps, steps + 1))
-    dsigma = sigma[:-1] - sigma[1:]
-    predictor = tuple(Step(float(total), float(step)) for total, step in zip(sigma[:-1], dsigma, strict=True))
-    return TimeGrid(predictor, Step(float(sigma[-1]), float(sigma[-1])))
+    times = np.linspace(1.0, eps, steps + 1)
+    sigma, rate = noise.total(times), noise.rate(times)
+    dsigma, dt = sigma[:-1] - sigma[1:], (1.0 - eps) / steps
+    predictor = tuple(Step(*map(float, each)) for each in zip(sigma[:-1], dsigma, rate[:-1] * dt, strict=True))
+    return TimeGrid(predictor, Step(float(sigma[-1]), float(sigma[-1]), float(rate[-1] * eps)))

@@ -1,4 +1,4 @@
-"""Networks: (tokens, sigma) -> log score. They call kernels and know nothing of diffusion."""
+"""Networks: (tokens, sigma) -> log scores, or draws. They call kernels and know nothing of diffusion."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
+from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, chunks
 from fastsedd.models.network import Precision
-from fastsedd.models.workspace import Workspace
+from fastsedd.models.workspace import Rows, Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
 
@@ -38,20 +38,25 @@ class _Block:
             precision.attention,
         )
 
-    def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
-        """scratch.x, in place."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        x, normed = scratch.x, scratch.normed
-        fk.layer_norm(x, self.ln_1, shift=shift, scale=scale, out=normed)
+    def attend(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
+        """From scratch.x to scratch.attended."""
+        shift, scale = modulation[:2]
+        normed = scratch.normed
+        fk.layer_norm(scratch.x, self.ln_1, shift=shift, scale=scale, out=normed)
         self.c_attn(normed, scratch.qkv)
         self.c_proj(attend(scratch, heads, self.attention, rotary=False), normed)
         # The second pass has the same weights and norm, and is not modulated.
         fk.layer_norm(normed, self.ln_1, out=normed)
         self.c_attn(normed, scratch.qkv)
-        self.c_proj(attend(scratch, heads, self.attention, rotary=False), x, gate=gate, residual=x)
-        fk.layer_norm(x, self.ln_2, shift=mlp_shift, scale=mlp_scale, out=normed)
-        self.mlp_fc(normed, scratch.hidden, activation="gelu")
-        self.mlp_proj(scratch.hidden, x, gate=mlp_gate, residual=x)
+        attend(scratch, heads, self.attention, rotary=False)
+
+    def finish(self, rows: Rows, modulation: list[NDArray[np.float32]]) -> None:
+        """rows.x, in place, once attended."""
+        gate, shift, scale, mlp_gate = modulation[2:]
+        self.c_proj(rows.attended, rows.x, gate=gate, residual=rows.x)
+        fk.layer_norm(rows.x, self.ln_2, shift=shift, scale=scale, out=rows.normed)
+        self.mlp_fc(rows.normed, rows.hidden, activation="gelu")
+        self.mlp_proj(rows.hidden, rows.x, gate=mlp_gate, residual=rows.x)
 
 
 class Annotated:
@@ -65,17 +70,23 @@ class Annotated:
         self._blocks = tuple(_Block.read(tensors, name, precision) for name in names)
         self._ln_f = tensors["transformer.ln_f.weight"]
         self._norm_final = tensors["lm_head.norm_final.weight"]
-        self._head = Linear.read(tensors, "lm_head.linear", precision.head)
+        self.head = Linear.read(tensors, "lm_head.linear", precision.head)
         adaln = [f"{name}.adaLN_modulation" for name in names]
         self._conditioning = Conditioning.read(tensors, [*adaln, "lm_head.adaLN_modulation"])
 
-    def run(self, scratch: Workspace) -> None:
+    def trunk(self, scratch: Workspace) -> None:
         """See `Network`."""
-        modulation = self._conditioning(scratch.sinusoids, self.config.width)
+        self._conditioning(scratch)
         fk.embedding(scratch.tokens, self._tokens, self._positions, out=scratch.x)
         for i, block in enumerate(self._blocks):
-            block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
-        shift, scale = modulation[CHUNKS * len(self._blocks) :]
-        normed = fk.layer_norm(scratch.x, self._ln_f, out=scratch.normed)
-        fk.layer_norm(normed, self._norm_final, shift=shift, scale=scale, out=normed)
-        self._head(normed, scratch.log_score)
+            if i > 0:
+                self._blocks[i - 1].finish(scratch.all_rows(), chunks(scratch, CHUNKS * (i - 1), CHUNKS))
+            block.attend(scratch, chunks(scratch, CHUNKS * i, CHUNKS), self.config.heads)
+
+    def finish(self, scratch: Workspace, rows: Rows) -> NDArray[np.float32]:
+        """See `Network`."""
+        end = CHUNKS * len(self._blocks)
+        self._blocks[-1].finish(rows, chunks(scratch, end - CHUNKS, CHUNKS))
+        shift, scale = chunks(scratch, end, 2)
+        fk.layer_norm(rows.x, self._ln_f, out=rows.normed)
+        return fk.layer_norm(rows.normed, self._norm_final, shift=shift, scale=scale, out=rows.normed)

@@ -1,4 +1,8 @@
-"""Lou et al.'s network: a diffusion transformer with rotary positions, tanh GELU and a head scaled by sigma."""
+"""Lou et al.'s network, a diffusion transformer with rotary positions and tanh GELU, and those that keep its trunk.
+
+MDLM's (Sahoo et al. 2024) is the same under another name. RADD's (Ou et al. 2024) knows no noise: it has neither a
+noise embedding nor modulation, and its norms have biases.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.layers import Conditioning, Linear, Tensors, attend
+from fastsedd.models.layers import Conditioning, Linear, Norm, Tensors, attend, chunks
 from fastsedd.models.network import Precision
-from fastsedd.models.workspace import Workspace
+from fastsedd.models.workspace import Rows, Workspace
 
 CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
+
+Modulation = list[NDArray[np.float32]] | list[None]
 
 
 @dataclass(frozen=True)
 class _Block:
-    norm1: NDArray[np.float32]
-    norm2: NDArray[np.float32]
+    norm1: Norm
+    norm2: Norm
     attn_qkv: Linear
     attn_out: Linear
     mlp_in: Linear
@@ -29,8 +35,8 @@ class _Block:
     @classmethod
     def read(cls, tensors: Tensors, name: str, precision: Precision) -> _Block:
         return cls(
-            tensors[f"{name}.norm1.weight"],
-            tensors[f"{name}.norm2.weight"],
+            Norm.read(tensors, f"{name}.norm1"),
+            Norm.read(tensors, f"{name}.norm2"),
             Linear.read(tensors, f"{name}.attn_qkv", precision.blocks),
             Linear.read(tensors, f"{name}.attn_out", precision.blocks),
             Linear.read(tensors, f"{name}.mlp.0", precision.blocks),
@@ -38,16 +44,20 @@ class _Block:
             precision.attention,
         )
 
-    def __call__(self, scratch: Workspace, modulation: list[NDArray[np.float32]], heads: int) -> None:
-        """scratch.x, in place."""
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        x, normed = scratch.x, scratch.normed
-        fk.layer_norm(x, self.norm1, shift=shift, scale=scale, out=normed)
-        self.attn_qkv(normed, scratch.qkv)
-        self.attn_out(attend(scratch, heads, self.attention, rotary=True), x, gate=gate, residual=x)
-        fk.layer_norm(x, self.norm2, shift=mlp_shift, scale=mlp_scale, out=normed)
-        self.mlp_in(normed, scratch.hidden, activation="gelu_tanh")
-        self.mlp_out(scratch.hidden, x, gate=mlp_gate, residual=x)
+    def attend(self, scratch: Workspace, modulation: Modulation, heads: int) -> None:
+        """From scratch.x to scratch.attended."""
+        shift, scale = modulation[:2]
+        self.norm1(scratch.x, scratch.normed, shift, scale)
+        self.attn_qkv(scratch.normed, scratch.qkv)
+        attend(scratch, heads, self.attention, rotary=True)
+
+    def finish(self, rows: Rows, modulation: Modulation) -> None:
+        """rows.x, in place, once attended."""
+        gate, shift, scale, mlp_gate = modulation[2:]
+        self.attn_out(rows.attended, rows.x, gate=gate, residual=rows.x)
+        self.norm2(rows.x, rows.normed, shift, scale)
+        self.mlp_in(rows.normed, rows.hidden, activation="gelu_tanh")
+        self.mlp_out(rows.hidden, rows.x, gate=mlp_gate, residual=rows.x)
 
 
 class DDiT:
@@ -55,20 +65,31 @@ class DDiT:
 
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config = config
-        names = [f"blocks.{i}" for i in range(config.blocks)]
-        self._tokens = tensors["vocab_embed.embedding"]
+        prefix = config.tensor_prefix
+        names = [f"{prefix}blocks.{i}" for i in range(config.blocks)]
+        self._tokens = tensors[f"{prefix}vocab_embed.embedding"]
         self._blocks = tuple(_Block.read(tensors, name, precision) for name in names)
-        self._norm_final = tensors["output_layer.norm_final.weight"]
-        self._head = Linear.read(tensors, "output_layer.linear", precision.head)
-        adaln = [f"{name}.adaLN_modulation" for name in names]
-        self._conditioning = Conditioning.read(tensors, [*adaln, "output_layer.adaLN_modulation"])
+        self._norm_final = Norm.read(tensors, f"{prefix}output_layer.norm_final")
+        self.head = Linear.read(tensors, f"{prefix}output_layer.linear", precision.head)
+        adaln = [f"{name}.adaLN_modulation" for name in (*names, f"{prefix}output_layer")]
+        self._conditioning = Conditioning.read(tensors, adaln, prefix) if config.modulations else None
 
-    def run(self, scratch: Workspace) -> None:
+    def trunk(self, scratch: Workspace) -> None:
         """See `Network`."""
-        modulation = self._conditioning(scratch.sinusoids, self.config.width)
+        if self._conditioning is not None:
+            self._conditioning(scratch)
         fk.embedding(scratch.tokens, self._tokens, out=scratch.x)
         for i, block in enumerate(self._blocks):
-            block(scratch, modulation[CHUNKS * i : CHUNKS * (i + 1)], self.config.heads)
-        shift, scale = modulation[CHUNKS * len(self._blocks) :]
-        fk.layer_norm(scratch.x, self._norm_final, shift=shift, scale=scale, out=scratch.normed)
-        self._head(scratch.normed, scratch.log_score)
+            if i > 0:
+                self._blocks[i - 1].finish(scratch.all_rows(), self._modulation(scratch, CHUNKS * (i - 1)))
+            block.attend(scratch, self._modulation(scratch, CHUNKS * i), self.config.heads)
+
+    def finish(self, scratch: Workspace, rows: Rows) -> NDArray[np.float32]:
+        """See `Network`."""
+        end = CHUNKS * len(self._blocks)
+        self._blocks[-1].finish(rows, self._modulation(scratch, end - CHUNKS))
+        shift, scale = self._modulation(scratch, end, 2)
+        return self._norm_final(rows.x, rows.normed, shift, scale)
+
+    def _modulation(self, scratch: Workspace, first: int, count: int = CHUNKS) -> Modulation:
+        return [None] * count if self._conditioning is None else chunks(scratch, first, count)

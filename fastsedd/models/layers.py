@@ -1,4 +1,4 @@
-"""The layers that both architectures are built of: packed once when a model is loaded, read-only afterwards."""
+"""The layers that the architectures are built of: packed once when a model is loaded, read-only afterwards."""
 
 from __future__ import annotations
 
@@ -45,6 +45,27 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A layer norm's weight, with its bias, if it has one."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str) -> Norm:
+        return cls(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+    def __call__(
+        self,
+        x: NDArray[np.float32],
+        out: NDArray[np.float32],
+        shift: NDArray[np.float32] | None = None,
+        scale: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        return fk.layer_norm(x, self.weight, self.bias, shift, scale, out=out)
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Total noise to all the shifts, scales and gates of a network: the sigma embedding, then every adaLN layer.
 
@@ -56,18 +77,24 @@ class Conditioning:
     modulation: Linear
 
     @classmethod
-    def read(cls, tensors: Tensors, adaln_layers: Sequence[str]) -> Conditioning:
+    def read(cls, tensors: Tensors, adaln_layers: Sequence[str], prefix: str = "") -> Conditioning:
         return cls(
-            Linear.read(tensors, "sigma_map.mlp.0"),
-            Linear.read(tensors, "sigma_map.mlp.2"),
+            Linear.read(tensors, f"{prefix}sigma_map.mlp.0"),
+            Linear.read(tensors, f"{prefix}sigma_map.mlp.2"),
             Linear.stack(tensors, adaln_layers),
         )
 
-    def __call__(self, sinusoids: NDArray[np.float32], width: int) -> list[NDArray[np.float32]]:
-        """[S, FREQUENCIES] to a list of [S, 1, width], in the order of the adaLN layers and of their chunks."""
-        embedded = self.second(self.first(sinusoids, activation="silu"), activation="silu")
-        chunks = self.modulation(embedded).reshape(len(sinusoids), -1, width)
-        return [chunks[:, None, i] for i in range(chunks.shape[1])]
+    def __call__(self, scratch: Workspace) -> None:
+        """From scratch.sinusoids to scratch.modulation, in the order of the adaLN layers and of their chunks."""
+        embedded = self.second(self.first(scratch.sinusoids, activation="silu"), activation="silu")
+        self.modulation(embedded, scratch.modulation)
+
+
+def chunks(scratch: Workspace, first: int, count: int) -> list[NDArray[np.float32]]:
+    """`count` of the shifts, scales and gates in scratch.modulation, each [S, 1, width]; or [1, width] if S is 1."""
+    width = scratch.x.shape[-1]
+    parts = scratch.modulation.reshape(len(scratch.modulation), -1, width)[:, None]
+    return [parts[0, :, i] if len(parts) == 1 else parts[:, :, i] for i in range(first, first + count)]
 
 
 def heads_of(qkv: NDArray[np.float32], heads: int) -> tuple[NDArray[np.float32], ...]:

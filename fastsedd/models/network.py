@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd.config import ModelConfig
-from fastsedd.models.workspace import Workspace
+from fastsedd.models.layers import Linear
+from fastsedd.models.workspace import Rows, Workspace
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -53,13 +56,21 @@ def _unit(dtype: str) -> str:
 
 class Network(Protocol):
     """An architecture with its weights: immutable once built, so that several threads may run it, each in memory of
-    its own."""
+    its own. Both methods run kernels alone: they are recorded.
+
+    head : from the width to a logit for each state. What needs the noise itself, or is known by definition, is added
+    to logits afterwards (`Forward`).
+    """
 
     @property
     def config(self) -> ModelConfig: ...
 
-    def run(self, scratch: Workspace) -> None:
-        """From scratch.tokens and scratch.sinusoids to scratch.log_score, by kernels alone: it is recorded.
+    @property
+    def head(self) -> Linear: ...
 
-        What needs the noise itself, or is zero by definition, is added afterwards (`Forward`).
-        """
+    def trunk(self, scratch: Workspace) -> None:
+        """From scratch.tokens and scratch.sinusoids to scratch.x and scratch.attended, in which the last block has
+        attended: no position needs another one from there on."""
+
+    def finish(self, scratch: Workspace, rows: Rows) -> NDArray[np.float32]:
+        """The rest of the last block and the last norm: what the head multiplies, in rows.normed."""

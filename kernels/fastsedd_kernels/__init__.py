@@ -19,11 +19,12 @@ from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
 from fastsedd_kernels.replay import Recording, profile, record
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
-from fastsedd_kernels.sampling.api import sample_categorical
+from fastsedd_kernels.sampling.api import Law, sample_categorical, sample_linear, sums_needed, uniform
 
 __all__ = [
     "DEFAULT_LIMITS",
     "CpuInfo",
+    "Law",
     "PackedWeight",
     "Recording",
     "aligned_empty",
@@ -45,10 +46,13 @@ __all__ = [
     "record",
     "rotary",
     "sample_categorical",
+    "sample_linear",
     "set_num_threads",
     "silu",
     "softmax",
     "strassen_matmul",
+    "sums_needed",
     "threading_layer",
     "tune",
+    "uniform",
 ]

@@ -36,6 +36,7 @@ ENTRIES = [
     entry("epilogue", [64, 384, 1152], 1.1e-3, {"bare": 1e-3}, name="bias"),
     entry("matmul", [10, 10, 10], 1e-6, {"OpenBLAS": 1e-6}, transposed=True),
     entry("forward", [8, 8, 8], 2e-3, {"OpenVINO": 3e-3}, model="annotated", batch=4),
+    entry("generate", [8, 8, 8], 0.5, {"PyTorch eager": 1.25}, model="SEDD small", task="step", batch=1),
     entry("attention", [1, 2, 3, 4], 1e-6, {"PyTorch SDPA": 2e-6}),
     {
         "kind": "quality",

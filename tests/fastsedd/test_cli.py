@@ -188,6 +188,9 @@ def test_json_is_an_object_a_line(model: FakeModel) -> None:
         ("--draw", "official", "official"),
         ("--prefix", "ROMEO:", "ROMEO:"),
         ("--suffix", "exit", "exit"),
+        ("--predictor", "euler", "euler"),
+        ("--top-k", "20", 20),
+        ("--top-p", "0.9", 0.9),
     ],
 )
 def test_an_option_reaches_the_model(model: FakeModel, option: str, value: str, expected: object) -> None:
@@ -197,7 +200,27 @@ def test_an_option_reaches_the_model(model: FakeModel, option: str, value: str, 
 
 def test_what_is_not_given_is_left_to_the_model(model: FakeModel) -> None:
     run("generate")
-    assert all(model.requests[0][name] is None for name in ("steps", "length", "batch_size", "temperature"))
+    optional = ("steps", "length", "batch_size", "temperature", "predictor")
+    assert all(model.requests[0][name] is None for name in optional)
+    assert "template" not in model.requests[0]
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_template_is_read_as_it_stands(model: FakeModel, tmp_path: Path, from_file: bool) -> None:
+    text = "ROMEO:\n{{40}} Ünd\n\n"
+    file = tmp_path / "scene.txt"
+    file.write_text(text, encoding="utf-8")
+    arguments = ["generate", "--template", str(file) if from_file else "-"]
+    assert CliRunner().invoke(cli.main, arguments, input=None if from_file else text).exit_code == 0
+    assert model.requests[0]["template"] == text
+
+
+def test_a_template_that_is_no_text_or_no_file_is_refused(model: FakeModel, tmp_path: Path) -> None:
+    file = tmp_path / "scene.txt"
+    file.write_bytes(b"ab\xff")
+    result = run("generate", "--template", str(file))
+    assert result.exit_code == 1 and "is not UTF-8: byte 0xff at 2" in result.stderr
+    assert run("generate", "--template", str(tmp_path / "missing")).exit_code == 1
 
 
 @pytest.mark.parametrize("command", ["generate", "inspect"])

@@ -37,17 +37,25 @@ def test_head_dim(make_config: MakeConfig) -> None:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    architecture=st.sampled_from(["annotated", "ddit"]),
-    graph=st.sampled_from(["absorb", "uniform"]),
+    kind=st.sampled_from(
+        [
+            ("annotated", "absorb"),
+            ("annotated", "uniform"),
+            ("ddit", "absorb"),
+            ("ddit", "uniform"),
+            ("mdlm", "absorb"),
+            ("radd", "absorb"),
+        ]
+    ),
     sizes=st.fixed_dictionaries(
         {name: st.integers(2, 40) for name in ("tokens", "blocks", "cond_dim", "length")}
         | {"width": st.sampled_from([8, 24, 64])}
     ),
 )
 def test_parameters_are_those_of_the_layout(
-    make_config: MakeConfig, architecture: str, graph: str, sizes: dict[str, int]
+    make_config: MakeConfig, kind: tuple[str, str], sizes: dict[str, int]
 ) -> None:
-    config = make_config(architecture, graph, characters=None, **sizes)
+    config = make_config(*kind, characters=None, **sizes)
     assert config.parameters == sum(math.prod(shape) for shape in layout.shapes(config).values())
 
 
@@ -91,7 +99,7 @@ def test_configs_are_frozen(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architecture": "mdlm"}, "architecture is 'mdlm'"),
+        ({"architecture": "gpt"}, "architecture is 'gpt'"),
         ({"graph": "ring\n"}, "graph is 'ring\\n'"),
         ({"tokens": 1, "characters": None}, "tokens is 1"),
         ({"tokens": (1 << 20) + 1, "characters": None}, "tokens is 1048577"),
@@ -144,3 +152,9 @@ def test_steps_that_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_temperatures_that_are_refused(temperature: float) -> None:
     assert "generation.temperature is" in refusal(GenerationConfig, temperature=temperature)
+
+
+def test_networks_that_predict_the_clean_token_are_absorbing(make_config: MakeConfig) -> None:
+    assert make_config("mdlm").normalised and make_config("radd").normalised and not make_config("ddit").normalised
+    assert "graph is 'uniform'" in refusal(make_config, "mdlm", "uniform")
+    assert "time_conditioning is false" in refusal(make_config, "ddit", time_conditioning=False)

@@ -12,8 +12,10 @@ import pytest
 
 import fastsedd
 
+MODELS = [("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform"), ("mdlm", "absorb"), ("radd", "absorb")]
 
-@pytest.fixture(params=[("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform")], ids=lambda p: "-".join(p))
+
+@pytest.fixture(params=MODELS, ids="-".join)
 def folder(request, write_checkpoint, make_config):
     return write_checkpoint(make_config(*request.param))
 
@@ -75,6 +77,67 @@ def test_prefix_and_suffix_are_kept(model, draw: str) -> None:
         assert text.startswith("abc") and text.endswith("dd\n")
 
 
+ASKED = [
+    {},
+    {"draw": "official"},
+    {"predictor": "euler"},
+    {"top_k": 2},
+    {"top_p": 0.7, "temperature": 0.8},
+    {"temperature": 1.5, "batch_size": 2},
+]
+
+
+@pytest.mark.parametrize("options", ASKED, ids=str)
+def test_given_characters_stay_in_their_places(model, options: dict) -> None:
+    """In every state: what is given is never noise, and what is not is a token in the end."""
+    ids = {character: i for i, character in enumerate(model.config.characters)}
+    given = {0: "a", 3: "d", 4: "d", 11: "\n"}
+    fixed = {position: ids[character] for position, character in given.items()}
+    states: list[np.ndarray] = []
+    result = model.generate(
+        fixed=fixed,
+        num_samples=3,
+        steps=6,
+        seed=0,
+        on_step=lambda step, steps, tokens: states.append(tokens),
+        **options,
+    )
+    for tokens in (*states, result.tokens):
+        assert (tokens[:, list(fixed)] == list(fixed.values())).all()
+    array = np.full(12, -1)
+    array[list(fixed)] = list(fixed.values())
+    assert model.generate(fixed=array, num_samples=3, steps=6, seed=0, **options).texts == result.texts
+    filled = model.generate(template="a{{2}}dd{{}}\n", num_samples=3, steps=6, seed=0, **options)
+    assert filled.texts == result.texts
+
+
+def test_a_template_without_an_open_gap_decides_the_length(model) -> None:
+    (text,) = model.generate(template="ab{{3}}c", steps=2, seed=1).texts
+    assert len(text) == 6 and text.startswith("ab") and text.endswith("c")
+    (whole,) = model.generate(template="abcd", steps=2).texts
+    assert whole == "abcd"
+
+
+def test_predictors_and_truncation_are_the_requests_own(model) -> None:
+    def texts(**options: object) -> list[str]:
+        return model.generate(num_samples=8, steps=6, seed=2, **options).texts
+
+    assert texts(top_k=model.config.tokens, draw="exact") != texts(top_k=1)
+    assert texts(top_k=2, batch_size=3) == texts(top_k=2)
+    if model.config.noise.type != "loglinear":  # under which both take the same step from a calibrated network
+        assert texts(predictor="euler") != texts(predictor="analytic")
+    default = "ddpm" if model.config.architecture == "mdlm" else "analytic"
+    assert texts() == texts(predictor=default)
+
+
+def test_ddpm_is_for_networks_that_predict_the_clean_token(model) -> None:
+    if model.config.normalised:
+        model.generate(predictor="ddpm", steps=2, seed=0)
+    else:
+        with pytest.raises(ValueError, match="predictor is 'ddpm', allowed for this model: 'analytic', 'euler'"):
+            model.stream(predictor="ddpm")
+
+
 def test_on_step_sees_every_state(model) -> None:
     seen = []
     model.generate(steps=4, seed=0, length=9, on_step=lambda step, steps, tokens: seen.append((step, steps, tokens)))
@@ -116,6 +179,20 @@ def test_the_checkpoints_own_defaults(write_checkpoint, make_config) -> None:
         ({"suffix": "?"}, "suffix: character '?'"),
         ({"prefix": "a" * 13}, "prefix and suffix have 13 and 0 tokens"),
         ({"prefix": "a" * 7, "suffix": "b" * 6}, "prefix and suffix have 7 and 6 tokens"),
+        ({"template": "a{{20}}"}, "template has a gap of 20 tokens, allowed: 12"),
+        ({"template": "ab{{6}}cd{{6}}"}, "template has 16 tokens, allowed: 1 to 12"),
+        ({"template": "ab{{3}}", "length": 9}, "template has 5 tokens, allowed: 9, the length, or a gap {{}}"),
+        ({"template": "{{}}a{{}}"}, "template has 2 gaps {{}}"),
+        ({"template": ""}, "template has 0 tokens"),
+        ({"template": "a?{{}}"}, "template: character '?'"),
+        ({"template": "a{{}}", "suffix": "b"}, "template is given with a prefix or a suffix"),
+        ({"fixed": {12: 0}}, "fixed has position 12, allowed: 0 to 11"),
+        ({"fixed": {1: 5}}, "fixed has token 5, allowed: 0 to 4"),
+        ({"fixed": np.zeros(3, int)}, "fixed is int64 (3,), must be integers (12,)"),
+        ({"fixed": {0: 2}, "prefix": "a"}, "fixed has token 2 at position 0, where the text has 1"),
+        ({"predictor": "tweedie"}, "predictor is 'tweedie'"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
     ],
 )
 def test_bad_arguments(model, arguments: dict, words: str) -> None:

@@ -20,7 +20,10 @@ from fastsedd.models import reference
 TEXT = "abcd\nabba\ndada\ncab\nbad\nabcdabcd\n"  # 32 tokens: two windows of 12, and a rest of 8
 
 
-@pytest.fixture(params=[("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform")], ids=lambda p: "-".join(p))
+MODELS = [("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform"), ("mdlm", "absorb"), ("radd", "absorb")]
+
+
+@pytest.fixture(params=MODELS, ids="-".join)
 def config(request, make_config):
     return make_config(*request.param)
 
@@ -214,3 +217,16 @@ def test_usage_errors(arguments: list[str]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Usage:")
+
+
+@pytest.mark.parametrize("architecture", ["mdlm", "radd"])
+def test_of_even_predictions_the_bound_is_the_surprise_of_any_token(
+    write_checkpoint, make_config, make_tensors, architecture: str
+) -> None:
+    config = make_config(architecture)
+    tensors = make_tensors(config)
+    for name in tensors:
+        if "output_layer.linear" in name:
+            tensors[name] = np.zeros_like(tensors[name])
+    result = fastsedd.load(write_checkpoint(config, tensors)).evaluate("abcdabcdabcd" * 20, times=64)
+    assert abs(result.nats - math.log(5)) < 4 * result.nats_error < 0.2

@@ -3,7 +3,8 @@
     out = residual + gate * activation(C)
 
 Each part is optional. A row passes through registers once, and the result goes to `out` here and nowhere else. The bias
-costs nothing: the sums of the products start from it.
+costs nothing: the sums of the products start from it. For a draw the tile itself is not kept, only what `panel_sums`
+takes of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fastsedd_kernels._simd import (
     store_vector,
 )
 from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
+from fastsedd_kernels.gemm.panel_sums import sum_tile
 from fastsedd_kernels.parallel import kernel
 
 IDENTITY = 0
@@ -42,7 +44,32 @@ ACTIVATIONS = {None: IDENTITY, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SIL
 # absent; or the empty tuple, for elements of any type. A row of the gate is for M / G rows of out; the residual may be
 # out itself. Of int8 it is (bias, activation, gate, residual, scales, corrections): the sums of bytes start from the
 # corrections, int32 for all columns of all panels, and times a row's factor and a column's scale they are C.
-_QUANTISED = 6
+# For a draw it is what `panel_sums` says, and out : [M, kinds of sums * panels].
+_QUANTISED, _SUMMED = 6, 5
+
+
+def columns_of(parts: Any, out: Any) -> int:
+    """How many columns of C there are."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(columns_of, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _columns_of(parts: Any, out: Any) -> Any:
+    if len(parts) == _SUMMED:
+        return lambda parts, out: parts[1]
+    return lambda parts, out: out.shape[1]
+
+
+def result_at(parts: Any, row: int, column: int, nr: int, out: Any) -> Any:
+    """Pointer to what is written of C from that row and that panel's first column on."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(result_at, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _result_at(parts: Any, row: Any, column: Any, nr: Any, out: Any) -> Any:
+    if len(parts) == _SUMMED:
+        return lambda parts, row, column, nr, out: pointer(out, row * (out.strides[0] // out.itemsize) + column // nr)
+    return lambda parts, row, column, nr, out: pointer(out, row * (out.strides[0] // out.itemsize) + column)
 
 
 def is_bare(parts: Any) -> bool:
@@ -54,7 +81,7 @@ def is_bare(parts: Any) -> bool:
 def _is_bare(parts: Any) -> Any:
     if len(parts) == 0:
         return lambda parts: True
-    if len(parts) == _QUANTISED:
+    if len(parts) in (_QUANTISED, _SUMMED):
         return lambda parts: False
     return lambda parts: parts[1] == IDENTITY and parts[2].size == 0 and parts[3].size == 0
 
@@ -83,23 +110,23 @@ def _bias(parts: Any, column: int, columns: int, edge: Any) -> Any:
     return bias.size > 0, source
 
 
-def residual_at(parts: Any, row: int, column: int, out: Any) -> Any:
-    """Pointer to the residual of an element of out, or to that element where there is none."""
+def residual_at(parts: Any, row: int, column: int, nr: int, out: Any) -> Any:
+    """Pointer to the residual of an element of out, or to what is written there where there is none."""
     raise NotImplementedError("for kernels only")
 
 
 @overload(residual_at, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _residual_at(parts: Any, row: Any, column: Any, out: Any) -> Any:
-    if len(parts) == 0:
-        return lambda parts, row, column, out: pointer(out, row * (out.strides[0] // out.itemsize) + column)
+def _residual_at(parts: Any, row: Any, column: Any, nr: Any, out: Any) -> Any:
+    if len(parts) in (0, _SUMMED):
+        return lambda parts, row, column, nr, out: result_at(parts, row, column, nr, out)
     return _residual
 
 
-def _residual(parts: Any, row: int, column: int, out: Any) -> Any:
+def _residual(parts: Any, row: int, column: int, nr: int, out: Any) -> Any:
     residual = parts[3]
     if residual.size > 0:
         return pointer(residual, row * out.shape[1] + column)
-    return pointer(out, row * (out.strides[0] // out.itemsize) + column)
+    return result_at(parts, row, column, nr, out)
 
 
 def place_of_sums(in_place: bool, result: Any, ldc: int, scratch: Any, nr: int) -> Any:
@@ -186,9 +213,7 @@ def _finish_tile(
     tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, factors: Any, parts: Any,
     out: Any,
 ) -> Any:  # fmt: skip
-    if len(parts) == 0:
-        return _copy
-    return _scale_and_apply if len(parts) == _QUANTISED else _apply
+    return {0: _copy, _QUANTISED: _scale_and_apply, _SUMMED: sum_tile}.get(len(parts), _apply)
 
 
 VECTOR = types.Array(float32, 1, "C", readonly=True)

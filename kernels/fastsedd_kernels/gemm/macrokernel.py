@@ -23,7 +23,17 @@ from numba import float32, float64, int32, types, uint32
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.gemm.arithmetic import UNROLL
-from fastsedd_kernels.gemm.epilogue import PARTS, VECTOR, bias_at, finish_tile, is_bare, place_of_sums, residual_at
+from fastsedd_kernels.gemm.epilogue import (
+    PARTS,
+    VECTOR,
+    bias_at,
+    columns_of,
+    finish_tile,
+    is_bare,
+    place_of_sums,
+    residual_at,
+    result_at,
+)
 from fastsedd_kernels.gemm.microkernel import (
     close_tiles,
     has_tiles,
@@ -90,7 +100,7 @@ def _multiply_panel(
     """
     nr, ldc = panels.shape[2], out.strides[0] // out.itemsize
     column = panel * nr
-    columns = min(nr, out.shape[1] - column)
+    columns = min(nr, columns_of(parts, out) - column)
     first, last = k == 0, k + depth == panels.shape[1]
     b = pointer(panels, (panel * panels.shape[1] + k) * nr)
     lanes = lanes_at(sums)
@@ -101,7 +111,7 @@ def _multiply_panel(
     lines = -(-UNROLL * nr // lanes_at(b) // tiles)  # with each group of k: the tiles together ask for all of B
     for tile in range(tiles):
         top, bottom = _tile(rows, tiles, tile, b)
-        result = pointer(out, (first_row + top) * ldc + column)
+        result = result_at(parts, first_row + top, column, nr, out)
         in_place = whole and not (has_tiles(b) and (bottom - top) % SIDE > 0)
         scratch = offset(sums, 0 if first and last else top * nr)
         target, stride = place_of_sums(in_place, result, ldc, scratch, nr)
@@ -112,7 +122,7 @@ def _multiply_panel(
             bottom - top, vectors, depth, offset(a, top * lda), lda, b, nr, target, stride,
             not first or biased or accumulate, start, step,
             offset(ahead, tile * lines * lanes_at(b) * (depth // UNROLL)), lines,
-            result, residual_at(parts, first_row + top, column, out), ldc,
+            result, residual_at(parts, first_row + top, column, nr, out), ldc,
         )  # fmt: skip
         if last and not in_place:
             finish_tile(
@@ -127,7 +137,7 @@ def multiply_rectangle(
     """One rectangle of out = epilogue([out +] x . B).
 
     x : [M, K], any strides where the panels have its dtype, else adjacent elements in a row; panels : see `packing`;
-    parts : see `epilogue`; out : [M, N], adjacent elements in a row
+    parts : see `epilogue`; out : [M, N], adjacent elements in a row, or [M, sums]
     """
     nr, depth = panels.shape[2], panels.shape[1]
     height = tile_rows(pointer(panels, 0))
@@ -179,6 +189,11 @@ def _kernel(element: Any, parts: Any) -> Kernel:
     return kernel(*signature, link=lambda: link_tile(element))(multiply_rectangle)
 
 
+_SUMMED = types.Tuple(
+    (VECTOR, types.intp, types.Array(int32, 1, "C", readonly=True), types.Array(float64, 1, "C", readonly=True),
+     types.boolean)
+)  # fmt: skip
+
 # By the dtype of the panels.
 MULTIPLY = {
     np.dtype(np.float32): _kernel(float32, types.Tuple(PARTS)),
@@ -186,3 +201,6 @@ MULTIPLY = {
     np.dtype(np.uint32): _kernel(uint32, types.Tuple(PARTS)),
     np.dtype(np.int32): _kernel(int32, types.Tuple((*PARTS, VECTOR, types.Array(int32, 1, "C", readonly=True)))),
 }
+
+# The same products, of which `panel_sums` keeps what a draw needs.
+SUM_PANELS = {np.dtype(np.float32): _kernel(float32, _SUMMED), np.dtype(np.uint32): _kernel(uint32, _SUMMED)}

@@ -1,18 +1,52 @@
-"""`sample_categorical`: arguments checked, rows flattened, one call down."""
+"""`sample_categorical`, `sample_linear` and `uniform`: arguments checked, rows flattened, calls down."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, as_integer, as_integers, check_apart, contiguous, output_like
+from fastsedd_kernels._arrays import (
+    aligned_empty,
+    as_array,
+    as_integer,
+    as_integers,
+    as_rows,
+    check_apart,
+    contiguous,
+    output_like,
+)
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.gemm.blocking import plan
+from fastsedd_kernels.gemm.macrokernel import SUM_PANELS
+from fastsedd_kernels.gemm.packing import PackedWeight
+from fastsedd_kernels.parallel import get_num_threads
 from fastsedd_kernels.recording import run
+from fastsedd_kernels.sampling.head import CHOOSE, NONE, fill_uniform
 from fastsedd_kernels.sampling.kernel import draw_rows, tasks_for
 
 METHODS = ("exact", "official")
+
+_NO_VECTOR = np.empty(0, np.float32)
+_TASKS_A_THREAD = 4  # of choices, which take some rows longer than others
+_ROWS_A_TASK = 4096  # of random numbers
+
+
+class Law(NamedTuple):
+    """How a row of logits l becomes a draw, where s_j = e^(l_j + log_scale) for each column but the row's own.
+
+    With A = sum_j s_j and t = floor (1 + A), column j weighs w_j = max(s_j - t, 0) and the row's own, c, weighs
+    max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
+    changes where a row jumps to, not how likely it is to jump. An infinite one takes the greatest.
+    """
+
+    log_scale: float = 0.0
+    floor: float = 0.0
+    stay: float = 0.0
+    slope: float = 0.0
+    sharpness: float = 1.0
 
 
 def sample_categorical(
@@ -38,7 +72,7 @@ def sample_categorical(
     p = as_array("probabilities", probabilities)
     if p.ndim == 0 or p.shape[-1] == 0:
         raise ValueError(f"probabilities has shape {p.shape}, must be [..., V] with V at least 1")
-    seed = as_integer("seed", seed, 0, 2**64 - 1, "0 to 2**64 - 1")
+    key = _as_seed(seed)[0]
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, allowed: {', '.join(map(repr, METHODS))}")
     out = output_like("out", out, p.shape[:-1], np.int32)
@@ -48,28 +82,131 @@ def sample_categorical(
     rows = contiguous(p).reshape(-1, p.shape[-1])
     flat = out.reshape(-1)
     draw_rows(
-        tasks_for(flat.size), rows, np.uint64(seed), _streams(offset, p.shape[:-1]), method == "official", flat
+        tasks_for(flat.size), rows, key, _streams("offset", offset, p.shape[:-1]), method == "official", flat
     )  # fmt: skip
-    run(_check_drawn, flat)
+    run(_check_drawn, flat, "probabilities", -1)
     return out
 
 
-def _check_drawn(drawn: NDArray[np.int32]) -> None:
-    if drawn.min() < 0:
-        raise ValueError(f"probabilities has no positive weight in row {int(drawn.argmin())}")
+def sample_linear(
+    x: ArrayLike,
+    weight: PackedWeight,
+    bias: ArrayLike | None = None,
+    *,
+    law: Law | NDArray[np.float64],
+    seed: int | NDArray[np.uint64],
+    streams: NDArray[Any],
+    current: NDArray[np.int32] | None = None,
+    columns: int | None = None,
+    sums: NDArray[np.float32] | None = None,
+    out: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
+    """Draw one of the outputs of x @ weight.T + bias for each row, without an array of them: see `Law`.
+
+    x : float32 [M, inputs]
+    weight : from `pack`, float32 or bfloat16; bias : float32 [outputs]
+    law : how logits weigh, or a float64 [5] of its fields, read when the kernel runs: a replay may find another one
+    seed : 0 to 2**64 - 1, or a uint64 [1], read likewise
+    streams : integers [M], a random stream a row. Equal logits, seed and stream give an equal draw, whatever the other
+        rows and the threads.
+    current : int32 [M], each row's own column, which is drawn where it stays; -1, or one beyond `columns`, is none of
+        them (under absorb, the mask). None: -1
+    columns : draw among that many, the first; None: all
+    sums : float32, for at least `sums_needed(weight, M)` values: scratch memory, overwritten; None allocates
+    out : int32 [M]
+    Weights are float64 of float32 logits, and numbers have 53 random bits. A replay must not find a law that is
+    sharpened where the recorded one was not. Raises ValueError for a bad argument, and for a row without a positive
+    weight or with a NaN.
+    """
+    rows = as_rows(as_array("x", x))
+    if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0:
+        packed = f"{weight.dtype}, strassen={weight.strassen}"
+        raise ValueError(f"weight is packed as {packed}, allowed: float32 or bfloat16, strassen=0")
+    outputs, inputs = weight.shape
+    if rows.ndim != 2 or rows.shape[1] != inputs:
+        raise ValueError(f"x has shape {rows.shape}, must be [M, {inputs}] for this weight")
+    columns = outputs if columns is None else columns
+    if not 1 <= columns <= outputs:
+        raise ValueError(f"columns is {columns}, allowed: 1 to {outputs}")
+    out = output_like("out", out, rows.shape[:1], np.int32)
+    if out.size == 0:
+        return out
+    own = np.full(out.shape, -1, np.int32) if current is None else current
+    if own.dtype != np.int32 or own.shape != out.shape:
+        raise ValueError(f"current is {own.dtype} {own.shape}, must be int32 {out.shape}")
+    added = _NO_VECTOR if bias is None else contiguous(as_array("bias", bias))
+    if added.shape not in ((0,), (outputs,)):
+        raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
+    numbers, key = _as_law(law), _as_seed(seed)
+    panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
+    sharpen = bool(numbers[4] != 1.0 and numbers[4] < math.inf)
+    width = (3 if sharpen else 2) * len(panels)
+    memory = aligned_empty((len(rows) * width,)) if sums is None else sums.reshape(-1)[: len(rows) * width]
+    if memory.size < len(rows) * width or memory.dtype != np.float32:
+        raise ValueError(
+            f"sums has {memory.size} values of {memory.dtype}, allowed: float32, {len(rows) * width} or more"
+        )
+    memory = memory.reshape(len(rows), width)
+    own, threads = contiguous(own), get_num_threads()
+    arranged = plan(threads, len(rows), panels.shape[1], len(panels), panels.dtype)
+    parts = (added, columns, own, numbers, sharpen)
+    SUM_PANELS[panels.dtype](arranged[0] * arranged[1], rows, panels, parts, memory, False, *arranged)
+    tasks = min(len(rows), _TASKS_A_THREAD * threads)
+    each = _streams("streams", streams, out.shape)
+    CHOOSE[panels.dtype](tasks, rows, panels, added, columns, own, numbers, key, each, memory, out, tasks)
+    run(_check_drawn, out, "x @ weight.T + bias", NONE)
+    return out
 
 
-def _streams(offset: int | NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint64]:
-    if isinstance(offset, (int, np.integer)):
-        first = as_integer("offset", offset, 0, 2**63 - 1, "0 to 2**63 - 1")
+def sums_needed(weight: PackedWeight, rows: int) -> int:
+    """How many float32 values `sample_linear` needs as scratch memory for that many rows and any law."""
+    return 3 * rows * len(weight.panels)
+
+
+def uniform(seed: int, streams: NDArray[Any]) -> NDArray[np.float64]:
+    """A number 0 <= u < 1 of 53 random bits for each stream, of a block that no draw uses: float64, as streams.
+
+    seed : 0 to 2**64 - 1; streams : integers, any shape
+    """
+    key = _as_seed(seed)[0]
+    out = np.empty(streams.shape)
+    if out.size:
+        tasks = -(-out.size // _ROWS_A_TASK)
+        fill_uniform(tasks, key, _streams("streams", streams, streams.shape), out.reshape(-1), tasks)
+    return out
+
+
+def _as_law(law: Law | NDArray[np.float64]) -> NDArray[np.float64]:
+    numbers = np.asarray(law, np.float64)
+    if numbers.shape != (len(Law._fields),):
+        raise ValueError(f"law has shape {numbers.shape}, must be a Law or ({len(Law._fields)},)")
+    return contiguous(numbers)
+
+
+def _as_seed(seed: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    if isinstance(seed, np.ndarray):
+        if seed.shape != (1,) or seed.dtype != np.uint64:
+            raise ValueError(f"seed is {seed.dtype} {seed.shape}, must be an integer or uint64 (1,)")
+        return seed
+    return np.array([as_integer("seed", seed, 0, 2**64 - 1, "0 to 2**64 - 1")], np.uint64)
+
+
+def _check_drawn(drawn: NDArray[np.int32], name: str, none: int) -> None:
+    if drawn.min() == none:
+        raise ValueError(f"{name} has no positive weight in row {int(drawn.argmin())}")
+
+
+def _streams(name: str, given: int | NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint64]:
+    if isinstance(given, (int, np.integer)):
+        first = as_integer(name, given, 0, 2**63 - 1, "0 to 2**63 - 1")
         return np.arange(first, first + math.prod(shape), dtype=np.uint64)
-    streams = as_integers("offset", offset)
+    streams = as_integers(name, given)
     if streams.shape != shape:
-        raise ValueError(f"offset is {streams.dtype} {streams.shape}, must be an integer or integers {shape}")
-    run(_check_streams, streams)
+        raise ValueError(f"{name} is {streams.dtype} {streams.shape}, must be an integer or integers {shape}")
+    run(_check_streams, name, streams)
     return contiguous(streams, np.uint64).reshape(-1)
 
 
-def _check_streams(streams: NDArray[Any]) -> None:
-    if streams.min() < 0:
-        raise ValueError(f"offset has {int(streams.min())}, allowed are 0 to 2**64 - 1")
+def _check_streams(name: str, streams: NDArray[Any]) -> None:
+    if streams.size and streams.min() < 0:
+        raise ValueError(f"{name} has {int(streams.min())}, allowed are 0 to 2**64 - 1")

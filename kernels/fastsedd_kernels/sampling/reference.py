@@ -1,9 +1,16 @@
-"""Philox and the exact draw in plain NumPy integers and float64: the truth for tests."""
+"""Philox and the exact draws in plain NumPy integers and float64: the truth for tests."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from fastsedd_kernels.sampling.api import Law
+
+Numbers = Iterator[tuple[float, float]]
 
 _WORD = 0xFFFFFFFF
 
@@ -26,3 +33,77 @@ def sample_categorical(probabilities: NDArray[np.float32], seed: int, offset: in
         bits = np.array(blocks, np.float64).reshape(-1)[: len(row)]
         drawn.append(int(np.argmax(row / -np.log1p(-(bits + 0.5) / 2**32))))
     return np.array(drawn, np.int32)
+
+
+def uniform_pair(seed: int, stream: int, block: int) -> tuple[float, float]:
+    """Two numbers of 53 random bits, 0 <= u < 1."""
+    a, b, c, d = philox(seed, stream, block)
+    return ((a << 32 | b) >> 11) * 2.0**-53, ((c << 32 | d) >> 11) * 2.0**-53
+
+
+def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer], law: Law) -> NDArray[np.float64]:
+    """What `sample_linear` draws, and with which probabilities: [M, N + 1] of logits [M, N]; the last is to stay.
+
+    Whatever its number, a row's own column has the probability to stay; itself it has none.
+    """
+    probabilities = np.zeros((len(logits), logits.shape[1] + 1))
+    for row, own, out in zip(np.asarray(logits, np.float64), current, probabilities, strict=True):
+        score = np.exp(row + law.log_scale)
+        if 0 <= own < len(row):
+            score[own] = 0.0
+        weights = np.maximum(score - law.floor * (1.0 + score.sum()), 0.0)
+        if 0 <= own < len(row):
+            weights[own] = 0.0
+        jump, stay = weights.sum(), max(law.stay - law.slope * score.sum(), 0.0)
+        if law.sharpness == np.inf:
+            sharpened = (np.arange(len(row)) == score.argmax()).astype(np.float64)
+        else:
+            sharpened = (weights / weights.max()) ** law.sharpness if jump > 0 else weights
+        if jump > 0:
+            out[:-1] = jump * sharpened / sharpened.sum()
+        out[-1] = stay
+        out /= out.sum()
+    return probabilities
+
+
+def sample_law(
+    logits: NDArray[np.float64], current: NDArray[np.integer], law: Law, seed: int, streams: NDArray[np.integer],
+    panel: int,
+) -> NDArray[np.int32]:  # fmt: skip
+    """`sample_linear` of logits [M, N], step by step, in panels of so many columns; without its sweeps."""
+    drawn = []
+    for row, own, stream in zip(np.asarray(logits, np.float64), current, streams, strict=True):
+        score = np.exp(row + law.log_scale)
+        if 0 <= own < len(row):
+            score[own] = 0.0
+        numbers = (uniform_pair(seed, int(stream), block) for block in itertools.count(1))
+        drawn.append(_draw_by_law(score, int(own), law, numbers, panel))
+    return np.array(drawn, np.int32)
+
+
+def _draw_by_law(score: NDArray[np.float64], own: int, law: Law, numbers: Numbers, panel: int) -> int:
+    total = score.sum()
+    threshold, stay = law.floor * (1.0 + total), max(law.stay - law.slope * total, 0.0)
+    while True:
+        if next(numbers)[0] * (stay + total) < stay:
+            return own
+        if law.floor == 0.0:
+            return _propose(score**law.sharpness, numbers, panel)
+        column = _propose(score, numbers, panel)
+        if next(numbers)[0] * score[column] >= score[column] - threshold:
+            continue
+        if law.sharpness == 1.0:
+            return column
+        while True:
+            column = _propose(score**law.sharpness, numbers, panel)
+            if next(numbers)[0] < max(1.0 - threshold / score[column], 0.0) ** law.sharpness:
+                return column
+
+
+def _propose(weights: NDArray[np.float64], numbers: Numbers, panel: int) -> int:
+    """A panel, then a column in it, in proportion to the weights."""
+    u, v = next(numbers)
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), panel))
+    first = int(np.searchsorted(np.cumsum(sums), u * sums.sum(), side="right")) * panel
+    inside = np.cumsum(weights[first : first + panel])
+    return first + int(np.searchsorted(inside, v * inside[-1], side="right"))

@@ -168,6 +168,15 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, words: st
     assert words in message and str(path) in message
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x3C80, 0x4B50])
+def test_a_header_may_be_as_long_as_another_formats_mark(tmp_path: Path, length: int) -> None:
+    """The length comes first: its bytes may be those that a pickle begins with, an HTML page or a zip archive."""
+    header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
+    content = length.to_bytes(8, "little") + header + np.arange(2, dtype="<f4").tobytes()
+    (tmp_path / "x.safetensors").write_bytes(content)
+    np.testing.assert_array_equal(safetensors_file.read(tmp_path / "x.safetensors")["x"].read("x"), [0, 1])
+
+
 def test_truncated_file(write_checkpoint, make_config) -> None:
     path = write_checkpoint(make_config()) / "model.safetensors"
     for length in (4, 100, len(path.read_bytes()) - 1):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from fastsedd_kernels import sample_categorical
+from fastsedd_kernels import Law, pack, sample_categorical, sample_linear
 from numpy.typing import NDArray
 
 from fastsedd.diffusion import sampler
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.sampler import Draw, LogScore, draw_streams, sample
+from fastsedd.diffusion.sampler import Choice, Draw, draw_streams, sample
 from fastsedd.diffusion.timegrid import Step, TimeGrid, uniform_grid
 
 TOKENS = 3
@@ -23,6 +23,39 @@ CASES: list[tuple[Graph, Noise]] = [(Uniform(TOKENS), Geometric(1e-3, 8.0)), (Ab
 
 both_graphs = pytest.mark.parametrize(("graph", "noise"), CASES)
 both_draws = pytest.mark.parametrize("draw", ["exact", "official"])
+
+
+LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
+
+
+class FromLogScore:
+    """A network that is a function from (tokens, sigma) to log scores [B, L, V]."""
+
+    def __init__(self, log_score: LogScore, graph: Graph, normalised: bool = False) -> None:
+        self.log_score, self.graph, self.normalised = log_score, graph, normalised
+        self.asked: list[tuple[float, int]] = []  # sigma, and about how many rows
+
+    def scores(self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        self.asked.append((sigma, len(rows)))
+        scores = self.log_score(tokens, sigma)
+        return scores.reshape(-1, scores.shape[-1])[rows]
+
+    def draw(
+        self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp], law: Law, seed: int,
+        streams: NDArray[np.uint64],
+    ) -> NDArray[np.int32]:  # fmt: skip
+        scores = self.scores(tokens, sigma, rows)
+        return sample_linear(
+            np.maximum(scores, -200.0), pack(np.eye(scores.shape[-1], dtype=np.float32)), law=law, seed=seed,
+            streams=streams, current=tokens.reshape(-1)[rows], columns=self.graph.tokens,
+        )  # fmt: skip
+
+    def log_scores(
+        self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        scores = self.scores(tokens, sigma, rows)
+        for first in range(0, len(rows), 50):
+            yield slice(first, min(first + 50, len(rows))), scores[first : first + 50]
 
 
 def transition_matrix(graph: Graph, sigma: float) -> NDArray[np.float64]:
@@ -73,7 +106,15 @@ def test_one_position_is_sampled_exactly_in_any_number_of_steps(
 ) -> None:
     data = np.array([0.6, 0.1, 0.3])
     grid = uniform_grid(noise, steps)
-    texts = sample(single_log_score(graph, data), graph, grid, indices=range(50000), length=1, seed=11, draw=draw)
+    texts = sample(
+        FromLogScore(single_log_score(graph, data), graph),
+        graph,
+        grid,
+        indices=range(50000),
+        length=1,
+        seed=11,
+        choice=Choice(draw=draw),
+    )
     assert chi_square(np.bincount(texts.ravel(), minlength=TOKENS), data) < chi_square_critical(TOKENS - 1)
 
 
@@ -81,7 +122,9 @@ def test_one_position_is_sampled_exactly_in_any_number_of_steps(
 def test_many_steps_reproduce_a_joint_distribution(graph: Graph, noise: Noise) -> None:
     # Two positions are drawn as if independent in each step: over 200 steps that bias is below what 20,000 texts show.
     grid = uniform_grid(noise, 200)
-    texts = sample(true_log_score(graph, JOINT), graph, grid, indices=range(20000), length=2, seed=12)
+    texts = sample(
+        FromLogScore(true_log_score(graph, JOINT), graph), graph, grid, indices=range(20000), length=2, seed=12
+    )
     counts = np.bincount(TOKENS * texts[:, 0] + texts[:, 1], minlength=TOKENS**2)
     assert chi_square(counts, JOINT.ravel()) < chi_square_critical(TOKENS**2 - 1)
 
@@ -89,8 +132,8 @@ def test_many_steps_reproduce_a_joint_distribution(graph: Graph, noise: Noise) -
 def test_fixed_positions_condition_the_others() -> None:
     graph = Absorb(TOKENS)
     fixed = np.array([1, -1], dtype=np.int32)
-    log_score, grid = true_log_score(graph, JOINT), uniform_grid(LogLinear(), 5)
-    texts = sample(log_score, graph, grid, indices=range(20000), length=2, seed=13, fixed=fixed)
+    network, grid = FromLogScore(true_log_score(graph, JOINT), graph), uniform_grid(LogLinear(), 5)
+    texts = sample(network, graph, grid, indices=range(20000), length=2, seed=13, fixed=fixed)
     assert (texts[:, 0] == 1).all()
     counts = np.bincount(texts[:, 1], minlength=TOKENS)
     assert chi_square(counts, JOINT[1] / JOINT[1].sum()) < chi_square_critical(TOKENS - 1)
@@ -100,7 +143,7 @@ def test_fixed_positions_condition_the_others() -> None:
 @both_draws
 def test_one_step_has_the_distribution_of_the_closed_form(graph: Graph, noise: Noise, draw: Draw) -> None:
     sigma, dsigma, rest = 1.5, 0.4, 1.1
-    grid = TimeGrid((Step(sigma, dsigma),), Step(rest, rest))
+    grid = TimeGrid((Step(sigma, dsigma, 0.3),), Step(rest, rest, 0.3))
     log_score = single_log_score(graph, np.array([0.5, 0.2, 0.3]))
     states = np.arange(graph.vocab_size, dtype=np.int32)
     score = np.exp(log_score(states[None], sigma)[0].astype(np.float64))
@@ -111,19 +154,32 @@ def test_one_step_has_the_distribution_of_the_closed_form(graph: Graph, noise: N
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         seen.append(tokens)
 
-    sample(log_score, graph, grid, indices=range(200000), length=1, seed=14, draw=draw, on_step=on_step)
+    sample(
+        FromLogScore(log_score, graph), graph, grid, indices=range(200000), length=1, seed=14, choice=Choice(draw=draw),
+        on_step=on_step,
+    )  # fmt: skip
 
     counts = np.bincount(seen[0].ravel(), minlength=graph.vocab_size)
     assert chi_square(counts, expected) < chi_square_critical(graph.vocab_size - 1)
 
 
 @both_graphs
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_a_text_depends_on_its_index_and_not_on_its_batch(graph: Graph, noise: Noise, temperature: float) -> None:
-    log_score, grid = true_log_score(graph, JOINT), uniform_grid(noise, 12)
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (0.5, 0), (0.7, 2)])
+def test_a_text_depends_on_its_index_and_not_on_its_batch(
+    graph: Graph, noise: Noise, temperature: float, top_k: int
+) -> None:
+    network, grid = FromLogScore(true_log_score(graph, JOINT), graph), uniform_grid(noise, 12)
 
     def texts(indices: Sequence[int], seed: int = 15) -> NDArray[np.int32]:
-        return sample(log_score, graph, grid, indices=indices, length=2, seed=seed, temperature=temperature)
+        return sample(
+            network,
+            graph,
+            grid,
+            indices=indices,
+            length=2,
+            seed=seed,
+            choice=Choice(temperature=temperature, top_k=top_k),
+        )
 
     batch = texts(range(64))
     np.testing.assert_array_equal(texts([41]), batch[[41]])
@@ -146,28 +202,93 @@ def test_on_step_sees_every_state_and_keeps_it(graph: Graph, noise: Noise) -> No
         assert not tokens.flags.writeable
         seen.append((step, steps, tokens, tokens.copy()))
 
-    texts = sample(log_score, graph, uniform_grid(noise, 6), indices=range(8), length=2, seed=17, on_step=on_step)
+    network = FromLogScore(log_score, graph)
+    texts = sample(network, graph, uniform_grid(noise, 6), indices=range(8), length=2, seed=17, on_step=on_step)
 
     assert [(step, steps) for step, steps, _, _ in seen] == [(step, 7) for step in range(1, 8)]
-    for (_, _, kept, copy), following in zip(seen, [*asked[1:], texts], strict=True):
+    assert len(asked) == 7 or isinstance(graph, Absorb)
+    for _, _, kept, copy in seen:
         np.testing.assert_array_equal(kept, copy)
+    for (_, _, kept, _), following in zip(seen, asked[1:], strict=False):
         np.testing.assert_array_equal(kept, following)
+    np.testing.assert_array_equal(seen[-1][2], texts)
+
+
+def zero_score(graph: Graph, size: float = 0.0) -> LogScore:
+    return lambda tokens, sigma: np.full((*tokens.shape, graph.vocab_size), size, dtype=np.float32)
 
 
 @both_graphs
-def test_the_network_runs_once_a_step_at_the_sigmas_of_the_grid(graph: Graph, noise: Noise) -> None:
-    grid = uniform_grid(noise, 5)
-    sigmas: list[float] = []
-
-    def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
-        sigmas.append(sigma)
-        return np.zeros((*tokens.shape, graph.vocab_size), dtype=np.float32)
-
-    texts = sample(log_score, graph, grid, indices=[0, 1], length=9, seed=18)
-    assert sigmas == [*(step.sigma for step in grid.predictor), grid.denoiser.sigma]
+@both_draws
+def test_the_network_runs_once_a_step_about_what_may_change(graph: Graph, noise: Noise, draw: Draw) -> None:
+    grid, fixed = uniform_grid(noise, 5), np.full(9, -1, np.int32)
+    fixed[2:5] = 1
+    network = FromLogScore(zero_score(graph, -0.5), graph)
+    states: list[NDArray[np.int32]] = []
+    texts = sample(
+        network, graph, grid, indices=[0, 1], length=9, seed=18, fixed=fixed, choice=Choice(draw=draw),
+        on_step=lambda step, steps, tokens: states.append(tokens),
+    )  # fmt: skip
+    sigmas = [*(step.sigma for step in grid.predictor), grid.denoiser.sigma]
+    free = np.broadcast_to(fixed < 0, (2, 9))
+    before = [np.full((2, 9), graph.vocab_size - 1, np.int32), *states[:-1]]
+    rows = [int((free & graph.changing(tokens)).sum()) for tokens in before]
+    assert network.asked == [(sigma, count) for sigma, count in zip(sigmas, rows, strict=True) if count]
     assert texts.shape == (2, 9)
     assert texts.dtype == np.int32
     assert ((texts >= 0) & (texts < TOKENS)).all()
+
+
+def clean_prediction(graph: Absorb, data: NDArray[np.float64]) -> LogScore:
+    """Log scores of a network that predicts the clean token, up to a constant a row, as `Forward.draw` has them."""
+
+    def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
+        scores = np.zeros((*tokens.shape, graph.vocab_size), np.float32)
+        scores[..., : graph.mask] = np.log(data) - math.log(math.expm1(sigma))
+        return scores
+
+    return log_score
+
+
+@both_draws
+@pytest.mark.parametrize("predictor", ["analytic", "euler"])
+def test_a_network_that_predicts_the_clean_token_is_asked_when_something_changes(predictor: str, draw: Draw) -> None:
+    """A step's chance to unmask is MDLM's and RADD's, and where nothing is unmasked no network runs."""
+    graph, data = Absorb(TOKENS), np.array([0.6, 0.1, 0.3])
+    grid = uniform_grid(LogLinear(), 40)
+    network = FromLogScore(clean_prediction(graph, data), graph, normalised=True)
+    states: list[NDArray[np.int32]] = []
+    texts = sample(
+        network, graph, grid, indices=range(40_000), length=1, seed=22, choice=Choice(predictor, draw=draw),
+        on_step=lambda step, steps, tokens: states.append(tokens),
+    )  # fmt: skip
+    assert chi_square(np.bincount(texts.ravel(), minlength=TOKENS), data) < chi_square_critical(TOKENS - 1)
+    masked = 40_000
+    for tokens, step in zip(states, grid.predictor, strict=False):
+        if predictor == "euler":
+            chance = step.rate_dt * math.exp(-step.sigma) / -math.expm1(-step.sigma)
+        else:
+            rest = step.sigma - step.dsigma
+            chance = (math.exp(-rest) - math.exp(-step.sigma)) / -math.expm1(-step.sigma)
+        left = int((tokens == graph.mask).sum())
+        spread = math.sqrt(masked * chance * (1.0 - chance)) if chance < 1.0 else 0.0
+        # The official noise sharpens, towards whichever is likelier.
+        assert draw == "official" or abs(masked - left - masked * min(chance, 1.0)) <= 5.0 * spread + 1e-6
+        masked = left
+
+    alone = FromLogScore(clean_prediction(graph, data), graph, normalised=True)
+    sample(alone, graph, grid, indices=[0], length=2, seed=23, choice=Choice(predictor))
+    assert len(alone.asked) <= 2 and all(count >= 1 for _, count in alone.asked)
+
+
+def test_ddpm_ends_with_the_likeliest_token() -> None:
+    graph = Absorb(TOKENS)
+    network = FromLogScore(clean_prediction(graph, np.array([0.3, 0.5, 0.2])), graph, normalised=True)
+    for choice in (Choice("ddpm"), Choice("ddpm", temperature=0.7), Choice("ddpm", top_k=2)):
+        texts = sample(
+            network, graph, TimeGrid((), Step(1.0, 1.0, 1.0)), indices=[0, 1], length=9, seed=1, choice=choice
+        )
+        assert (texts == 1).all()
 
 
 def test_the_denoiser_unmasks_what_the_predictor_left() -> None:
@@ -180,13 +301,16 @@ def test_the_denoiser_unmasks_what_the_predictor_left() -> None:
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         seen.append(tokens)
 
-    sample(log_score, graph, uniform_grid(LogLinear(), 3), indices=range(4), length=8, seed=20, on_step=on_step)
+    network = FromLogScore(log_score, graph)
+    sample(network, graph, uniform_grid(LogLinear(), 3), indices=range(4), length=8, seed=20, on_step=on_step)
     assert (seen[-2] == graph.mask).all()
     assert (seen[-1] < TOKENS).all()
 
 
-@both_draws
-def test_every_step_draws_by_the_method_asked_for(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", [Choice(draw="official"), Choice(top_k=2), Choice(top_p=0.8), Choice()])
+def test_rows_of_probabilities_are_seen_where_the_draw_needs_them(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     methods: list[str] = []
 
     def recording(*arguments: Any, method: str) -> NDArray[np.int32]:
@@ -194,9 +318,29 @@ def test_every_step_draws_by_the_method_asked_for(draw: Draw, monkeypatch: pytes
         return sample_categorical(*arguments, method=method)
 
     monkeypatch.setattr(sampler, "sample_categorical", recording)
-    graph, grid = Absorb(TOKENS), uniform_grid(LogLinear(), 3)
-    sample(true_log_score(graph, JOINT), graph, grid, indices=[0], length=2, seed=21, draw=draw)
-    assert methods == [draw] * len(grid)
+    graph, grid = Uniform(TOKENS), uniform_grid(Geometric(1e-3, 8.0), 3)
+    sample(
+        FromLogScore(true_log_score(graph, JOINT), graph), graph, grid, indices=[0], length=2, seed=21, choice=choice
+    )
+    assert methods == ([] if choice == Choice() else [choice.draw] * len(grid))
+
+
+@both_graphs
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "allowed"), [(2, 1.0, [0, 2]), (0, 0.8, [0, 2]), (1, 1.0, [0]), (3, 0.5, [0])]
+)
+def test_truncation_leaves_the_likeliest(
+    graph: Graph, noise: Noise, top_k: int, top_p: float, allowed: list[int]
+) -> None:
+    """One position whose data is 0.6, 0.1, 0.3, denoised in one step from the mask, or from its least likely token."""
+    log_score = single_log_score(graph, np.array([0.6, 0.1, 0.3]))
+    grid = TimeGrid((), Step(0.5, 0.5, 0.5))
+    network = FromLogScore(log_score, graph)
+    texts = sample(
+        network, graph, grid, indices=range(4000), length=1, seed=24, choice=Choice(top_k=top_k, top_p=top_p)
+    )  # fmt: skip
+    if isinstance(graph, Absorb):
+        assert set(texts.ravel()) == set(allowed)
 
 
 @both_graphs
@@ -211,7 +355,8 @@ def test_fixed_positions_are_never_seen_otherwise(graph: Graph, noise: Noise) ->
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         assert (tokens[:, given] == fixed[given]).all()
 
-    sample(log_score, graph, uniform_grid(noise, 8), indices=range(16), length=4, seed=19, fixed=fixed, on_step=on_step)
+    network = FromLogScore(log_score, graph)
+    sample(network, graph, uniform_grid(noise, 8), indices=range(16), length=4, seed=19, fixed=fixed, on_step=on_step)
 
 
 def test_streams_never_meet_at_the_edges_of_their_fields() -> None:
@@ -236,25 +381,33 @@ def test_streams_never_meet_at_the_edges_of_their_fields() -> None:
         ("length", 2**20 + 1),
         ("seed", -1),
         ("seed", 2**64),
-        ("draw", "greedy"),
-        ("temperature", 0.0),
-        ("temperature", math.inf),
-        ("temperature", math.nan),
         ("fixed", np.zeros(3, dtype=np.int32)),
         ("fixed", np.array([-2, 0], dtype=np.int32)),
         ("fixed", np.array([TOKENS, 0], dtype=np.int32)),
-        ("grid", TimeGrid((Step(1.0, 1e-9),) * (2**16 - 1), Step(1e-9, 1e-9))),
+        ("grid", TimeGrid((Step(1.0, 1e-9, 1.0),) * (2**16 - 1), Step(1e-9, 1e-9, 1.0))),
     ],
 )
 def test_a_bad_argument_is_named(argument: str, value: Any) -> None:
     graph = Absorb(TOKENS)
     arguments: dict[str, Any] = {"grid": uniform_grid(LogLinear(), 2), "indices": [0], "length": 2, "seed": 0}
     with pytest.raises(ValueError, match=argument):
-        sample(true_log_score(graph, JOINT), graph, **(arguments | {argument: value}))
+        sample(FromLogScore(true_log_score(graph, JOINT), graph), graph, **(arguments | {argument: value}))
 
 
-@pytest.mark.parametrize("scores", [np.zeros((1, 2, TOKENS), dtype=np.float32), np.zeros((1, 2, TOKENS + 1))])
-def test_a_log_score_of_another_shape_or_dtype_is_refused(scores: NDArray[Any]) -> None:
-    grid = uniform_grid(LogLinear(), 2)
-    with pytest.raises(ValueError, match="log_score"):
-        sample(lambda tokens, sigma: scores, Absorb(TOKENS), grid, indices=[0], length=2, seed=0)
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("predictor", "tweedie"),
+        ("draw", "greedy"),
+        ("temperature", 0.0),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", math.nan),
+    ],
+)
+def test_a_bad_choice_is_named(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{argument} is .*allowed"):
+        Choice(**{argument: value})

@@ -30,6 +30,7 @@ def test_each_step_takes_away_the_noise_of_one_dt(noise: Noise) -> None:
         t = 1.0 - k * dt
         assert step.sigma == pytest.approx(noise.total(t), rel=1e-13)
         assert step.dsigma == pytest.approx(noise.total(t) - noise.total(t - dt), rel=1e-12)
+        assert step.rate_dt == pytest.approx(dt * noise.rate(t), rel=1e-12)
 
 
 @pytest.mark.parametrize("noise", SCHEDULES)
@@ -55,4 +56,10 @@ def test_eps_outside_the_unit_interval_is_refused(eps: float) -> None:
 @pytest.mark.parametrize(("sigma", "dsigma"), [(1.0, 0.0), (1.0, 1.1), (math.inf, 1.0), (math.nan, 1.0), (1.0, -1.0)])
 def test_a_step_takes_away_some_noise_and_no_more_than_there_is(sigma: float, dsigma: float) -> None:
     with pytest.raises(ValueError, match="dsigma"):
-        Step(sigma, dsigma)
+        Step(sigma, dsigma, 1.0)
+
+
+@pytest.mark.parametrize("rate_dt", [0.0, -1.0, math.inf, math.nan])
+def test_a_step_has_a_rate(rate_dt: float) -> None:
+    with pytest.raises(ValueError, match="rate_dt"):
+        Step(1.0, 0.5, rate_dt)
