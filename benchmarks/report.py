@@ -260,32 +260,18 @@ def _strassen(entries: list[Entry]) -> str:
 
 ![Strassen](benchmarks/pictures/strassen.svg)
 
-{_strassen_table(found, [*LEVELS, "OpenBLAS"])}
+{_contest_table(found, [*LEVELS, "OpenBLAS"])}
 
 Of {len(found)} shapes, its own choice reaches {min(best):.2f} of the best of the three at least.
 
 **A layer whose weight was packed with the sums of its blocks**, one level (`fk.pack(weight, strassen=1)`), beside none
 and two:
 
-{_strassen_table(_of_kind(entries, "strassen layer"), ["classical", "two levels"])}
+{_contest_table(_of_kind(entries, "strassen layer"), ["classical", "two levels"])}
 
 **Accuracy**: the largest error of an element, in units of eps · max |A| · max |B|; in brackets, its bound.
 
 {_strassen_errors(_of_kind(entries, "strassen error"))}"""
-
-
-def _strassen_table(entries: list[Entry], others: list[str]) -> str:
-    header = ["M×K×N", "GFLOP/s", "of the peak", *(f"× {name}" for name in others)]
-    rows = [
-        [
-            _shape(entry),
-            f"{entry['work'] / entry['seconds'][OURS] / 1e9:.0f}",
-            _percent(entry["fraction"]),
-            *_ratios(entry, others),
-        ]
-        for entry in entries
-    ]
-    return _table(header, rows)
 
 
 def _strassen_errors(entries: list[Entry]) -> str:
@@ -300,8 +286,9 @@ def _strassen_errors(entries: list[Entry]) -> str:
     return _table(["dtype", "n", *LEVELS], rows)
 
 
-def _contest_table(entries: list[Entry]) -> str:
-    peers = _peers_in(entries)
+def _contest_table(entries: list[Entry], peers: Sequence[str] | None = None) -> str:
+    """peers : all that took part, if None"""
+    peers = _peers_in(entries) if peers is None else peers
     header = ["M×K×N", "GFLOP/s", "peak", *(f"× {name}" for name in peers)]
     rows = [
         [
