@@ -19,20 +19,27 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     """`value` as a NumPy array of one of `dtypes` (float32 if none is given), without a copy where it is one already.
 
     NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
-    Python numbers become the first dtype. Raises ValueError for another dtype: silent conversions cost a copy a call.
+    Python numbers become the first dtype. Raises ValueError for another dtype: silent conversions cost a copy a call;
+    and for what gives no such array: a tensor on another device, or one that requires a gradient.
     """
     if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes:
         return value  # the usual case, without a detour
     allowed = [np.dtype(dtype) for dtype in dtypes] or [np.dtype(np.float32)]
     if isinstance(value, (list, tuple, int, float)):
         return np.asarray(value, dtype=allowed[0])
-    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        array: NDArray[Any] = np.from_dlpack(value)  # type: ignore[arg-type]
-    else:
-        array = np.asarray(value)
+    array = _exported(name, value)
     if array.dtype not in allowed:
         raise ValueError(f"{name} has dtype {array.dtype}, allowed: {', '.join(str(dtype) for dtype in allowed)}")
     return array
+
+
+def _exported(name: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)  # type: ignore[arg-type]
+        return np.asarray(value)
+    except (BufferError, RuntimeError, TypeError) as error:  # each library's own way to say no
+        raise ValueError(f"{name} is {type(value).__name__}, which gives no NumPy array: {error}") from error
 
 
 def contiguous(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -59,18 +66,31 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDAr
     return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
+def as_output(name: str, out: Any) -> NDArray[Any]:
+    """`out` as an array of its own memory: itself, or that of a CPU tensor. ValueError if it gives none to write."""
+    if isinstance(out, np.ndarray):
+        array: NDArray[Any] = out
+    else:
+        array = _exported(name, out)
+        if array.flags.owndata:  # a copy, which nobody would see written
+            raise ValueError(f"{name} is {type(out).__name__}, must be a NumPy array, or share its memory as one")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} must be writable")
+    return array
+
+
 def output_like(
     name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
 ) -> NDArray[Any]:
     """A new array of that shape and dtype, or `out` if it is one: C-contiguous and writable. Else ValueError."""
     if out is None:
         return aligned_empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != shape:
-        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ValueError(f"{name} is {found}, must be a NumPy array of {np.dtype(dtype)} {shape}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"{name} must be C-contiguous and writable")
-    return out
+    array = as_output(name, out)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} {shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous")
+    return array
 
 
 def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:

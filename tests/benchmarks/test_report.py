@@ -35,6 +35,7 @@ ENTRIES = [
     entry("epilogue", [64, 384, 1152], 1.1e-3, {"bare": 1e-3}, name="bias"),
     entry("matmul", [10, 10, 10], 1e-6, {"OpenBLAS": 1e-6}, transposed=True),
     entry("forward", [8, 8, 8], 2e-3, {"OpenVINO": 3e-3}, model="annotated", batch=4),
+    entry("accelerate", [8, 8, 8], 50e-3, {"PyTorch": 80e-3}, model="BERT base", errors={"fastsedd": 2e-6}),
     entry("attention", [1, 2, 3, 4], 1e-6, {"PyTorch SDPA": 2e-6}),
     {
         "kind": "quality",
@@ -63,6 +64,7 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "| 64×384×1152 | bias | +10.0 % |" in text
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
     assert "| annotated | 4 | 2.0 | 1.50 |" in text
+    assert "| BERT base | 50.0 | 2.0e-06 | 1.60 |" in text
     assert "| int8 | 1.9000 ± 0.1000 | +0.01000 ± 0.00200 | 0.50 |" in text
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import aligned_empty, as_array
+from fastsedd_kernels._arrays import aligned_empty, as_array, as_output
 from fastsedd_kernels.parallel import get_num_threads, kernel
 
 _ANY = types.Array(float32, 4, "A", readonly=True)
@@ -53,10 +53,9 @@ def rotary(x: ArrayLike, base: float = 10000.0, out: NDArray[np.float32] | None 
     x = as_array("x", x)
     if x.ndim < 3 or x.shape[-1] % 2:
         raise ValueError(f"x has shape {x.shape}, must be [..., heads, length, dim] with an even dim")
-    if out is None:
-        out = aligned_empty(x.shape)
-    elif out.dtype != np.float32 or out.shape != x.shape or not out.flags.writeable:
-        raise ValueError(f"out is {out.dtype} {out.shape}, must be writable float32 {x.shape}")
+    out = aligned_empty(x.shape) if out is None else as_output("out", out)
+    if out.dtype != np.float32 or out.shape != x.shape:
+        raise ValueError(f"out is {out.dtype} {out.shape}, must be float32 {x.shape}")
     if x.size == 0:
         return out
     tasks = max(1, min(get_num_threads(), x.shape[-2], x.size // _ELEMENTS_A_TASK))
