@@ -146,11 +146,11 @@ def _accelerate(entries: list[Entry]) -> str:
     if not found:
         return ""
     text = (
-        "## Other people's models\n\n`fastsedd_kernels.torch.accelerate(model, dtype)` on models of transformers, batch 1, "
-        "random weights, against the\nuntouched model, each in a process of its own: "
-        "`pytest benchmarks/bench_accelerate.py`. In bfloat16 that runs under\nautocast, which casts the weights with each "
-        "call, or, in the second column, has cast them before.\nThe error is that of the result against PyTorch's float32, "
-        "relative to its norm.\n"
+        "## Other people's models\n\n`fastsedd_kernels.torch.accelerate(model, dtype)` on models of transformers, "
+        "batch 1, random weights, against the\nuntouched model, each in a process of its own: "
+        "`pytest benchmarks/bench_accelerate.py`. In bfloat16 that runs under\nautocast, which casts the weights "
+        "with each call, or, in the second column, has cast them before.\nThe error is that of the result against "
+        "PyTorch's float32, relative to its norm.\n"
     )
     for dtype in dict.fromkeys(entry["dtype"] for entry in found):
         rows = [entry for entry in found if entry["dtype"] == dtype]

@@ -177,6 +177,7 @@ def test_a_changed_weight_is_seen() -> None:
         parameter.mul_(0.5)
     model.load_state_dict(other.state_dict())
     assert error(model(*inputs), other(*inputs)) <= RELATIVE["float32"]
+    other.mlp.fc2.weight.mul_(-1)
     model.mlp.fc2 = other.mlp.fc2  # a module of its own, which is not swapped
     model.mlp.fc1.bias = nn.Parameter(other.mlp.fc1.bias + 1)
     other.mlp.fc1.bias.add_(1)

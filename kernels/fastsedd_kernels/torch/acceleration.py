@@ -63,6 +63,7 @@ class Acceleration:
         for module in self.model.modules():
             if isinstance(module.__dict__.get("forward"), Forward):
                 del module.forward
+        self.packs.clear()
 
     def __enter__(self) -> Acceleration:
         return self

@@ -20,7 +20,14 @@ import torch
 from torch import fx, nn
 
 from fastsedd_kernels.torch import tensors
-from fastsedd_kernels.torch.modules import ActivationForward, Forward, LayerNormForward, LinearForward, activation_of
+from fastsedd_kernels.torch.modules import (
+    ActivationForward,
+    Family,
+    Forward,
+    LayerNormForward,
+    LinearForward,
+    activation_of,
+)
 
 _NOTHING = (nn.Dropout, nn.Identity)
 _ADDITIONS = (operator.add, torch.add, operator.iadd)
@@ -83,10 +90,11 @@ class FusedForward(Forward):
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module)
         self.plan = plan
-        self._children = list(module.modules())[1:]
+        self._family = Family(module)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        if keywords or len(arguments) != len(self.plan.inputs) or not self._undisturbed(arguments):
+        fits = len(arguments) == len(self.plan.inputs) and all(isinstance(each, torch.Tensor) for each in arguments)
+        if keywords or not fits or not self._family.is_undisturbed():
             return self.original(*arguments, **keywords)
         values = dict(zip(self.plan.inputs, arguments, strict=True))
         try:
@@ -95,12 +103,6 @@ class FusedForward(Forward):
         except _Unfit:
             return self.original(*arguments)
         return values[self.plan.result]
-
-    def _undisturbed(self, arguments: tuple[Any, ...]) -> bool:
-        """Tensors come in, dropout is off, and nobody wants to see what passes between the children."""
-        return all(isinstance(each, torch.Tensor) for each in arguments) and not any(
-            child.training or child._forward_hooks or child._forward_pre_hooks for child in self._children
-        )
 
 
 def plan(module: nn.Module, forwards: dict[nn.Module, Forward]) -> Plan | None:

@@ -20,7 +20,7 @@ from torch import nn
 
 import fastsedd_kernels as fk
 from fastsedd_kernels.torch import tensors
-from fastsedd_kernels.torch.modules import Forward, Packed, Packs, activation_of, is_layer_norm, is_linear
+from fastsedd_kernels.torch.modules import Family, Forward, Packed, Packs, activation_of, is_layer_norm, is_linear
 from fastsedd_kernels.torch.scratch import Scratch
 
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}  # relative to the norm of the layer's own result
@@ -95,7 +95,7 @@ class LayerForward(Forward):
             raise AttributeError("a part of the layer is another than its name says")
         self._projections, self._output = packs.of(*projections), packs.of(output)
         self._up, self._down = packs.of(up), packs.of(down)
-        self._inside = list(module.modules())[1:]
+        self._family = Family(module)
 
     def __call__(self, x: Any, *arguments: Any, **keywords: Any) -> Any:
         given = [*arguments, *(value for name, value in keywords.items() if name not in _IGNORED)]
@@ -109,7 +109,7 @@ class LayerForward(Forward):
             isinstance(x, torch.Tensor)
             and tensors.usable(x, *self._projections.parameters)
             and x.ndim == 3
-            and not any(part.training or part._forward_hooks or part._forward_pre_hooks for part in self._inside)
+            and self._family.is_undisturbed()
         )
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules import module as every_module
 
 import fastsedd_kernels as fk
 from fastsedd_kernels.torch import tensors
@@ -74,6 +75,21 @@ class Forward:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self.original(*arguments, **keywords)
+
+
+class Family:
+    """A module and what is in it, for who computes with the parts without calling them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._members = [(each, tuple(each._modules.values())) for each in module.modules()]
+
+    def is_undisturbed(self) -> bool:
+        """Whether the parts are those they were, dropout is off, and nobody wants to see what passes between them."""
+        if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
+            return False
+        if any(tuple(each._modules.values()) != parts for each, parts in self._members):
+            return False
+        return not any(each.training or each._forward_hooks or each._forward_pre_hooks for each, _ in self._members[1:])
 
 
 class Packed:
@@ -139,6 +155,9 @@ class Packs:
         if modules not in self._made:
             self._made[modules] = Packed(modules, self.dtype)
         return self._made[modules]
+
+    def clear(self) -> None:
+        self._made.clear()
 
     @property
     def nbytes(self) -> int:
