@@ -115,7 +115,7 @@ class LayerForward(Forward):
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's result for hidden states [B, L, N]."""
         with tensors.plainly():
-            out = tensors.empty(x.shape)
+            out = torch.empty(x.shape)
             self._run(tensors.as_array(x), out.numpy())
             return out.to(x.dtype)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +11,6 @@ import fastsedd_kernels as fk
 # Of subclasses nobody knows what an operation means.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 DTYPES = (torch.float32, torch.bfloat16)
-_LARGE = 1 << 20  # elements
 
 # Every look at a tensor is a call of the active function mode (`functions`), which costs a microsecond: not in here.
 plainly = torch._C.DisableTorchFunction
@@ -45,13 +42,6 @@ def as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """A new float32 tensor. A large one is of NumPy's memory, which it asks the system for in huge pages."""
-    if math.prod(shape) < _LARGE:
-        return torch.empty(shape)
-    return torch.from_numpy(fk.aligned_empty(tuple(shape)))
-
-
 def linear(
     x: torch.Tensor,
     weight: fk.PackedWeight,
@@ -62,7 +52,7 @@ def linear(
     """`fk.linear`. The residual must have the result's shape and x's dtype."""
     with plainly():
         added = None if residual is None else as_array(residual)
-        out = empty((*x.shape[:-1], weight.shape[0]))
+        out = torch.empty((*x.shape[:-1], weight.shape[0]))
         fk.linear(as_array(x), weight, bias, activation, residual=added, out=out.numpy())
         return out.to(x.dtype)
 
@@ -73,7 +63,7 @@ def layer_norm(
     """`fk.layer_norm` over the last dimension."""
     with plainly():
         scale, shift = (None if part is None else as_array(part) for part in (weight, bias))
-        out = empty(x.shape)
+        out = torch.empty(x.shape)
         fk.layer_norm(as_array(x), scale, shift, eps=eps, out=out.numpy())
         return out.to(x.dtype)
 
@@ -81,7 +71,7 @@ def layer_norm(
 def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
     """`fk.gelu` or `fk.silu`; activation : as `fk.linear` names it."""
     with plainly():
-        out = empty(x.shape)
+        out = torch.empty(x.shape)
         if activation == "silu":
             fk.silu(as_array(x), out=out.numpy())
         else:
@@ -92,7 +82,7 @@ def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
 def softmax(x: torch.Tensor) -> torch.Tensor:
     """`fk.softmax`, over the last dimension."""
     with plainly():
-        out = empty(x.shape)
+        out = torch.empty(x.shape)
         fk.softmax(as_array(x), out=out.numpy())
         return out.to(x.dtype)
 
@@ -103,7 +93,7 @@ def attention(
     """`fk.attention` of [B, H, L, D], any strides; the result lies in memory as [B, L, H, D], as its user wants it."""
     with plainly():
         batch, heads, length, dim = query.shape
-        out = empty((batch, length, heads, dim)).transpose(1, 2)
+        out = torch.empty((batch, length, heads, dim)).transpose(1, 2)
         q, k, v = (as_array(each) for each in (query, key, value))
         fk.attention(q, k, v, scale, causal, out.numpy(), dtype)
         return out.to(query.dtype)
