@@ -24,7 +24,7 @@ def bench_forward(model: str, batch: int, dtype: str, record: Callable[..., None
     made: dict[str, engines.Process] = {}
     try:
         for name in (contest.OURS, *engines.available(dtype)):
-            made[name] = engines.Process(name, model, batch, dtype)
+            made[name] = engines.Process([name, model, batch, dtype])
             error = np.linalg.norm(made[name].result() - exact) / np.linalg.norm(exact)
             assert error <= (TOLERANCE if name == contest.OURS else OTHERS)[dtype], f"{name} is wrong: {error:.1e}"
         work = engines.flops(config, batch)

@@ -22,7 +22,7 @@ MOST_MEMORY = 600 << 20
 
 @pytest.mark.skipif(not engines.installed("torch"), reason="PyTorch, of the extra `engines`, is not installed")
 def bench_step(record: Callable[..., None]) -> None:
-    made = {name: engines.Process(name, MODEL, 1, "float32", "step") for name in (contest.OURS, "PyTorch eager")}
+    made = {name: engines.Process([name, MODEL, 1, "float32", "step"]) for name in (contest.OURS, "PyTorch eager")}
     try:
         ours, theirs = (np.count_nonzero(made[name].result() != engines.MODELS[MODEL].tokens) for name in made)
         # Both are binomial, and few of many: their difference has the variance of their sum.
@@ -37,8 +37,8 @@ def bench_step(record: Callable[..., None]) -> None:
 @pytest.mark.skipif("OpenVINO" not in engines.available("float32"), reason="OpenVINO and PyTorch are not installed")
 def bench_run(record: Callable[..., None]) -> None:
     made = {
-        contest.OURS: engines.Process(contest.OURS, MODEL, 1, "float32", "run"),
-        "OpenVINO": engines.Process("OpenVINO", MODEL, 1, "float32"),
+        contest.OURS: engines.Process([contest.OURS, MODEL, 1, "float32", "run"]),
+        "OpenVINO": engines.Process(["OpenVINO", MODEL, 1, "float32"]),
     }
     try:
         config = engines.MODELS[MODEL]

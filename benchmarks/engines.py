@@ -293,14 +293,16 @@ def available_cores() -> int:
 
 
 class Process:
-    """An engine in a process of its own. Raises RuntimeError with its last words if it ends before its time."""
+    """A script that calls `serve`, in a process of its own; its argument is JSON.
 
-    def __init__(self, engine: str, model: str, batch: int, dtype: str, task: str = "forward") -> None:
+    Raises RuntimeError with its last words if it ends before its time.
+    """
+
+    def __init__(self, argument: list[Any], script: str = __file__) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
-        arguments = [json.dumps([engine, model, batch, dtype, task])]
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            text=True,
+            [sys.executable, script, json.dumps(argument)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._errors, text=True,
         )  # fmt: skip
         self._ask("ready")
 
@@ -338,11 +340,11 @@ class Process:
         return answer
 
 
-def serve(engine: str, model: str, batch: int, dtype: str, task: str) -> None:
+def serve(prepare: Callable[[], Run]) -> None:
     """Answer the lines on standard input until it ends. What libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    run = prepare(engine, MODELS[model], batch, dtype, task)
+    run = prepare()
     import contest
 
     for line in sys.stdin:
@@ -363,4 +365,5 @@ def _peak_memory() -> int:
 
 
 if __name__ == "__main__":
-    serve(*json.loads(sys.argv[1]))
+    engine, name, texts, stored, *task = json.loads(sys.argv[1])
+    serve(lambda: prepare(engine, MODELS[name], texts, stored, *task))

@@ -10,7 +10,7 @@ from typing import Any
 
 import fastsedd_kernels as fk
 
-_PACKAGES = ("numba", "llvmlite", "numpy", "mkl", "blis", "torch", "onnxruntime", "openvino")
+_PACKAGES = ("numba", "llvmlite", "numpy", "mkl", "blis", "torch", "transformers", "onnxruntime", "openvino")
 
 
 def describe() -> dict[str, Any]:

@@ -67,8 +67,9 @@ def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
 def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
     sections = [
-        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _attention(entries),
-        _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
+        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _accelerate(entries),
+        _attention(entries), _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries),
+        _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -167,6 +168,34 @@ def _quality(entries: list[Entry]) -> str:
         "## What shorter numbers cost\n\nThe shipped model: its likelihood bound on text that it was not trained on, "
         f"and a text of 128 steps, warm: `python benchmarks/quality.py FILE`.\n\n{_table(header, rows)}"
     )
+
+
+def _accelerate(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "accelerate")
+    if not found:
+        return ""
+    text = (
+        "## Other people's models\n\n`fastsedd_kernels.torch.accelerate(model, dtype)` on models of transformers, "
+        "batch 1, random weights, against the\nuntouched model, each in a process of its own: "
+        "`pytest benchmarks/bench_accelerate.py`. In bfloat16 that runs under\nautocast, which casts the weights "
+        "with each call, or, in the second column, has cast them before.\nThe error is that of the result against "
+        "PyTorch's float32, relative to its norm.\n"
+    )
+    for dtype in dict.fromkeys(entry["dtype"] for entry in found):
+        rows = [entry for entry in found if entry["dtype"] == dtype]
+        peers = list(dict.fromkeys(name for entry in rows for name in entry["ratios"]))
+        header = ["model", "ms", "error", *(f"× {name}" for name in peers)]
+        table = [
+            [
+                entry["model"],
+                f"{entry['seconds'][OURS] * 1e3:.1f}",
+                f"{entry['errors'][OURS]:.1e}",
+                *_ratios(entry, peers),
+            ]
+            for entry in rows
+        ]
+        text += f"\n**{dtype}**\n\n{_table(header, table)}\n"
+    return text.rstrip("\n")
 
 
 def _attention(entries: list[Entry]) -> str:

@@ -3,6 +3,7 @@
 Every function takes and returns NumPy arrays, has an `out=`, runs on all cores and compiles once for this CPU.
 """
 
+from fastsedd_kernels import overloads as _overloads  # noqa: F401, makes the functions callable from njit functions
 from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._cache import cache_folder
 from fastsedd_kernels._jit import on_compile

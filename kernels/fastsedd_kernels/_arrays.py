@@ -23,7 +23,8 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
 
     NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
     Python numbers become the first dtype. Elements that do not lie at multiples of their size are copied. Raises
-    ValueError for another dtype: silent conversions cost a copy a call.
+    ValueError for another dtype: silent conversions cost a copy a call; and for what gives no such array: a tensor on
+    another device, or one that requires a gradient.
     """
     if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes and value.flags.aligned:
         return value  # the usual case, without a detour
@@ -71,7 +72,9 @@ def _read(name: str, value: Any, dtype: DTypeLike | None) -> NDArray[Any]:
             return np.from_dlpack(value)
         return np.asarray(value)
     except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:  # whatever the owner raises
-        raise ValueError(f"{name} cannot be read as an array: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{name} is {type(value).__name__}, which gives no NumPy array: {' '.join(str(error).split())}"
+        ) from error
 
 
 def contiguous(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -108,6 +111,19 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDAr
     return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
+def as_output(name: str, out: Any) -> NDArray[Any]:
+    """`out` as an array of its own memory: itself, or that of a CPU tensor. ValueError if it gives none to write."""
+    if isinstance(out, np.ndarray):
+        array: NDArray[Any] = out
+    else:
+        array = _read(name, out, None)
+        if array.flags.owndata:  # a copy, which nobody would see written
+            raise ValueError(f"{name} is {type(out).__name__}, must be a NumPy array, or share its memory as one")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} must be writable")
+    return array
+
+
 def output_like(
     name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
 ) -> NDArray[Any]:
@@ -124,14 +140,13 @@ def strided_output_like(
     """As `output_like`, of any strides that lead to different elements."""
     if out is None:
         return aligned_empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != shape:
-        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ValueError(f"{name} is {found}, must be a NumPy array of {np.dtype(dtype)} {shape}")
-    if not out.flags.writeable:
-        raise ValueError(f"{name} must be writable")
-    if not out.flags.aligned or any(stride == 0 and size > 1 for stride, size in zip(out.strides, shape, strict=True)):
-        raise ValueError(f"{name} must have elements of its own, at multiples of {out.itemsize} bytes")
-    return out
+    array = as_output(name, out)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} {shape}")
+    own = all(stride != 0 or size <= 1 for stride, size in zip(array.strides, shape, strict=True))
+    if not (array.flags.aligned and own):
+        raise ValueError(f"{name} must have elements of its own, at multiples of {array.itemsize} bytes")
+    return array
 
 
 def check_apart(out: NDArray[Any], *, in_place: bool = False, **inputs: NDArray[Any]) -> None:

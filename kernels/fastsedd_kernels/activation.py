@@ -153,12 +153,12 @@ def activate(x: Any, activation: int) -> Any:
     return x
 
 
-_CHUNK = 4096  # elements a task: long enough to hide a task's start, small enough to balance
+CHUNK = 4096  # elements a task: long enough to hide a task's start, small enough to balance
 
 
 @kernel(types.Array(types.float32, 1, "C", readonly=True), types.intp, types.float32[::1])
 def activate_chunks(task: int, x: Any, activation: int, out: Any) -> None:
-    for i in range(task * _CHUNK, min((task + 1) * _CHUNK, x.size), LANES):
+    for i in range(task * CHUNK, min((task + 1) * CHUNK, x.size), LANES):
         value = activate(load_first(pointer(x, i), x.size - i, float32(0.0)), activation)
         store_first(pointer(out, i), value, x.size - i)
 
@@ -185,5 +185,5 @@ def _elementwise(activation: int, x: ArrayLike, out: NDArray[np.float32] | None)
     out = output_like("out", out, x.shape)
     check_apart(out, in_place=True, x=x)
     if x.size:
-        activate_chunks(-(-x.size // _CHUNK), x.reshape(-1), activation, out.reshape(-1))
+        activate_chunks(-(-x.size // CHUNK), x.reshape(-1), activation, out.reshape(-1))
     return out

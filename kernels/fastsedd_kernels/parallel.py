@@ -206,6 +206,11 @@ class Kernel:
                 self._entry = functools.partial(entry, address_of(self._code))
         return self._entry
 
+    def body_address(self) -> int:
+        """Where the compiled body is, for code of Numba's calling convention (`_tasks.run_tasks`)."""
+        self.compile()
+        return address_of(self._code)
+
     def _written_out(self) -> Any:
         """The entry as source, with the body's parameters: Numba takes no *arguments."""
         body = self._body

@@ -25,8 +25,9 @@ def attention(
 ) -> NDArray[np.float32]:
     """softmax(scale * q @ k^T) @ v for each head, as torch's scaled_dot_product_attention.
 
-    q : float32 [..., heads, L, D]; k, v : float32 [..., heads, S, D], equal leading dimensions; rows contiguous, else
-        copied
+    q : float32 [..., heads, L, D]; rows contiguous, else copied, as those of k and v
+    k, v : float32 [..., heads, S, D]; leading dimensions broadcast to those of q: for grouped queries q is
+        [B, groups, G, L, D], and k and v are [B, groups, 1, S, D]
     scale : above 0; 1 / sqrt(D) if None
     causal : query i sees keys 0 to i only
     out : float32 of q's shape, rows contiguous, overlapping neither q, k nor v
@@ -36,11 +37,13 @@ def attention(
     if dtype not in _PANELS:
         raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _PANELS))}")
     q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
+    shapes = f"{q.shape}, {k.shape} and {v.shape}"
     for name, part in (("q", q), ("k", k)):
         if part.ndim < 3 or part.size == 0:
             raise ValueError(f"{name} has shape {part.shape}, must be [..., heads, length, dim] with elements")
+    k, v = _as_batches(k, q.shape[:-2]), _as_batches(v, q.shape[:-2])
     if k.shape != v.shape or k.shape[:-2] != q.shape[:-2] or k.shape[-1] != q.shape[-1]:
-        raise ValueError(f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}, which do not fit together")
+        raise ValueError(f"q, k and v have shapes {shapes}, which do not fit together")
     out = strided_output_like("out", out, q.shape)
     if out.strides[-1] != out.itemsize:
         raise ValueError("out must have contiguous rows")
@@ -72,6 +75,16 @@ def _shares(heads: int, queries: int, block: int) -> int:
     if heads % threads == 0 or heads >= 4 * threads:
         return 1
     return min(threads // math.gcd(heads, threads), -(-queries // block))
+
+
+def _as_batches(x: NDArray[np.float32], batches: tuple[int, ...]) -> NDArray[np.float32]:
+    """x [..., S, D] with those leading dimensions, without a copy; itself if it does not broadcast to them."""
+    if x.shape[:-2] == batches:
+        return x
+    try:
+        return np.broadcast_to(x, (*batches, *x.shape[-2:]))
+    except ValueError:
+        return x
 
 
 def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -65,8 +65,17 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
 
 def blocking(within: Limits, depth: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
     """(MC, KC, NC / NR): rows of A and depth of a slab for a quarter of a core's L2, panels of C for an eighth."""
-    slabs = -(-depth // within.depth)
+    return blocks(depth, *block_limits(within, dtype))
+
+
+def block_limits(within: Limits, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
+    """What `blocks` depends on beside the depth."""
+    return within.tiles, within.depth, cpu_info().l2 // dtype.itemsize, SHAPES[NUMPY[dtype]].rows, COLUMNS[dtype]
+
+
+def blocks(depth: int, most_tiles: int, most_depth: int, l2: int, mr: int, nr: int) -> tuple[int, int, int]:
+    """The arithmetic of `blocking`, which kernels compile too; l2 : elements in a core's L2."""
+    slabs = -(-depth // most_depth)
     slab = -(-depth // slabs)
-    l2, mr = cpu_info().l2 // dtype.itemsize, SHAPES[NUMPY[dtype]].rows
-    rows = max(1, min(within.tiles, l2 // 4 // slab // mr)) * mr
-    return rows, slab, max(1, l2 // 8 // rows // COLUMNS[dtype])
+    rows = max(1, min(most_tiles, l2 // 4 // slab // mr)) * mr
+    return rows, slab, max(1, l2 // 8 // rows // nr)

@@ -81,7 +81,7 @@ def _make_pack(element: Any) -> Kernel:
     return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1])(pack_panels)
 
 
-_PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): _make_pack(types.float64)}
+PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): _make_pack(types.float64)}
 
 
 def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -94,7 +94,7 @@ def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) ->
     shape = (-(-outputs // width), inputs, width)
     panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
     moved = np.dtype(f"f{weight.itemsize}")  # words are moved as floats of their size, bit for bit
-    _PACK[moved](-(-len(panels) // PANELS_A_TASK), weight.view(moved), panels.view(moved))
+    PACK[moved](-(-len(panels) // PANELS_A_TASK), weight.view(moved), panels.view(moved))
     return read_only(panels)
 
 

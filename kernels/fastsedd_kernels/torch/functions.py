@@ -1,0 +1,139 @@
+"""Functions that a model calls by name: caught while it runs, by PyTorch's own protocol for that.
+
+Modules are swapped one by one; scaled_dot_product_attention is no module. A `TorchFunctionMode` sees every call of
+PyTorch's interface on its thread, and hands on what the kernels do not take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from fastsedd_kernels.torch import tensors
+
+# With fewer queries, packing the keys and values takes longer than their products.
+_FEWEST_QUERIES = 8
+
+
+class Functions(TorchFunctionMode):
+    """The kernels in place of PyTorch's functions, for as long as it is entered.
+
+    dtype : of attention's products, "float32" or "bfloat16"
+    taken, left : how many calls of each function the kernels have computed, and have not, with the reason
+    """
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.taken: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        replacement = _REPLACEMENTS.get(function)
+        if replacement is None:
+            return function(*arguments, **keywords)
+        name, compute = replacement
+        result = compute(self, *arguments, **keywords)
+        if isinstance(result, str):
+            self.left[f"{name}: {result}"] += 1
+            return function(*arguments, **keywords)
+        self.taken[name] += 1
+        return result
+
+
+Result: TypeAlias = "torch.Tensor | str"  # or why the kernels leave it
+
+_UNUSABLE = "not plain float32 or bfloat16 tensors on the CPU without gradient"
+
+
+def _attention(
+    mode: Functions,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Result:
+    if attn_mask is not None:
+        return "with a mask"
+    if dropout_p > 0:
+        return "with dropout"
+    if not tensors.usable(query, key, value):
+        return _UNUSABLE
+    same = key.shape == value.shape and key.shape[:-2] == query.shape[:-2] and key.shape[-1] == query.shape[-1]
+    if query.ndim != 4 or not same:
+        return "of other shapes than [B, H, L, D] for all three"
+    if query.shape[-2] < _FEWEST_QUERIES:
+        return f"fewer than {_FEWEST_QUERIES} queries"
+    if scale is not None and scale <= 0:
+        return "with a scale that is not above 0"
+    return tensors.attention(query, key, value, scale, is_causal, mode.dtype)
+
+
+def _softmax(
+    mode: Functions,
+    input: torch.Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> Result:
+    if not tensors.usable(input) or dtype not in (None, input.dtype):
+        return _UNUSABLE
+    if input.ndim == 0 or dim not in (-1, input.ndim - 1):
+        return "not over the last dimension"
+    return tensors.softmax(input)
+
+
+def _tensor_softmax(
+    mode: Functions, input: torch.Tensor, dim: int | None = None, dtype: torch.dtype | None = None
+) -> Result:  # fmt: skip
+    return _softmax(mode, input, dim, dtype=dtype)
+
+
+def _gelu(mode: Functions, input: torch.Tensor, approximate: str = "none") -> Result:
+    if not tensors.usable(input):
+        return _UNUSABLE
+    return tensors.activate(input, "gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+def _silu(mode: Functions, input: torch.Tensor, inplace: bool = False) -> Result:
+    if inplace:
+        return "in place"
+    return tensors.activate(input, "silu") if tensors.usable(input) else _UNUSABLE
+
+
+def _layer_norm(
+    mode: Functions,
+    input: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> Result:
+    if not tensors.usable(*(part for part in (input, weight, bias) if part is not None)):
+        return _UNUSABLE
+    if tuple(normalized_shape) != tuple(input.shape[-1:]):
+        return "over several dimensions"
+    return tensors.layer_norm(input, weight, bias, eps)
+
+
+_REPLACEMENTS: dict[Any, tuple[str, Callable[..., Result]]] = {
+    functional.scaled_dot_product_attention: ("scaled_dot_product_attention", _attention),
+    functional.softmax: ("softmax", _softmax),
+    torch.softmax: ("softmax", _tensor_softmax),
+    torch.Tensor.softmax: ("softmax", _tensor_softmax),
+    functional.gelu: ("gelu", _gelu),
+    functional.silu: ("silu", _silu),
+    functional.layer_norm: ("layer_norm", _layer_norm),
+}
+
+NAMES = tuple(dict.fromkeys(name for name, _ in _REPLACEMENTS.values()))

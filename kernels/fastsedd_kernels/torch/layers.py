@@ -1,0 +1,180 @@
+"""Transformer layers whose forward is known, as eight calls of kernels.
+
+    x + attention(norm(x)), then x + mlp(norm(x))          before: ViT, SigLIP, GPT-2
+    norm(x + attention(x)), then norm(x + mlp(x))          after: BERT and what is built like it
+
+q, k and v are one product, attention reads them where they lie, residuals and the activation are added to the products'
+tiles, and what passes between the kernels stays in scratch memory. Which class is what, and where its parts are, stands
+in a table; that it is right is measured: a layer that gives another result than its class's own forward, on random
+tokens, is left alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastsedd_kernels as fk
+from fastsedd_kernels.torch import tensors
+from fastsedd_kernels.torch.modules import Family, Forward, Packed, Packs, activation_of, is_layer_norm, is_linear
+from fastsedd_kernels.torch.scratch import Scratch
+
+_AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}  # relative to the norm of the layer's own result
+_TRIAL = 12  # tokens
+
+# Of keywords, those that do not bear on the result of a layer that gets no cache.
+_IGNORED = {"use_cache", "position_ids", "cache_position"}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a layer has its parts: paths of attributes below it; the attention's own below `attention`."""
+
+    attention: str
+    projections: tuple[str, ...]  # of q, k and v, or of all three together
+    heads: str
+    output: str
+    norms: tuple[str, str]  # the attention's, and the MLP's
+    up: str
+    activation: str
+    down: str
+    norm_first: bool
+    causal: bool = False
+
+
+_BERT = Anatomy(
+    "attention.self", ("query", "key", "value"), "num_attention_heads", "attention.output.dense",
+    ("attention.output.LayerNorm", "output.LayerNorm"), "intermediate.dense", "intermediate.intermediate_act_fn",
+    "output.dense", norm_first=False,
+)  # fmt: skip
+_VIT = Anatomy(
+    "attention", ("q_proj", "k_proj", "v_proj"), "num_attention_heads", "attention.o_proj",
+    ("layernorm_before", "layernorm_after"), "mlp.fc1", "mlp.activation_fn", "mlp.fc2", norm_first=True,
+)  # fmt: skip
+_SIGLIP = Anatomy(
+    "self_attn", ("q_proj", "k_proj", "v_proj"), "num_heads", "self_attn.out_proj",
+    ("layer_norm1", "layer_norm2"), "mlp.fc1", "mlp.activation_fn", "mlp.fc2", norm_first=True,
+)  # fmt: skip
+_GPT2 = Anatomy(
+    "attn", ("c_attn",), "num_heads", "attn.c_proj", ("ln_1", "ln_2"), "mlp.c_fc", "mlp.act", "mlp.c_proj",
+    norm_first=True, causal=True,
+)  # fmt: skip
+
+_KNOWN = {
+    **dict.fromkeys(
+        ("BertLayer", "RobertaLayer", "XLMRobertaLayer", "CamembertLayer", "ElectraLayer", "Data2VecTextLayer"), _BERT
+    ),
+    **dict.fromkeys(("ViTLayer", "DeiTLayer", "IJepaLayer"), _VIT),
+    **dict.fromkeys(("SiglipEncoderLayer", "CLIPEncoderLayer"), _SIGLIP),
+    "GPT2Block": _GPT2,
+}
+
+
+class LayerForward(Forward):
+    """A whole layer. Takes hidden states [B, L, N] alone: with a mask or a cache the layer runs as its class has it."""
+
+    def __init__(self, module: nn.Module, anatomy: Anatomy, packs: Packs, scratch: Scratch) -> None:
+        super().__init__(module)
+
+        def part(path: str) -> Any:
+            return operator.attrgetter(path)(module)
+
+        self._anatomy, self._scratch = anatomy, scratch
+        self._products = "float32" if packs.dtype == "float32" else "bfloat16"
+        self.attention: Any = part(anatomy.attention)
+        self.norms: tuple[Any, Any] = part(anatomy.norms[0]), part(anatomy.norms[1])
+        projections = [getattr(self.attention, name) for name in anatomy.projections]
+        output, up, down = part(anatomy.output), part(anatomy.up), part(anatomy.down)
+        self.activation = activation_of(part(anatomy.activation))
+        linears = (*projections, output, up, down)
+        if not all(map(is_linear, linears)) or not all(map(is_layer_norm, self.norms)) or self.activation is None:
+            raise AttributeError("a part of the layer is another than its name says")
+        self._projections, self._output = packs.of(*projections), packs.of(output)
+        self._up, self._down = packs.of(up), packs.of(down)
+        self._family = Family(module)
+
+    def __call__(self, x: Any, *arguments: Any, **keywords: Any) -> Any:
+        given = [*arguments, *(value for name, value in keywords.items() if name not in _IGNORED)]
+        if all(value is None or value is False for value in given) and self.takes(x):
+            return self.compute(x)
+        return self.original(x, *arguments, **keywords)
+
+    def takes(self, x: Any) -> bool:
+        """Plain hidden states, and nothing inside that would notice that it is not called."""
+        return (
+            isinstance(x, torch.Tensor)
+            and tensors.usable(x, *self._projections.parameters)
+            and x.ndim == 3
+            and self._family.is_undisturbed()
+        )
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's result for hidden states [B, L, N]."""
+        with tensors.plainly():
+            out = torch.empty(x.shape)
+            self._run(tensors.as_array(x), out.numpy())
+            return out.to(x.dtype)
+
+    def _run(self, x: Any, out: Any) -> None:
+        array, first = self._scratch.array, self._anatomy.norm_first
+        inner = array("inner", x.shape)
+        heads = self._attend(self._norm(0, x, inner) if first else x)
+        middle = _linear(self._output, heads, array("middle", x.shape), residual=x)
+        if not first:
+            self._norm(0, middle, middle)
+        hidden = array("hidden", (*x.shape[:2], self._up.shape[0]))
+        _linear(self._up, self._norm(1, middle, inner) if first else middle, hidden, activation=self.activation)
+        _linear(self._down, hidden, out, residual=middle)
+        if not first:
+            self._norm(1, out, out)
+
+    def _attend(self, x: Any) -> Any:
+        """The heads' results, side by side: [B, L, N]."""
+        batch, length, _ = x.shape
+        heads, width = getattr(self.attention, self._anatomy.heads), self._projections.shape[0] // 3
+        projected = _linear(self._projections, x, self._scratch.array("projected", (batch, length, 3 * width)))
+        q, k, v = projected.reshape(batch, length, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        result = self._scratch.array("heads", (batch, length, width))
+        out = result.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
+        fk.attention(q, k, v, self.attention.scaling, self._anatomy.causal, out, self._products)
+        return result
+
+    def _norm(self, which: int, x: Any, out: Any) -> Any:
+        norm = self.norms[which]
+        weight, bias = (None if part is None else tensors.as_array(part) for part in (norm.weight, norm.bias))
+        return fk.layer_norm(x, weight, bias, eps=norm.eps, out=out)
+
+
+def _linear(packed: Packed, x: Any, out: Any, activation: str | None = None, residual: Any = None) -> Any:
+    weight, bias = packed.current()
+    return fk.linear(x, weight, bias, activation, residual=residual, out=out)
+
+
+def layer_forward(module: nn.Module, packs: Packs, scratch: Scratch) -> LayerForward | None:
+    """The module as a layer, if it is one whose forward is known and agrees with its own; run before it is swapped."""
+    anatomy = _KNOWN.get(type(module).__name__)
+    if anatomy is None or not type(module).__module__.startswith("transformers.models."):
+        return None
+    try:
+        forward = LayerForward(module, anatomy, packs, scratch)
+        return forward if _agrees(forward, packs.dtype) else None
+    except (AttributeError, TypeError, ValueError):  # another version of the library has other parts, or other shapes
+        return None
+
+
+def _agrees(forward: LayerForward, dtype: str) -> bool:
+    """Whether the layer and its class give nearly the same for random tokens."""
+    norm = forward.norms[0]
+    tokens = torch.randn(2, _TRIAL, norm.normalized_shape[0], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = tokens.to(norm.weight.dtype)
+        expected = forward.original(tokens)
+        if not isinstance(expected, torch.Tensor) or not forward.takes(tokens):
+            return False
+        difference = torch.linalg.norm((forward.compute(tokens) - expected).float())
+        most = max(_AGREEMENT[dtype], _AGREEMENT[str(tokens.dtype).removeprefix("torch.")])
+        return bool(difference <= most * torch.linalg.norm(expected.float()))
