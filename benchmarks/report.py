@@ -67,8 +67,8 @@ def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
 def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
     sections = [
-        _introduction(environment), _forward(entries), _quality(entries), _attention(entries), _linear(entries),
-        _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
+        _introduction(environment), _forward(entries), _quality(entries), _texts(entries), _attention(entries),
+        _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries), _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -141,6 +141,42 @@ def _quality(entries: list[Entry]) -> str:
         "## What shorter numbers cost\n\nThe shipped model: its likelihood bound on text that it was not trained on, "
         f"and a text of 128 steps, warm: `python benchmarks/quality.py FILE`.\n\n{_table(header, rows)}"
     )
+
+
+TEXT_MEASURES = ("real words", "5-gram perplexity", "distinct 4-grams", "entropy, nats")
+
+
+def _texts(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "texts")
+    if not found:
+        return ""
+    header = ["grid", "steps", "draw", "dtype", "seconds a text", *TEXT_MEASURES]
+    rows = [
+        [
+            entry["grid"],
+            str(entry["steps"]),
+            entry["draw"],
+            entry["dtype"],
+            f"{entry['seconds_a_text']:.2f}",
+            *_text_measures(entry),
+        ]
+        for entry in found
+    ]
+    rows += [["real text", "", "", "", "", *_text_measures(entry)] for entry in _of_kind(entries, "real texts")]
+    return f"""## How good the texts are
+
+The shipped model, {found[0]["texts"]} texts a row at its own temperature, beside real text that it was not trained on:
+`python benchmarks/texts.py CORPUS`. Words are real that occur in the training text; the character 5-gram model
+(interpolated Kneser-Ney) was trained on that too. Distinct 4-grams and entropy are within a text: where they fall,
+texts repeat themselves. ± is a standard error over texts. One denoising step follows the steps.
+
+![Quality](benchmarks/pictures/quality.svg)
+
+{_table(header, rows)}"""
+
+
+def _text_measures(entry: Entry) -> list[str]:
+    return ["{:.4g} ± {:.2g}".format(*entry["measures"][name]) for name in TEXT_MEASURES]
 
 
 def _attention(entries: list[Entry]) -> str:

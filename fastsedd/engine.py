@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
-from fastsedd.config import MOST_STEPS, ModelConfig
-from fastsedd.diffusion import likelihood
+from fastsedd.config import MOST_STEPS, FittedTimes, ModelConfig
+from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, check_request, sample
-from fastsedd.diffusion.timegrid import uniform_grid
+from fastsedd.diffusion.timegrid import TimeGrid, fitted_grid, log_sigma_grid, uniform_grid
 from fastsedd.errors import UnavailableError
 from fastsedd.models import DTYPES, Forward, Network
 
 SHIPPED = Path(__file__).parent / "assets"
 
 Dtype = Literal["float32", "bfloat16", "int8"]
+Grid = Literal["uniform", "log-sigma", "fitted"]
 OnStep = Callable[[int, int, NDArray[np.int32]], None]
 
 MOST_SAMPLES = 1 << INDEX_BITS
@@ -116,6 +117,8 @@ class Model:
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
+        self.path = read.path  # of the weights' file
+        self.fitted: FittedTimes | None = read.grid
         self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
 
     def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
@@ -160,11 +163,12 @@ class Model:
         temperature: float | None = None,
         draw: Literal["exact", "official"] = "exact",
         on_step: OnStep | None = None,
+        grid: Grid | FittedTimes = "uniform",
     ) -> Result:
         """Write `num_samples` texts; see `stream` for the arguments."""
         samples = list(
             self.stream(
-                prefix, suffix, num_samples, batch_size, length, steps, seed, temperature, draw, on_step
+                prefix, suffix, num_samples, batch_size, length, steps, seed, temperature, draw, on_step, grid
             )
         )  # fmt: skip
         tokens = np.stack([each.tokens for each in samples])
@@ -182,6 +186,7 @@ class Model:
         temperature: float | None = None,
         draw: Literal["exact", "official"] = "exact",
         on_step: OnStep | None = None,
+        grid: Grid | FittedTimes = "uniform",
     ) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done.
 
@@ -192,6 +197,8 @@ class Model:
         seed : 0 to 2**64 - 1, drawn from the system if None; it decides the texts, on any number of threads
         draw : "exact", or "official", the published code's arithmetic
         on_step(step, steps, tokens) : sees the state, int32 [B, L], after every step
+        grid : how the noise is shared out among the steps: "uniform" in time, as in the article, "log-sigma", equal in
+            the logarithm of the noise, "fitted", to this model, or what `fit_grid` returned
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
         length = self.config.length if length is None else length
@@ -200,13 +207,13 @@ class Model:
         steps = self.config.generation.steps if steps is None else steps
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps is {steps}, allowed: 1 to {MOST_STEPS}")
-        grid = uniform_grid(self._noise, steps)
+        time_grid = self._time_grid(grid, steps)
         if not 1 <= num_samples <= MOST_SAMPLES:
             raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
         size = self._checked_batch_size(batch_size, length)
         temperature = self.config.generation.temperature if temperature is None else temperature
         seed = secrets.randbits(32) if seed is None else seed
-        check_request(grid, length, seed, draw, temperature)
+        check_request(time_grid, length, seed, draw, temperature)
 
         def run() -> Iterator[Sample]:
             forward: Forward | None = None
@@ -216,7 +223,7 @@ class Model:
                     forward = Forward(self._network, len(indices), length)
                 started = time.perf_counter()
                 tokens = sample(
-                    forward, self._graph, grid, indices=indices, length=length, seed=seed,
+                    forward, self._graph, time_grid, indices=indices, length=length, seed=seed,
                     fixed=fixed, draw=draw, temperature=temperature, on_step=on_step,
                 )  # fmt: skip
                 seconds = (time.perf_counter() - started) / len(indices)
@@ -263,6 +270,68 @@ class Model:
         )  # fmt: skip
         ends = likelihood.ends(self._graph, self._noise)
         return Evaluation(by_window, ends, windows.size, len(tokens) - windows.size, times, seed)
+
+    def fit_grid(
+        self,
+        num_texts: int = 64,
+        nodes: int = 64,
+        batch_size: int | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FittedTimes:
+        """Fit a time grid, for any number of steps, to this model and texts of its own; see `gridfit.fit_times`.
+
+        num_texts : texts to write, with the checkpoint's own steps, and to measure with, 1 or more
+        nodes : times at which each text is noised, 2 to 1024; a network run each
+        batch_size : texts run together, chosen by memory if None
+        seed : 0 to 2**64 - 1; it decides texts and noise
+        temperature : what the grid is to be used with; the checkpoint's own if None
+        progress(done, total) : called after each batch, of all network runs of a text
+        Raises ValueError, naming the argument, its value and what is allowed.
+        """
+        size = self._checked_batch_size(batch_size, self.config.length)
+        temperature = self.config.generation.temperature if temperature is None else temperature
+        gridfit.check_nodes(nodes)
+        if not 1 <= num_texts <= MOST_SAMPLES:
+            raise ValueError(f"num_texts is {num_texts}, allowed: 1 to {MOST_SAMPLES}")
+        runs = self.config.generation.steps + 1
+        done = 0
+
+        def count(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+            nonlocal done
+            done += len(tokens)
+            if progress is not None:
+                progress(done, num_texts * (runs + nodes))
+
+        written = self.generate(
+            num_samples=num_texts, batch_size=size, seed=seed, temperature=temperature, on_step=count
+        )  # fmt: skip
+        forward: Forward | None = None
+
+        def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
+            nonlocal forward
+            if forward is None or len(forward.scratch.tokens) != len(tokens):
+                forward = Forward(self._network, *tokens.shape)
+            count(0, 0, tokens)
+            return forward(tokens, sigma)
+
+        times = gridfit.fit_times(
+            log_score, self._graph, self._noise, written.tokens,
+            nodes=nodes, seed=seed, batch_size=size, temperature=temperature,
+        )  # fmt: skip
+        return FittedTimes(tuple(times.tolist()))
+
+    def _time_grid(self, grid: Grid | FittedTimes, steps: int) -> TimeGrid:
+        if isinstance(grid, FittedTimes):
+            return fitted_grid(self._noise, steps, grid.times)
+        if grid == "fitted":
+            if self.fitted is None:
+                raise ValueError("grid is 'fitted', and none was fitted to this model: fastsedd fit-grid does")
+            return fitted_grid(self._noise, steps, self.fitted.times)
+        if grid not in ("uniform", "log-sigma"):
+            raise ValueError(f"grid is {grid!r}, allowed: 'uniform', 'log-sigma', 'fitted'")
+        return (uniform_grid if grid == "uniform" else log_sigma_grid)(self._noise, steps)
 
     def _checked_batch_size(self, batch_size: int | None, length: int) -> int:
         """How many texts of this length are run together."""

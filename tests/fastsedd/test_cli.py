@@ -340,6 +340,7 @@ def test_inspect_says_what_the_checkpoint_is(model: FakeModel) -> None:
         "tokenizer": "characters '\\n abc'",
         "graph": "absorb",
         "noise": "geometric, sigma 0.0001 to 20",
+        "fitted grid": "none",
         "generation": "128 steps, temperature 0.9",
     }
 
