@@ -561,7 +561,8 @@ def _measure(samples: Path, reference: Path, *, as_json: bool) -> None:
         raise ValueError(f"{samples}: {error}") from None
     found = Reference(_read(reference)).measure(texts)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found)))
+        found_object = json.loads(json.dumps(dataclasses.asdict(found)), parse_constant=lambda nan: None)
+        click.echo(json.dumps(found_object))  # JSON has no NaN, which is what texts without any word have
     else:
         from fastsedd import display
 

@@ -109,11 +109,12 @@ class KneserNey:
 
     def _order(self, codes: NDArray[np.int64], counts: NDArray[np.int64], contexts: int) -> _Order:
         context = codes // self.vocab_size
-        total = np.bincount(context, counts, minlength=contexts)
-        types = np.bincount(context, counts > 0, minlength=contexts)
+        weights = counts.astype(np.float64)
+        total = np.bincount(context, weights, minlength=contexts).astype(np.float64)
+        types = np.bincount(context, weights > 0.0, minlength=contexts).astype(np.float64)
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
         discount = once / (once + 2 * twice) if once else DEFAULT_DISCOUNT
-        return _Order(codes, counts.astype(np.float64), total, types, discount)
+        return _Order(codes, weights, total, types, discount)
 
 
 def _code_points(text: str) -> NDArray[np.int64]:

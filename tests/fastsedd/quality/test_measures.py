@@ -116,6 +116,9 @@ def test_the_command_prints_the_measures(corpus: Path, tmp_path: Path) -> None:
     as_json = json.loads(run("--samples", samples, "--reference", corpus, "--json").stdout)
     assert as_json["samples"]["perplexity"] == {"value": given.value, "error": given.error}
     assert as_json["real"]["texts"] == found.real.texts
+    samples.write_text("12\n", encoding="utf-8")
+    as_json = json.loads(run("--samples", samples, "--reference", corpus, "--json").stdout)
+    assert as_json["samples"]["words"] == {"value": None, "error": None}
 
 
 def test_what_is_wrong_is_one_line(corpus: Path, tmp_path: Path) -> None:
