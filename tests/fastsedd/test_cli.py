@@ -47,6 +47,7 @@ class FakeModel:
     name: str = "shipped model"
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
+    fitted: None = None
     dtype: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(description="characters '\\n abc'"))
