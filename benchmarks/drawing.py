@@ -1,4 +1,4 @@
-"""The pictures of BENCHMARKS.md: the roofline, and Strassen's product over its size. Equal results give equal files."""
+"""The pictures of BENCHMARKS.md: roofline, Strassen's product by size, texts. Equal results give equal files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKERS = {"fastsedd": "o", "OpenBLAS": "^", "MKL": "s", "BLIS": "v", "PyTorch":
 
 
 def draw(entries: list[Entry], folder: Path) -> None:
-    """Write roofline.svg, and strassen.svg if that has been measured."""
+    """Write roofline.svg, and strassen.svg and quality.svg if these have been measured."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -26,6 +26,10 @@ def draw(entries: list[Entry], folder: Path) -> None:
         if fill(axes, entries):
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         pyplot.close(figure)
+    figure, panels = pyplot.subplots(2, 2, figsize=(8, 7), layout="constrained", sharex="col", sharey="row")
+    if _quality(panels, entries):
+        figure.savefig(folder / "quality.svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
 
 
 def _roofline(axes: Any, entries: list[Entry]) -> bool:
@@ -61,6 +65,27 @@ def _strassen(axes: Any, entries: list[Entry]) -> bool:
     axes.set(xlabel="n, of n × n × n", ylabel="effective GFLOP/s", ylim=(0, None))
     axes.legend()
     return True
+
+
+def _quality(panels: Any, entries: list[Entry]) -> bool:
+    """Perplexity and share of real words, a row each, over steps and over seconds, a column each; real text dotted."""
+    texts = [entry for entry in entries if entry["kind"] == "texts"]
+    lines = dict.fromkeys((entry["grid"], entry["draw"], entry["dtype"]) for entry in texts)
+    for row, measure in zip(panels, ("5-gram perplexity", "real words"), strict=True):
+        for axes, over in zip(row, ("steps", "seconds_a_text"), strict=True):
+            for line in lines:
+                own = [entry for entry in texts if (entry["grid"], entry["draw"], entry["dtype"]) == line]
+                values, errors = zip(*(entry["measures"][measure] for entry in own), strict=True)
+                axes.errorbar([entry[over] for entry in own], values, errors, marker=".", label=", ".join(line))
+            for entry in entries:
+                if entry["kind"] == "real texts":
+                    axes.axhline(entry["measures"][measure][0], color="black", ls=":", label="real text")
+            axes.set(xscale="log", ylabel=measure)
+    panels[0][0].set(yscale="log")
+    panels[1][0].set(xlabel="steps")
+    panels[1][1].set(xlabel="seconds a text")
+    panels[0][1].legend(fontsize="small")
+    return bool(texts)
 
 
 def _rate(entry: Entry, name: str) -> float:

@@ -67,9 +67,9 @@ def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
 def render(environment: dict[str, Any], entries: list[Entry]) -> str:
     """The whole of BENCHMARKS.md."""
     sections = [
-        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _accelerate(entries),
-        _attention(entries), _linear(entries), _epilogues(entries), _matmul(entries), _gemv(entries),
-        _strassen(entries),
+        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _texts(entries),
+        _accelerate(entries), _attention(entries), _linear(entries), _epilogues(entries), _matmul(entries),
+        _gemv(entries), _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -196,6 +196,42 @@ def _accelerate(entries: list[Entry]) -> str:
         ]
         text += f"\n**{dtype}**\n\n{_table(header, table)}\n"
     return text.rstrip("\n")
+
+
+TEXT_MEASURES = ("real words", "5-gram perplexity", "distinct 4-grams", "entropy, nats")
+
+
+def _texts(entries: list[Entry]) -> str:
+    found = _of_kind(entries, "texts")
+    if not found:
+        return ""
+    header = ["grid", "steps", "draw", "dtype", "seconds a text", *TEXT_MEASURES]
+    rows = [
+        [
+            entry["grid"],
+            str(entry["steps"]),
+            entry["draw"],
+            entry["dtype"],
+            f"{entry['seconds_a_text']:.2f}",
+            *_text_measures(entry),
+        ]
+        for entry in found
+    ]
+    rows += [["real text", "", "", "", "", *_text_measures(entry)] for entry in _of_kind(entries, "real texts")]
+    return f"""## How good the texts are
+
+The shipped model, {found[0]["texts"]} texts a row at its own temperature, beside real text that it was not trained on:
+`python benchmarks/texts.py CORPUS`. Words are real that occur in the training text; the character 5-gram model
+(interpolated Kneser-Ney) was trained on that too. Distinct 4-grams and entropy are within a text: where they fall,
+texts repeat themselves. ± is a standard error over texts. One denoising step follows the steps.
+
+![Quality](benchmarks/pictures/quality.svg)
+
+{_table(header, rows)}"""
+
+
+def _text_measures(entry: Entry) -> list[str]:
+    return ["{:.4g} ± {:.2g}".format(*entry["measures"][name]) for name in TEXT_MEASURES]
 
 
 def _attention(entries: list[Entry]) -> str:

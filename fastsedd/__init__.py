@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsedd.checkpoint.convert import convert
+    from fastsedd.config import FittedTimes
     from fastsedd.engine import Dtype, Evaluation, Model, Result, Sample, evaluate, generate, load, warmup
     from fastsedd.errors import CheckpointError, UnavailableError
+    from fastsedd.quality.measures import Quality, Reference
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Dtype",
     "Evaluation",
+    "FittedTimes",
     "Model",
+    "Quality",
+    "Reference",
     "Result",
     "Sample",
     "UnavailableError",
@@ -28,7 +33,14 @@ __all__ = [
     "warmup",
 ]
 
-_HOMES = {"CheckpointError": "errors", "UnavailableError": "errors", "convert": "checkpoint.convert"}
+_HOMES = {
+    "CheckpointError": "errors",
+    "FittedTimes": "config",
+    "Quality": "quality.measures",
+    "Reference": "quality.measures",
+    "UnavailableError": "errors",
+    "convert": "checkpoint.convert",
+}
 
 
 def __getattr__(name: str) -> Any:

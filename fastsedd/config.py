@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 # Bounds that no real model is near, so that a hostile file is refused before it takes memory.
@@ -13,6 +14,7 @@ MOST_BLOCKS = 512
 MOST_LENGTH = 1 << 17
 MOST_PARAMETERS = 1 << 34
 MOST_STEPS = (1 << 16) - 2
+MOST_TIMES = 1 << 12
 
 FREQUENCIES = 256  # sinusoids of sigma that condition a model
 
@@ -48,6 +50,21 @@ class GenerationConfig:
         _check_number("generation.temperature", self.temperature)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"generation.temperature is {self.temperature}, allowed: above 0, finite")
+
+
+@dataclass(frozen=True)
+class FittedTimes:
+    """Times of a grid that was fitted to a model: falling from 1 to 0, with as many steps between each two of them."""
+
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_range("times: their number", len(self.times), 2, MOST_TIMES)
+        if (self.times[0], self.times[-1]) != (1.0, 0.0):
+            raise ValueError(f"times run from {self.times[0]} to {self.times[-1]}, allowed: from 1 to 0")
+        for before, after in pairwise(self.times):
+            if not before > after:
+                raise ValueError(f"times has {after} after {before}, allowed: falling values")
 
 
 @dataclass(frozen=True)

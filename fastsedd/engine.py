@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
-from fastsedd.config import MOST_STEPS, ModelConfig
-from fastsedd.diffusion import likelihood
+from fastsedd.config import MOST_STEPS, FittedTimes, ModelConfig
+from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, Choice, check_request, sample
-from fastsedd.diffusion.timegrid import uniform_grid
+from fastsedd.diffusion.timegrid import TimeGrid, fitted_grid, log_sigma_grid, uniform_grid
 from fastsedd.errors import UnavailableError
 from fastsedd.models import DTYPES, Forward, Network
 from fastsedd.text import template as templates
@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).parent / "assets"
 Dtype = Literal["float32", "bfloat16", "int8"]
 Predictor = Literal["analytic", "euler", "ddpm"]
 Fixed = Mapping[int, int] | ArrayLike
+Grid = Literal["uniform", "log-sigma", "fitted"]
 OnStep = Callable[[int, int, NDArray[np.int32]], None]
 
 MOST_SAMPLES = 1 << INDEX_BITS
@@ -119,6 +120,8 @@ class Model:
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
+        self.path = read.path  # of the weights' file
+        self.fitted: FittedTimes | None = read.grid
         self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
 
     def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
@@ -174,6 +177,7 @@ class Model:
         predictor: Predictor | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
+        grid: Grid | FittedTimes = "uniform",
     ) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done.
 
@@ -192,20 +196,22 @@ class Model:
         top_k, top_p : of the tokens that a position may jump to, take only so many of the likeliest, or the smallest
             set of them with that share of the probability; 0 and 1.0 take all. They and the official draw see whole
             rows of probabilities, which takes longer.
+        grid : how the noise is shared out among the steps: "uniform" in time, as in the article, "log-sigma", equal in
+            the logarithm of the noise, "fitted", to this model, or what `fit_grid` returned
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
         given = self._given(prefix, suffix, template, fixed, length)
         steps = self.config.generation.steps if steps is None else steps
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps is {steps}, allowed: 1 to {MOST_STEPS}")
-        grid = uniform_grid(self._noise, steps)
+        time_grid = self._time_grid(grid, steps)
         if not 1 <= num_samples <= MOST_SAMPLES:
             raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
         size = self._checked_batch_size(batch_size, len(given))
         temperature = self.config.generation.temperature if temperature is None else temperature
         choice = Choice(self._checked_predictor(predictor), draw, temperature, top_k, top_p)
         seed = secrets.randbits(32) if seed is None else seed
-        check_request(grid, len(given), seed)
+        check_request(time_grid, len(given), seed)
 
         def run() -> Iterator[Sample]:
             forward: Forward | None = None
@@ -215,7 +221,7 @@ class Model:
                     forward = Forward(self._network, len(indices), len(given))
                 started = time.perf_counter()
                 tokens = sample(
-                    forward, self._graph, grid, indices=indices, length=len(given), seed=seed, fixed=given,
+                    forward, self._graph, time_grid, indices=indices, length=len(given), seed=seed, fixed=given,
                     choice=choice, on_step=on_step,
                 )  # fmt: skip
                 seconds = (time.perf_counter() - started) / len(indices)
@@ -262,6 +268,68 @@ class Model:
         )  # fmt: skip
         ends = likelihood.ends(self._graph, self._noise)
         return Evaluation(by_window, ends, windows.size, len(tokens) - windows.size, times, seed)
+
+    def fit_grid(
+        self,
+        num_texts: int = 64,
+        nodes: int = 64,
+        batch_size: int | None = None,
+        seed: int = 0,
+        temperature: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FittedTimes:
+        """Fit a time grid, for any number of steps, to this model and texts of its own; see `gridfit.fit_times`.
+
+        num_texts : texts to write, with the checkpoint's own steps, and to measure with, 1 or more
+        nodes : times at which each text is noised, 2 to 1024; a network run each
+        batch_size : texts run together, chosen by memory if None
+        seed : 0 to 2**64 - 1; it decides texts and noise
+        temperature : what the grid is to be used with; the checkpoint's own if None
+        progress(done, total) : called after each batch, of all network runs of a text
+        Raises ValueError, naming the argument, its value and what is allowed.
+        """
+        size = self._checked_batch_size(batch_size, self.config.length, self.config.vocab_size)
+        temperature = self.config.generation.temperature if temperature is None else temperature
+        gridfit.check_nodes(nodes)
+        if not 1 <= num_texts <= MOST_SAMPLES:
+            raise ValueError(f"num_texts is {num_texts}, allowed: 1 to {MOST_SAMPLES}")
+        runs = self.config.generation.steps + 1
+        done = 0
+
+        def count(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+            nonlocal done
+            done += len(tokens)
+            if progress is not None:
+                progress(done, num_texts * (runs + nodes))
+
+        written = self.generate(
+            num_samples=num_texts, batch_size=size, seed=seed, temperature=temperature, on_step=count
+        )  # fmt: skip
+        forward: Forward | None = None
+
+        def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
+            nonlocal forward
+            if forward is None or len(forward.scratch.tokens) != len(tokens):
+                forward = Forward(self._network, *tokens.shape)
+            count(0, 0, tokens)
+            return forward(tokens, sigma)
+
+        times = gridfit.fit_times(
+            log_score, self._graph, self._noise, written.tokens,
+            nodes=nodes, seed=seed, batch_size=size, temperature=temperature,
+        )  # fmt: skip
+        return FittedTimes(tuple(times.tolist()))
+
+    def _time_grid(self, grid: Grid | FittedTimes, steps: int) -> TimeGrid:
+        if isinstance(grid, FittedTimes):
+            return fitted_grid(self._noise, steps, grid.times)
+        if grid == "fitted":
+            if self.fitted is None:
+                raise ValueError("grid is 'fitted', and none was fitted to this model: fastsedd fit-grid does")
+            return fitted_grid(self._noise, steps, self.fitted.times)
+        if grid not in ("uniform", "log-sigma"):
+            raise ValueError(f"grid is {grid!r}, allowed: 'uniform', 'log-sigma', 'fitted'")
+        return (uniform_grid if grid == "uniform" else log_sigma_grid)(self._noise, steps)
 
     def _checked_predictor(self, predictor: str | None) -> str:
         normalised = self.config.normalised

@@ -15,10 +15,24 @@ ROOT = Path(__file__).parents[1]
 
 # Of each part of the project: the other parts it may import, and the libraries. What is not here is refused.
 PARTS: dict[str, set[str]] = {
-    "fastsedd": {"fastsedd.checkpoint", "fastsedd.engine", "fastsedd.errors"},
+    "fastsedd": {
+        "fastsedd.checkpoint",
+        "fastsedd.config",
+        "fastsedd.engine",
+        "fastsedd.errors",
+        "fastsedd.quality",
+    },
     "fastsedd.__main__": {"fastsedd.cli"},
     "fastsedd.bench": {"fastsedd.engine", "fastsedd_kernels", "numpy"},
-    "fastsedd.cli": {"fastsedd", "fastsedd.bench", "fastsedd.display", "fastsedd_kernels", "click"},
+    "fastsedd.cli": {
+        "fastsedd",
+        "fastsedd.bench",
+        "fastsedd.checkpoint",
+        "fastsedd.display",
+        "fastsedd.quality",
+        "fastsedd_kernels",
+        "click",
+    },
     "fastsedd.display": {"fastsedd.text", "numpy", "rich"},
     "fastsedd.engine": {
         "fastsedd.checkpoint",
@@ -42,6 +56,7 @@ PARTS: dict[str, set[str]] = {
     "fastsedd.models": {"fastsedd.config", "fastsedd_kernels", "numpy"},
     "fastsedd.diffusion": {"fastsedd_kernels", "numpy"},
     "fastsedd.text": {"fastsedd.config", "fastsedd.errors", "numpy", "tokenizers"},
+    "fastsedd.quality": {"numpy"},
     "fastsedd.config": set(),
     "fastsedd.errors": set(),
     "fastsedd_kernels": {"llvmlite", "numba", "numpy", "platformdirs"},

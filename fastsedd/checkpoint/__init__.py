@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastsedd.checkpoint import config_json, hub, hydra_config, layout, location, weights
+from fastsedd.checkpoint import config_json, grid_json, hub, hydra_config, layout, location, weights
 from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
-from fastsedd.config import ModelConfig
+from fastsedd.config import FittedTimes, ModelConfig
 from fastsedd.errors import CheckpointError
 from fastsedd.text.characters import TINY_SHAKESPEARE
 
@@ -20,12 +20,17 @@ GPT2_TOKENS = 50257
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config : the model; stored : where its tensors lie; path : the weights' file; tokenizer : files beside it."""
+    """A model's files, checked.
+
+    stored : where its tensors lie; path : the weights' file; tokenizer : files beside it
+    grid : the time grid that was fitted to it, if it is there
+    """
 
     config: ModelConfig
     stored: Mapping[str, StoredTensor]
     path: Path
     tokenizer: tuple[Path, ...] = ()
+    grid: FittedTimes | None = None
 
     @property
     def tensors(self) -> LazyTensors:
@@ -52,7 +57,10 @@ def read(source: str | Path, revision: str | None = None, *, offline: bool = Fal
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     config = _without_config(found.weights, shapes) if stated is None else stated
     layout.check(found.weights, config, shapes)
-    return Checkpoint(config, {name: stored[name] for name in layout.shapes(config)}, found.weights, found.tokenizer)
+    grid_path = found.weights.with_name(grid_json.NAME)
+    grid = grid_json.read(grid_path) if grid_path.exists() else None
+    tensors = {name: stored[name] for name in layout.shapes(config)}
+    return Checkpoint(config, tensors, found.weights, found.tokenizer, grid)
 
 
 def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offline: bool = False) -> tuple[Path, ...]:

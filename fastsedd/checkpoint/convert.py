@@ -1,4 +1,4 @@
-"""A checkpoint in any format that is read -> a folder of model.safetensors, config.json and its tokenizer."""
+"""A checkpoint in any format that is read -> a folder of model.safetensors, config.json and what lay beside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastsedd import checkpoint
-from fastsedd.checkpoint import config_json, safetensors_file
+from fastsedd.checkpoint import config_json, grid_json, safetensors_file
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -41,6 +41,8 @@ def convert(
         safetensors_file.write(incomplete / WEIGHTS, read.stored, progress or (lambda done, total: None))
         document = json.dumps(config_json.document(read.config), indent=2)
         (incomplete / CONFIG).write_text(document + "\n", encoding="utf-8")
+        if read.grid is not None:
+            grid_json.write(incomplete / grid_json.NAME, read.grid)
         for file in read.tokenizer:
             shutil.copyfile(file, incomplete / file.name)
         incomplete.replace(folder)

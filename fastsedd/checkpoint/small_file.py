@@ -14,10 +14,10 @@ MOST_BYTES = 1 << 22
 _T = TypeVar("_T")
 
 
-def decode(path: Path, kind: type[_T]) -> _T:
+def decode(path: Path, kind: type[_T], most: int = MOST_BYTES) -> _T:
     """A JSON file as a struct. Raises CheckpointError for what is none."""
     try:
-        return msgspec.json.decode(content(path), type=kind)
+        return msgspec.json.decode(content(path, most), type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
 

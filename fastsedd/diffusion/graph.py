@@ -39,6 +39,9 @@ class Graph(Protocol):
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         """Probability that noise dsigma moves y to x, for each state y: int32 [...] to float64 [..., V]."""
 
+    def transition(self, tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
+        """Probability that noise sigma >= 0 moves x to y, for each state y: int32 [...] to float64 [..., V]."""
+
     def reverse_transition(
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
     ) -> NDArray[np.float32]:
@@ -126,6 +129,9 @@ class Uniform:
         transition = np.full((*tokens.shape, self.vocab_size), jump)
         np.put_along_axis(transition, tokens[..., None], jump + math.exp(-dsigma), axis=-1)
         return transition
+
+    def transition(self, tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
+        return self.transp_transition(tokens, sigma)  # which is symmetric
 
     def reverse_transition(
         self, log_score: NDArray[np.float32], tokens: NDArray[np.int32], dsigma: float
@@ -233,6 +239,12 @@ class Absorb:
         transition[tokens == self.mask] = -math.expm1(-dsigma)
         stay = np.where(tokens == self.mask, 1.0, math.exp(-dsigma))
         np.put_along_axis(transition, tokens[..., None], stay[..., None], axis=-1)
+        return transition
+
+    def transition(self, tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float64]:
+        transition = np.zeros((*tokens.shape, self.vocab_size))
+        np.put_along_axis(transition, tokens[..., None], math.exp(-sigma), axis=-1)
+        transition[..., self.mask] -= math.expm1(-sigma)  # of a mask 1 in all
         return transition
 
     def reverse_transition(

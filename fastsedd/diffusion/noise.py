@@ -24,6 +24,9 @@ class Noise(Protocol):
     def rate(self, t: Time) -> Time:
         """Rate of noise, the derivative of ``total`` at t."""
 
+    def time(self, sigma: Time) -> Time:
+        """The t at which ``total`` is sigma."""
+
 
 @dataclass(frozen=True)
 class Geometric:
@@ -51,6 +54,11 @@ class Geometric:
         """sigma(t) log(sigma_max / sigma_min)."""
         return self.total(t) * math.log(self.sigma_max / self.sigma_min)
 
+    def time(self, sigma: Time) -> Time:
+        """log(sigma / sigma_min) / log(sigma_max / sigma_min)."""
+        t: Time = np.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+        return t
+
 
 @dataclass(frozen=True)
 class LogLinear:
@@ -64,3 +72,8 @@ class LogLinear:
     def rate(self, t: Time) -> Time:
         """(1 - 1e-3) / (1 - (1 - 1e-3) t)."""
         return (1.0 - LOGLINEAR_REST) / (1.0 - (1.0 - LOGLINEAR_REST) * t)
+
+    def time(self, sigma: Time) -> Time:
+        """(1 - e^-sigma) / (1 - 1e-3)."""
+        t: Time = -np.expm1(-sigma) / (1.0 - LOGLINEAR_REST)
+        return t

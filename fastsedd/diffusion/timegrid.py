@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd.diffusion.noise import Noise
 
@@ -50,12 +52,41 @@ def uniform_grid(noise: Noise, steps: int, eps: float = 1e-5) -> TimeGrid:
     Lou et al. 2024, section 4 and algorithm 1.
     Raises ValueError for ``steps < 1`` and for ``eps`` outside 0 < eps < 1.
     """
+    _check(steps, eps)
+    return _through(noise, np.linspace(1.0, eps, steps + 1))
+
+
+def log_sigma_grid(noise: Noise, steps: int, eps: float = 1e-5) -> TimeGrid:
+    """Equal steps in the logarithm of the total noise, between the ends of `uniform_grid`, then the denoiser.
+
+    Under geometric noise it is the uniform grid. Raises ValueError as that does.
+    """
+    _check(steps, eps)
+    return _through(noise, noise.time(np.geomspace(noise.total(1.0), noise.total(eps), steps + 1)))
+
+
+def fitted_grid(noise: Noise, steps: int, times: Sequence[float]) -> TimeGrid:
+    """Steps that are equal along fitted times: every stretch between two of `times` has as many of them.
+
+    times : from 1 down to 0, as `fit_times` finds them. The denoiser, which removes all noise from where it stands,
+        is given a stretch like the other steps.
+    Raises ValueError for ``steps < 1``.
+    """
+    _check(steps)
+    share = np.arange(steps + 1) / (steps + 1)
+    return _through(noise, np.interp(share, np.linspace(0.0, 1.0, len(times)), times))
+
+
+def _through(noise: Noise, times: NDArray[np.float64]) -> TimeGrid:
+    """The grid whose steps begin at these times, in falling order; the last of them is the denoiser's."""
+    sigma, rate = noise.total(times), noise.rate(times)
+    dsigma, dt = sigma[:-1] - sigma[1:], times[:-1] - times[1:]
+    predictor = tuple(Step(*map(float, each)) for each in zip(sigma[:-1], dsigma, rate[:-1] * dt, strict=True))
+    return TimeGrid(predictor, Step(float(sigma[-1]), float(sigma[-1]), float(rate[-1] * times[-1])))
+
+
+def _check(steps: int, eps: float = 0.5) -> None:
     if steps < 1:
         raise ValueError(f"steps is {steps}, allowed: 1 or more")
     if not 0.0 < eps < 1.0:
         raise ValueError(f"eps is {eps}, allowed: 0 < eps < 1")
-    times = np.linspace(1.0, eps, steps + 1)
-    sigma, rate = noise.total(times), noise.rate(times)
-    dsigma, dt = sigma[:-1] - sigma[1:], (1.0 - eps) / steps
-    predictor = tuple(Step(*map(float, each)) for each in zip(sigma[:-1], dsigma, rate[:-1] * dt, strict=True))
-    return TimeGrid(predictor, Step(float(sigma[-1]), float(sigma[-1]), float(rate[-1] * eps)))

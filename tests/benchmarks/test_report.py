@@ -48,6 +48,17 @@ ENTRIES = [
         "difference_error": 0.002,
         "seconds_a_text": 0.5,
     },
+    {
+        "kind": "texts",
+        "grid": "fitted",
+        "steps": 32,
+        "draw": "exact",
+        "dtype": "int8",
+        "texts": 256,
+        "measures": {name: [0.75, 0.125] for name in report.TEXT_MEASURES},
+        "seconds_a_text": 0.25,
+    },
+    {"kind": "real texts", "texts": 9, "measures": {name: [0.5, 0.25] for name in report.TEXT_MEASURES}},
     entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
     entry(
         "strassen",
@@ -86,6 +97,8 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "reaches 0.98 of the best of the three at least" in text
     assert "| 100×100×200 | 400 | 400 % | 1.50 | 2.00 |" in text
     assert "| float64 | 64 | 1.0 (4.1e+03) | 2.0 (1.4e+04) | 3.0 (4.8e+04) |" in text
+    assert f"| fitted | 32 | exact | int8 | 0.25 {'| 0.75 ± 0.12 ' * 4}|" in text
+    assert f"| real text |  |  |  |  {'| 0.5 ± 0.25 ' * 4}|" in text
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 
@@ -120,5 +133,5 @@ def test_the_picture_depends_on_the_results_alone(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     for name in ("first", "second"):
         drawing.draw(ENTRIES, tmp_path / name)
-    for name in ("roofline.svg", "strassen.svg"):
+    for name in ("roofline.svg", "strassen.svg", "quality.svg"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()

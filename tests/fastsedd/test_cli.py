@@ -47,6 +47,7 @@ class FakeModel:
     name: str = "shipped model"
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
+    fitted: None = None
     dtype: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(description="characters '\\n abc'"))
@@ -363,6 +364,7 @@ def test_inspect_says_what_the_checkpoint_is(model: FakeModel) -> None:
         "tokenizer": "characters '\\n abc'",
         "graph": "absorb",
         "noise": "geometric, sigma 0.0001 to 20",
+        "fitted grid": "none",
         "generation": "128 steps, temperature 0.9",
     }
 

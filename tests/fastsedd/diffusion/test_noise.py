@@ -49,3 +49,9 @@ def test_arrays_give_float64_and_the_values_of_scalars(noise: Noise) -> None:
 def test_geometric_refuses_bounds_out_of_order(sigma_min: float, sigma_max: float) -> None:
     with pytest.raises(ValueError, match="sigma_min"):
         Geometric(sigma_min, sigma_max)
+
+
+@pytest.mark.parametrize("noise", SCHEDULES)
+def test_time_is_the_inverse_of_total(noise: Noise) -> None:
+    times = np.linspace(1e-5, 1.0, 50)
+    np.testing.assert_allclose(noise.time(noise.total(times)), times, rtol=1e-9)

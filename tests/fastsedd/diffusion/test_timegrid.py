@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.timegrid import Step, uniform_grid
+from fastsedd.diffusion.timegrid import Step, log_sigma_grid, uniform_grid
 
 SCHEDULES = [Geometric(1e-4, 20.0), LogLinear()]
 
@@ -63,3 +64,18 @@ def test_a_step_takes_away_some_noise_and_no_more_than_there_is(sigma: float, ds
 def test_a_step_has_a_rate(rate_dt: float) -> None:
     with pytest.raises(ValueError, match="rate_dt"):
         Step(1.0, 0.5, rate_dt)
+
+
+def test_log_sigma_steps_divide_the_noise_by_the_same_factor() -> None:
+    grid = log_sigma_grid(LogLinear(), 9)
+    sigma = [step.sigma for step in (*grid.predictor, grid.denoiser)]
+    assert sigma[0] == pytest.approx(LogLinear().total(1.0)) and sigma[-1] == pytest.approx(LogLinear().total(1e-5))
+    factors = [after / before for before, after in pairwise(sigma)]
+    assert factors == pytest.approx([factors[0]] * 9, rel=1e-9)
+
+
+def test_geometric_noise_is_uniform_in_its_logarithm() -> None:
+    noise = Geometric(1e-4, 20.0)
+    for found, expected in zip(log_sigma_grid(noise, 12).predictor, uniform_grid(noise, 12).predictor, strict=True):
+        assert (found.sigma, found.dsigma) == pytest.approx((expected.sigma, expected.dsigma), rel=1e-9)
+        assert found.rate_dt == pytest.approx(expected.rate_dt, rel=1e-9)

@@ -1,0 +1,99 @@
+"""How good the shipped model's texts are, against steps and seconds, for each grid, draw and dtype.
+
+    python benchmarks/texts.py CORPUS               of which the model has seen the first 90 %; a quarter of an hour
+    python benchmarks/texts.py CORPUS --only 32     the settings whose name holds this, such as fitted-32-exact-bfloat16
+
+Writes benchmarks/results/texts.json after every setting; those of other settings that it holds are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import environment
+import report
+
+import fastsedd
+from fastsedd.quality.measures import Measures
+
+TEXTS = 256
+
+
+class Setting(NamedTuple):
+    """One way to write texts."""
+
+    grid: str
+    steps: int
+    draw: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return "-".join(map(str, self))
+
+
+def settings() -> Iterator[Setting]:
+    """Every grid at every number of steps, then the draws and the dtypes at the least and the most of interest."""
+    for grid in ("uniform", "fitted", "log-sigma"):
+        for steps in (16, 32, 64, 128):
+            yield Setting(grid, steps, "exact", "bfloat16")
+    for steps in (32, 128):
+        yield Setting("uniform", steps, "official", "bfloat16")
+        for dtype in ("float32", "int8"):
+            yield Setting("uniform", steps, "exact", dtype)
+
+
+def measure(setting: Setting, reference: fastsedd.Reference, texts: int) -> dict[str, Any]:
+    model = fastsedd.load(None, setting.dtype)
+    request: dict[str, Any] = {"grid": setting.grid, "draw": setting.draw, "seed": 0}
+    model.generate(steps=2, **request)  # compiled before it is timed
+    samples = list(model.stream(num_samples=texts, steps=setting.steps, **request))
+    found = reference.measure([each.text for each in samples])
+    seconds = statistics.median(each.seconds for each in samples)
+    return {"kind": "texts", **setting._asdict(), **_numbers(found.samples), "seconds_a_text": seconds}
+
+
+def real(reference: fastsedd.Reference, length: int) -> dict[str, Any]:
+    """The same measures of real text, in windows as long as the texts."""
+    return {"kind": "real texts", **_numbers(reference.measure(["x" * length]).real)}
+
+
+def _numbers(measures: Measures) -> dict[str, Any]:
+    return {"texts": measures.texts, "measures": {name: [each.value, each.error] for name, each in measures.named()}}
+
+
+def _kept(results: Path) -> dict[str, dict[str, Any]]:
+    """What has been measured before, by the name of its setting."""
+    if not results.exists():
+        return {}
+    entries = json.loads(results.read_text(encoding="utf-8"))["entries"]
+    return {
+        str(Setting(*(entry[field] for field in Setting._fields))): entry
+        for entry in entries
+        if entry["kind"] == "texts"
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="The quality of the shipped model's texts.")
+    parser.add_argument("corpus", type=Path, metavar="CORPUS")
+    parser.add_argument("--only", default="", metavar="NAME", help="settings whose name holds this (all)")
+    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts a setting ({TEXTS})")
+    parser.add_argument("--folder", type=Path, default=report.RESULTS, help="where texts.json is kept")
+    options = parser.parse_args(arguments)
+    reference = fastsedd.Reference(options.corpus.read_text(encoding="utf-8"))
+    beside = real(reference, fastsedd.load().config.length)
+    found = _kept(options.folder / "texts.json")
+    for setting in (each for each in settings() if options.only in str(each)):
+        found[str(setting)] = measure(setting, reference, options.texts)
+        ordered = [found[str(each)] for each in settings() if str(each) in found]
+        report.store("texts", environment.describe(), [beside, *ordered], options.folder)
+        print(json.dumps(found[str(setting)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

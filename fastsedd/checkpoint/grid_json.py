@@ -1,0 +1,40 @@
+"""grid.json, beside a model's weights: the time grid that was fitted to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+
+from fastsedd.checkpoint import small_file
+from fastsedd.config import FittedTimes
+from fastsedd.errors import CheckpointError
+
+NAME = "grid.json"
+
+MOST_BYTES = 1 << 17
+
+
+class _Stored(msgspec.Struct):
+    times: list[float]
+
+
+def read(path: Path) -> FittedTimes:
+    """Read and check a grid. Raises CheckpointError, naming the file and what is allowed."""
+    stored = small_file.decode(path, _Stored, MOST_BYTES)
+    try:
+        return FittedTimes(tuple(stored.times))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def write(path: Path, grid: FittedTimes) -> None:
+    """Write what `read` reads, whole or not at all. Raises OSError where that cannot be done."""
+    incomplete = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+    try:
+        incomplete.write_text(json.dumps({"times": grid.times}, indent=1) + "\n", encoding="utf-8")
+        incomplete.replace(path)
+    finally:
+        incomplete.unlink(missing_ok=True)
