@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
+from fastsedd.batching import BatchSize
 from fastsedd.config import MOST_STEPS, ModelConfig
 from fastsedd.diffusion import likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
@@ -182,16 +183,19 @@ class Model:
         temperature: float | None = None,
         draw: Literal["exact", "official"] = "exact",
         on_step: OnStep | None = None,
+        *,
+        indices: Sequence[int] | None = None,
     ) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done.
 
         prefix, suffix : text that every sample begins and ends with, exactly
-        batch_size : samples denoised together, chosen by memory if None; the texts do not depend on it
+        batch_size : samples denoised together, chosen by memory and speed if None; the texts do not depend on it
         length : tokens a text, at most config.length, which is the default
         steps, temperature : the checkpoint's own if None; one denoising step follows the `steps`
         seed : 0 to 2**64 - 1, drawn from the system if None; it decides the texts, on any number of threads
         draw : "exact", or "official", the published code's arithmetic
         on_step(step, steps, tokens) : sees the state, int32 [B, L], after every step
+        indices : which of the samples 0 to num_samples - 1 to write, in this order; all of them if None
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
         length = self.config.length if length is None else length
@@ -203,24 +207,30 @@ class Model:
         grid = uniform_grid(self._noise, steps)
         if not 1 <= num_samples <= MOST_SAMPLES:
             raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
-        size = self._checked_batch_size(batch_size, length)
+        wanted = range(num_samples) if indices is None else indices
+        _check_indices(wanted, num_samples)
+        size = BatchSize(self._checked_batch_size(batch_size, length), measured=batch_size is None)
         temperature = self.config.generation.temperature if temperature is None else temperature
         seed = secrets.randbits(32) if seed is None else seed
         check_request(grid, length, seed, draw, temperature)
 
         def run() -> Iterator[Sample]:
             forward: Forward | None = None
-            for first in range(0, num_samples, size):
-                indices = range(first, min(first + size, num_samples))
-                if forward is None or len(forward.scratch.tokens) != len(indices):
-                    forward = Forward(self._network, len(indices), length)
+            done = 0
+            while done < len(wanted):
+                batch = wanted[done : done + size.next(len(wanted) - done)]
+                done += len(batch)
+                if forward is None or len(forward.scratch.tokens) != len(batch):
+                    forward = Forward(self._network, len(batch), length)
                 started = time.perf_counter()
+                ended: list[float] = []
                 tokens = sample(
-                    forward, self._graph, grid, indices=indices, length=length, seed=seed,
-                    fixed=fixed, draw=draw, temperature=temperature, on_step=on_step,
+                    forward, self._graph, grid, indices=batch, length=length, seed=seed,
+                    fixed=fixed, draw=draw, temperature=temperature, on_step=_timing(ended, on_step),
                 )  # fmt: skip
-                seconds = (time.perf_counter() - started) / len(indices)
-                for index, row in zip(indices, tokens, strict=True):
+                size.note(len(batch), ended)
+                seconds = (time.perf_counter() - started) / len(batch)
+                for index, row in zip(batch, tokens, strict=True):
                     yield Sample(self.tokenizer.decode(row), row, seed, index, steps, seconds)
 
         return run()
@@ -352,6 +362,23 @@ def evaluate(model: Model | str | Path | None, text: str, **options: Any) -> Eva
 def warmup(progress: Callable[[int, int], None] | None = None) -> None:
     """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` after each."""
     fastsedd_kernels.compile_all(progress)
+
+
+def _check_indices(indices: Sequence[int], num_samples: int) -> None:
+    outside = [index for index in indices if not 0 <= index < num_samples]
+    if outside:
+        raise ValueError(f"indices holds {outside[0]}, allowed: 0 to {num_samples - 1}, below num_samples")
+
+
+def _timing(ended: list[float], on_step: OnStep | None) -> OnStep:
+    """An `on_step` that notes when each step ended, and passes it on."""
+
+    def note(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        ended.append(time.perf_counter())
+        if on_step is not None:
+            on_step(step, steps, tokens)
+
+    return note
 
 
 def _graph(config: ModelConfig) -> Graph:

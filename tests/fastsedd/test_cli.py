@@ -125,7 +125,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["convert"], ["warmup"]])
 def test_help_imports_nothing_slow(command: list[str]) -> None:
-    slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers"}
+    slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers", "distributed"}
     program = (
         "import sys; from fastsedd.cli import main; main(sys.argv[1:], standalone_mode=False);"
         f"print(sorted({slow} & set(sys.modules)))"
@@ -246,6 +246,10 @@ def test_no_progress_where_there_is_no_terminal(model: FakeModel) -> None:
         ["--draw", "nearly"],
         ["--output", "."],
         ["--watch", "--quiet"],
+        ["--watch", "--scheduler", "local:2"],
+        ["--resume"],
+        ["--resume", "--json"],
+        ["--resume", "--output", "texts.txt"],
         ["--unknown"],
     ],
 )
