@@ -104,7 +104,7 @@ class RemoteModel:
         yielded = 0
         received = 0
         queue = _Queue(wanted, request.get("batch_size"))
-        running = as_completed(with_results=True)
+        running = as_completed(loop=self._client.loop, with_results=True)
         with _retold():
             self._submit(queue, running, request)
             for _, part in running:
@@ -221,7 +221,7 @@ def _cluster(local: re.Match[str] | None) -> Iterator[Any]:
     workers = int(local[1])
     threads = max(1, fastsedd_kernels.cpu_info().cores // workers)
     with LocalCluster(
-        n_workers=workers, threads_per_worker=threads, dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=workers, threads_per_worker=threads, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
     ) as cluster:
         yield cluster
 
