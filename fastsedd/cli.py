@@ -21,7 +21,9 @@ import fastsedd
 if TYPE_CHECKING:
     from fastsedd import Dtype, Evaluation, Model, Sample
     from fastsedd.bench import Measurements, Profile
+    from fastsedd.cluster import RemoteModel
     from fastsedd.display import OnStep
+    from fastsedd.output import Lines
     from fastsedd.quality.measures import Quality
 
 RULE = "-" * 72
@@ -149,7 +151,15 @@ def main() -> None:
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write there, whole or not at all.",
+    help="Write there: with --json text by text, else whole or not at all.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Write what is missing in --output FILE, with --json, of the same request."
+)
+@click.option(
+    "--scheduler",
+    metavar="S",
+    help="Share the texts out to dask's workers: tcp://HOST:PORT, or local:N for N processes here.",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 def generate(
@@ -163,27 +173,37 @@ def generate(
     watch: bool,
     as_json: bool,
     output: Path | None,
+    resume: bool,
+    scheduler: str | None,
     quiet: bool,
     **request: Any,  # what `Model.stream` takes, under its names
 ) -> None:
     """Write texts.
 
-    The same seed gives the same texts, for any number of threads and any batch size.
+    The same seed gives the same texts, for any number of threads, any batch size and any number of workers.
     """
-    if watch and quiet:
-        raise click.UsageError("--watch shows progress, which --quiet forbids")
-    seed = secrets.randbits(32) if seed is None else seed
+    if watch and (quiet or scheduler is not None):
+        raise click.UsageError(f"--watch shows progress, which {'--quiet forbids' if quiet else 'workers do not'}")
+    if resume and not (as_json and output):
+        raise click.UsageError("--resume goes on with a file of JSON lines: give --json and --output FILE")
     if template is not None:
         request["template"] = _read(template)
-    loaded = _load(model, source, threads, dtype, quiet=quiet)
-    with _denoising(loaded, num_samples, watch=watch, quiet=quiet) as on_step:
-        samples = loaded.stream(num_samples=num_samples, seed=seed, on_step=on_step, **request)
-        if not quiet:
-            _say(f"seed {seed}")
-        with _output(output) as file:
-            for line in _json_lines(samples, loaded.name) if as_json else _lines(samples):
-                file.write(f"{line}\n")
-                file.flush()
+    resumed = _resumed(output) if resume else None
+    seed = _seed(seed, resumed)
+    with _writer(model, source, threads, dtype, scheduler, quiet=quiet) as writer:
+        asked = num_samples
+        if output is not None and resumed is not None:
+            steps = request["steps"] or writer.config.generation.steps
+            resumed.check(output, seed, steps, writer.name, num_samples)
+            request["indices"] = resumed.missing(num_samples)
+            asked = len(request["indices"])
+        with _progress(writer, asked, remote=scheduler is not None, watch=watch, quiet=quiet) as progress:
+            samples = writer.stream(num_samples=num_samples, seed=seed, **progress, **request)
+            if not quiet:
+                _say(f"seed {seed}")
+            with _output(output, grows=as_json, resumed=resumed, quiet=quiet) as write:
+                for line in _json_lines(samples, writer.name) if as_json else _lines(samples):
+                    write(line)
 
 
 @main.command()
@@ -428,13 +448,15 @@ def _tune() -> None:
         _say(f"tuned: {tuned.limits}, {tuned.gain:.3f} times as fast as the default; kept in {tuned.file}")
 
 
-def _counting(what: str, *, quiet: bool = False) -> AbstractContextManager[Callable[[int, int], None]]:
-    """A bar on a terminal, else nothing."""
+def _counting(
+    what: str, *, unit: str | None = None, quiet: bool = False
+) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar on a terminal, with how many a second of a unit, else nothing."""
     if quiet or not sys.stderr.isatty():
         return nullcontext(lambda done, total: None)
     from fastsedd import display
 
-    return display.counting_bar(what)
+    return display.counting_bar(what, unit)
 
 
 def _say(line: str) -> None:
@@ -495,6 +517,46 @@ def _read(file: Path) -> str:
         raise ValueError(f"{file}: is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
 
 
+def _resumed(path: Path | None) -> Lines | None:
+    """What a request that ended before its time has left."""
+    from fastsedd import output
+
+    return None if path is None else output.read_lines(path)
+
+
+def _seed(given: int | None, resumed: Lines | None) -> int:
+    """The seed asked for, else that of the texts there are, else any."""
+    if given is None and resumed is not None:
+        given = resumed.seed
+    return secrets.randbits(32) if given is None else given
+
+
+@contextmanager
+def _writer(
+    model: str | None, source: dict[str, Any], threads: int | None, dtype: Dtype, scheduler: str | None, *, quiet: bool
+) -> Iterator[Model | RemoteModel]:
+    """Who writes the texts: this process or, with a scheduler, others."""
+    if scheduler is None:
+        yield _load(model, source, threads, dtype, quiet=quiet)
+        return
+    from fastsedd import cluster
+
+    note = (lambda line: None) if quiet else _say
+    with cluster.connect(scheduler, model, dtype, threads=threads, **source, note=note) as workers:
+        yield workers
+
+
+@contextmanager
+def _progress(writer: Any, num_samples: int, *, remote: bool, watch: bool, quiet: bool) -> Iterator[dict[str, Any]]:
+    """How the progress of so many texts is shown, as an argument of the writer's `stream`."""
+    if remote:
+        with _counting("writing", unit="samples", quiet=quiet) as progress:
+            yield {"progress": progress}
+    else:
+        with _denoising(writer, num_samples, watch=watch, quiet=quiet) as on_step:
+            yield {"on_step": on_step}
+
+
 def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> AbstractContextManager[OnStep | None]:
     """How the progress of a request is shown: not at all where nobody looks."""
     if quiet or not sys.stderr.isatty():
@@ -507,22 +569,28 @@ def _denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> A
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that takes its name once it is complete."""
-    if path is None:
-        yield sys.stdout
-    elif path.exists() and not path.is_file():  # a device or a pipe: nothing to replace
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-    else:
-        target = path.resolve()
-        incomplete = target.with_name(f".{target.name}.{os.getpid()}.incomplete")
-        try:
-            with incomplete.open("x", encoding="utf-8") as file:
-                yield file
-            incomplete.replace(target)
-        finally:
-            incomplete.unlink(missing_ok=True)
+def _output(path: Path | None, *, grows: bool, resumed: Lines | None, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Write lines to standard output, to a file that takes its name once it is complete, or to one that grows."""
+    from fastsedd import output
+
+    if path is None or not grows or (path.exists() and not path.is_file()):
+        with nullcontext(sys.stdout) if path is None else output.whole_file(path) as file:
+            yield lambda line: _write_line(file, line)
+        return
+    if resumed is None and output.set_aside(path) and not quiet:
+        _say(f"{path} was there already: it is {path}~ now")
+    try:
+        with output.growing_file(path, resumed or output.Lines()) as write:
+            yield write
+    except BaseException:
+        if not quiet and path.is_file():
+            _say(f"{path} keeps the texts that are done: --resume goes on with it")
+        raise
+
+
+def _write_line(file: TextIO, line: str) -> None:
+    file.write(f"{line}\n")
+    file.flush()
 
 
 def _lines(samples: Iterable[Sample]) -> Iterator[str]:
@@ -532,17 +600,9 @@ def _lines(samples: Iterable[Sample]) -> Iterator[str]:
 
 
 def _json_lines(samples: Iterable[Sample], model: str) -> Iterator[str]:
-    for sample in samples:
-        fields = {
-            "text": sample.text,
-            "tokens": sample.tokens.tolist(),
-            "seed": sample.seed,
-            "index": sample.index,
-            "steps": sample.steps,
-            "model": model,
-            "seconds": sample.seconds,
-        }
-        yield json.dumps(fields)
+    from fastsedd.output import json_line
+
+    return (json_line(sample, model) for sample in samples)
 
 
 def _facts(model: Model) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -29,18 +29,20 @@ MASKED = "dim"
 FRESH = "bold green"
 SETTLED = ""
 
+_SPEED_OVER = 600.0  # seconds: a batch may take minutes
+
 
 @contextmanager
-def counting_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is moved by calling `progress(done, total)`."""
-    with _bar(description) as bar:
+def counting_bar(description: str, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is moved by calling `progress(done, total)`; with a unit, it says how many a second are done."""
+    with _bar(description, unit) as bar:
         yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
 
 @contextmanager
 def denoising_bar(num_samples: int) -> Iterator[OnStep]:
     """A bar over all steps of all texts, moved by `on_step`."""
-    bar = _bar("denoising")
+    bar = _bar("denoising", "samples")
 
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         bar.start()
@@ -57,7 +59,7 @@ def denoising_bar(num_samples: int) -> Iterator[OnStep]:
 @contextmanager
 def denoising_view(num_samples: int, tokenizer: Tokenizer, mask_token: int | None) -> Iterator[OnStep]:
     """The first text of each batch as it emerges from noise, above the bar, redrawn by `on_step`."""
-    bar = _bar("denoising")
+    bar = _bar("denoising", "samples")
     view = Live(console=bar.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
     before: NDArray[np.int32]
 
@@ -111,15 +113,34 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
             print(f"{name:<{width}}  {value}")
 
 
-def _bar(description: str) -> Progress:
+class _Rate(ProgressColumn):
+    """How many of a unit are done a second; the task's field `steps` says how many of its counts make one."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        if task.speed is None:
+            return Text("")
+        return Text(f"{task.speed / task.fields['steps']:.3g} {self._unit}/s", style="progress.data.speed")
+
+
+def _bar(description: str, unit: str | None = None) -> Progress:
     """A bar with one task, whose total is not known yet."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    rate = () if unit is None else (_Rate(unit),)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), *rate, TimeRemainingColumn())
     console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    bar.add_task(description, total=None)
+    bar = Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
+        speed_estimate_period=_SPEED_OVER,
+    )  # fmt: skip
+    bar.add_task(description, total=None, steps=1)
     return bar
 
 
 def _advance(bar: Progress, step: int, steps: int, batch: int, num_samples: int) -> None:
     """Note a step of a batch in a bar that counts the steps of every text."""
-    bar.update(bar.task_ids[0], description=f"step {step}/{steps}", advance=batch, total=steps * num_samples)
+    bar.update(
+        bar.task_ids[0], description=f"step {step}/{steps}", advance=batch, total=steps * num_samples, steps=steps
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
+from fastsedd.batching import BatchSize
 from fastsedd.config import MOST_STEPS, FittedTimes, ModelConfig
 from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
@@ -178,11 +179,13 @@ class Model:
         top_k: int = 0,
         top_p: float = 1.0,
         grid: Grid | FittedTimes = "uniform",
+        *,
+        indices: Sequence[int] | None = None,
     ) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done.
 
         prefix, suffix : text that every sample begins and ends with, exactly
-        batch_size : samples denoised together, chosen by memory if None; the texts do not depend on it
+        batch_size : samples denoised together, chosen by memory and speed if None; the texts do not depend on it
         length : tokens a text, at most config.length, which is the default
         steps, temperature : the checkpoint's own if None; one denoising step follows the `steps`
         seed : 0 to 2**64 - 1, drawn from the system if None; it decides the texts, on any number of threads
@@ -198,6 +201,7 @@ class Model:
             rows of probabilities, which takes longer.
         grid : how the noise is shared out among the steps: "uniform" in time, as in the article, "log-sigma", equal in
             the logarithm of the noise, "fitted", to this model, or what `fit_grid` returned
+        indices : which of the samples 0 to num_samples - 1 to write, in this order; all of them if None
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
         given = self._given(prefix, suffix, template, fixed, length)
@@ -207,7 +211,9 @@ class Model:
         time_grid = self._time_grid(grid, steps)
         if not 1 <= num_samples <= MOST_SAMPLES:
             raise ValueError(f"num_samples is {num_samples}, allowed: 1 to {MOST_SAMPLES}")
-        size = self._checked_batch_size(batch_size, len(given))
+        wanted = range(num_samples) if indices is None else indices
+        _check_indices(wanted, num_samples)
+        size = BatchSize(self._checked_batch_size(batch_size, len(given)), measured=batch_size is None)
         temperature = self.config.generation.temperature if temperature is None else temperature
         choice = Choice(self._checked_predictor(predictor), draw, temperature, top_k, top_p)
         seed = secrets.randbits(32) if seed is None else seed
@@ -215,17 +221,21 @@ class Model:
 
         def run() -> Iterator[Sample]:
             forward: Forward | None = None
-            for first in range(0, num_samples, size):
-                indices = range(first, min(first + size, num_samples))
-                if forward is None or len(forward.scratch.tokens) != len(indices):
-                    forward = Forward(self._network, len(indices), len(given))
+            done = 0
+            while done < len(wanted):
+                batch = wanted[done : done + size.next(len(wanted) - done)]
+                done += len(batch)
+                if forward is None or len(forward.scratch.tokens) != len(batch):
+                    forward = Forward(self._network, len(batch), len(given))
                 started = time.perf_counter()
+                ended: list[float] = []
                 tokens = sample(
-                    forward, self._graph, time_grid, indices=indices, length=len(given), seed=seed, fixed=given,
-                    choice=choice, on_step=on_step,
+                    forward, self._graph, time_grid, indices=batch, length=len(given), seed=seed, fixed=given,
+                    choice=choice, on_step=_timing(ended, on_step),
                 )  # fmt: skip
-                seconds = (time.perf_counter() - started) / len(indices)
-                for index, row in zip(indices, tokens, strict=True):
+                size.note(len(batch), ended)
+                seconds = (time.perf_counter() - started) / len(batch)
+                for index, row in zip(batch, tokens, strict=True):
                     yield Sample(self.tokenizer.decode(row), row, seed, index, steps, seconds)
 
         return run()
@@ -465,6 +475,23 @@ def evaluate(model: Model | str | Path | None, text: str, **options: Any) -> Eva
 def warmup(progress: Callable[[int, int], None] | None = None) -> None:
     """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` after each."""
     fastsedd_kernels.compile_all(progress)
+
+
+def _check_indices(indices: Sequence[int], num_samples: int) -> None:
+    outside = [index for index in indices if not 0 <= index < num_samples]
+    if outside:
+        raise ValueError(f"indices holds {outside[0]}, allowed: 0 to {num_samples - 1}, below num_samples")
+
+
+def _timing(ended: list[float], on_step: OnStep | None) -> OnStep:
+    """An `on_step` that notes when each step ended, and passes it on."""
+
+    def note(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        ended.append(time.perf_counter())
+        if on_step is not None:
+            on_step(step, steps, tokens)
+
+    return note
 
 
 def _graph(config: ModelConfig) -> Graph:

@@ -126,7 +126,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["convert"], ["warmup"]])
 def test_help_imports_nothing_slow(command: list[str]) -> None:
-    slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers"}
+    slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers", "distributed"}
     program = (
         "import sys; from fastsedd.cli import main; main(sys.argv[1:], standalone_mode=False);"
         f"print(sorted({slow} & set(sys.modules)))"
@@ -270,6 +270,10 @@ def test_no_progress_where_there_is_no_terminal(model: FakeModel) -> None:
         ["--draw", "nearly"],
         ["--output", "."],
         ["--watch", "--quiet"],
+        ["--watch", "--scheduler", "local:2"],
+        ["--resume"],
+        ["--resume", "--json"],
+        ["--resume", "--output", "texts.txt"],
         ["--unknown"],
     ],
 )
@@ -329,6 +333,34 @@ def test_an_output_file_is_whole_or_untouched(model: FakeModel, tmp_path: Path, 
     assert run("generate", "--num-samples", "2", "--output", str(target)).exit_code != 0
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_lines_grow_and_an_old_file_is_kept_aside(model: FakeModel, tmp_path: Path) -> None:
+    target = tmp_path / "texts.jsonl"
+    target.write_text("old")
+    model.fails = KeyboardInterrupt()
+    arguments = ["generate", "--num-samples", "3", "--steps", str(STEPS), "--json", "--output", str(target)]
+    result = run(*arguments, "--seed", "7")
+    assert result.exit_code == 130
+    assert "--resume goes on with it" in result.stderr
+    assert (tmp_path / "texts.jsonl~").read_text() == "old"
+    assert [json.loads(line)["index"] for line in target.read_text().splitlines()] == [0]
+    run(*arguments, "--resume")
+    assert (model.requests[-1]["seed"], model.requests[-1]["indices"]) == (7, [1, 2])
+
+
+@pytest.mark.parametrize("other", [["--seed", "8"], ["--steps", "4"], ["--num-samples", "1"]])
+def test_another_request_is_refused_and_the_file_untouched(model: FakeModel, tmp_path: Path, other: list[str]) -> None:
+    target = tmp_path / "texts.jsonl"
+    arguments = ["generate", "--quiet", "--json", "--output", str(target), "--num-samples", "2", "--steps", str(STEPS)]
+    run(*arguments)
+    with target.open("a") as file:
+        file.write('{"text": "to')
+    before = target.read_bytes()
+    result = run(*arguments, "--resume", *other)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fastsedd: error: {target}: ") and result.stderr.count("\n") == 1
+    assert target.read_bytes() == before
 
 
 def test_an_output_file_in_no_folder_is_one_line(model: FakeModel, tmp_path: Path) -> None:

@@ -93,6 +93,18 @@ def test_the_bar_counts_the_steps_of_every_text(screen: io.StringIO) -> None:
     assert "25%" in screen.getvalue()
 
 
+def test_the_bar_says_how_many_samples_a_second(screen: io.StringIO) -> None:
+    pair = np.zeros((2, 3), np.int32)
+    with display.denoising_bar(8) as on_step:
+        for _batch in range(3):
+            on_step(1, 2, pair)
+            on_step(2, 2, pair)
+    with display.counting_bar("writing", "pages") as progress:
+        for done in range(3):
+            progress(done, 3)
+    assert "samples/s" in screen.getvalue() and "pages/s" in screen.getvalue()
+
+
 def test_the_counting_bar(screen: io.StringIO) -> None:
     with display.counting_bar("compiling") as progress:
         progress(1, 2)

@@ -151,6 +151,22 @@ def test_stream_yields_each_batch_when_it_is_done(model) -> None:
     assert [(s.index, s.seed, s.steps) for s in samples] == [(0, 5, 2), (1, 5, 2), (2, 5, 2)]
 
 
+def test_samples_are_asked_for_by_index(model) -> None:
+    whole = list(model.stream(num_samples=6, steps=3, seed=5))
+    some = list(model.stream(num_samples=6, steps=3, seed=5, batch_size=2, indices=[4, 0, 5]))
+    assert [(each.index, each.text) for each in some] == [(index, whole[index].text) for index in (4, 0, 5)]
+    assert list(model.stream(num_samples=6, indices=[])) == []
+    for wrong in (6, -1):
+        with pytest.raises(ValueError, match=f"indices holds {wrong}, allowed: 0 to 5"):
+            model.stream(num_samples=6, indices=[wrong])
+
+
+def test_texts_do_not_depend_on_the_sizes_that_are_tried(model, monkeypatch) -> None:
+    whole = model.generate(num_samples=40, steps=2, seed=5, batch_size=40).texts
+    monkeypatch.setattr(fastsedd.Model, "_checked_batch_size", lambda self, *_: 4)
+    assert model.generate(num_samples=40, steps=2, seed=5).texts == whole
+
+
 def test_the_checkpoints_own_defaults(write_checkpoint, make_config) -> None:
     from fastsedd.config import GenerationConfig
 

@@ -1,0 +1,44 @@
+"""How many samples are denoised together: as many as memory allows, or fewer where that proves faster."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+
+# Another size is tried while a request still has so many batches to go: else there is nothing to win back.
+_WORTH_TRYING = 8
+
+
+class BatchSize:
+    """The size of each next batch of a request, learnt from the batches before it: they are its texts, nothing is lost.
+
+    most : what memory allows
+    measured : whether smaller sizes, a half and a quarter of it, are tried as well; else each batch is of `most`
+    """
+
+    def __init__(self, most: int, *, measured: bool) -> None:
+        smaller = {most // 2, most // 4} - {0} if measured else set()
+        self._most = most
+        self._untried = sorted(smaller)
+        self._seconds: dict[int, float] = {}  # that a step takes for each sample, by size
+
+    def next(self, left: int) -> int:
+        """Samples of the next batch, 1 to `left`, the number still to write."""
+        if self._most not in self._seconds:
+            return min(self._most, left)
+        if self._untried and left >= _WORTH_TRYING * self._most:
+            return self._untried.pop()
+        return min(self._fastest(), left)
+
+    def note(self, size: int, steps_ended: Sequence[float]) -> None:
+        """Learn from a batch: the time, in seconds, at which each of its steps ended.
+
+        The median step counts: the first ones may compile kernels, and others may have had to wait for the CPU.
+        """
+        taken = [after - before for before, after in pairwise(steps_ended)]
+        if taken:
+            self._seconds[size] = statistics.median(taken) / size
+
+    def _fastest(self) -> int:
+        return min(self._seconds, key=lambda size: self._seconds[size])
