@@ -90,7 +90,10 @@ def main() -> None:
     "--num-samples", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Texts to write."
 )
 @click.option(
-    "--batch-size", metavar="N", type=click.IntRange(min=1), help="Texts denoised together.  [default: by memory]"
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Texts denoised together.  [default: by memory and speed]",
 )
 @click.option("--length", metavar="N", type=click.IntRange(min=1), help="Tokens a text.  [default: the model's own]")
 @click.option("--seed", metavar="N", type=click.IntRange(0, 2**64 - 1), help="Decides the texts.  [default: random]")
