@@ -81,7 +81,6 @@ def _quality(panels: Any, entries: list[Entry]) -> bool:
                 if entry["kind"] == "real texts":
                     axes.axhline(entry["measures"][measure][0], color="black", ls=":", label="real text")
             axes.set(xscale="log", ylabel=measure)
-    panels[0][0].set(yscale="log")
     panels[1][0].set(xlabel="steps")
     panels[1][1].set(xlabel="seconds a text")
     panels[0][1].legend(fontsize="small")
