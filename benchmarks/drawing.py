@@ -36,6 +36,8 @@ def _roofline(axes: Any, entries: list[Entry]) -> bool:
     """Operations a byte against operations a second, ours and the peers', under the measured limits."""
     products = [entry for entry in entries if entry["kind"] in ("linear", "matmul") and entry["dtype"] == "float32"]
     streams = [entry for entry in entries if entry["kind"] == "gemv"]
+    if not products and not streams:
+        return False
     _draw_roof(axes, products, streams)
     for name, marker in MARKERS.items():
         ours = name == "fastsedd"

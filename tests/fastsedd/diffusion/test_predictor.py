@@ -106,6 +106,24 @@ def test_of_a_clean_prediction_the_analytic_step_is_mdlms(step: Step) -> None:
     np.testing.assert_array_equal(likeliest, np.eye(5)[clean.argmax(-1)])
 
 
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("name", "predictor"), [("analytic", ANALYTIC), ("euler", EULER), ("denoiser", DENOISER)])
+def test_of_a_clean_prediction_the_steps_are_radds(step: Step, name: str, predictor: Predictor) -> None:
+    """Its score is p e^-sigma / (1 - e^-sigma), in Lou et al.'s steps (Ou et al. 2024, theorem 1)."""
+    if name == "denoiser":
+        step = Step(step.dsigma, step.dsigma, step.rate_dt)
+    graph = Absorb(4)
+    clean = np.random.default_rng(5).dirichlet(np.ones(4), 3)
+    factor = np.exp(-step.sigma) / -np.expm1(-step.sigma)
+    score = np.concatenate([clean * factor, np.ones((3, 1))], axis=1)
+    log_score = np.concatenate([np.log(clean) - np.log(np.expm1(step.sigma)), np.zeros((3, 1))], axis=1)
+    masks = np.full(3, graph.mask, np.int32)
+    expected = official(name, graph, score, masks, step)
+    np.testing.assert_allclose(by_law(predictor, graph, log_score, masks, step), expected, rtol=0.0, atol=1e-10)
+    rows = predictor.transition(graph, log_score.astype(np.float32), masks, step).astype(np.float64)
+    np.testing.assert_allclose(rows / rows.sum(-1, keepdims=True), expected, rtol=0.0, atol=1e-6)
+
+
 def truncated(row: NDArray[np.float64], own: int, top_k: int, top_p: float) -> NDArray[np.float64]:
     jumps = sorted((p for y, p in enumerate(row) if y != own), reverse=True)
     kept = jumps[: top_k or None]
