@@ -31,6 +31,7 @@ RULE = "-" * 72
 INTERRUPTED = 130
 
 # Options of several commands.
+_quiet = click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 _threads = click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 _dtype = click.option(
     "--dtype",
@@ -164,7 +165,7 @@ def main() -> None:
     metavar="S",
     help="Share the texts out to dask's workers: tcp://HOST:PORT, or local:N for N processes here.",
 )
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@_quiet
 def generate(
     model: str | None,
     source: dict[str, Any],
@@ -260,7 +261,7 @@ def inspect(model: str | None, source: dict[str, Any], dtype: Dtype) -> None:
 @_dtype
 @_threads
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@_quiet
 def evaluate(
     paths: tuple[str, ...],
     source: dict[str, Any],
@@ -343,7 +344,7 @@ def evaluate(
 )
 @_dtype
 @_threads
-@click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@_quiet
 def fit_grid(
     model: str | None,
     source: dict[str, Any],
