@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import environment
+import numpy as np
 import report
 
 import fastsedd
@@ -62,6 +63,18 @@ def real(reference: fastsedd.Reference, length: int) -> dict[str, Any]:
     return {"kind": "real texts", **_numbers(reference.measure(["x" * length]).real)}
 
 
+def fitted_grid(times: Sequence[float]) -> dict[str, Any]:
+    """How uneven the fitted grid is, and what its evenness costs the uniform one by the fit's own measure.
+
+    The fit makes steps as dense as the root of what their length costs (`gridfit`), so that n steps of a density whose
+    mean is 1 lose its square's mean over n, and n fitted ones 1 over n.
+    """
+    lengths = -np.diff(times)
+    density = 1.0 / (len(lengths) * lengths)
+    loss = float(np.sum(density**2 * lengths))
+    return {"kind": "fitted grid", "density": [float(density.min()), float(density.max())], "uniform_loss": loss}
+
+
 def _numbers(measures: Measures) -> dict[str, Any]:
     return {"texts": measures.texts, "measures": {name: [each.value, each.error] for name, each in measures.named()}}
 
@@ -86,12 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=report.RESULTS, help="where texts.json is kept")
     options = parser.parse_args(arguments)
     reference = fastsedd.Reference(options.corpus.read_text(encoding="utf-8"))
-    beside = real(reference, fastsedd.load().config.length)
+    model = fastsedd.load()
+    beside = [real(reference, model.config.length)]
+    if model.fitted is not None:
+        beside.append(fitted_grid(model.fitted.times))
     found = _kept(options.folder / "texts.json")
     for setting in (each for each in settings() if options.only in str(each)):
         found[str(setting)] = measure(setting, reference, options.texts)
         ordered = [found[str(each)] for each in settings() if str(each) in found]
-        report.store("texts", environment.describe(), [beside, *ordered], options.folder)
+        report.store("texts", environment.describe(), [*beside, *ordered], options.folder)
         print(json.dumps(found[str(setting)]), flush=True)
 
 

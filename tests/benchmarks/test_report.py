@@ -135,3 +135,21 @@ def test_the_picture_depends_on_the_results_alone(tmp_path: Path) -> None:
         drawing.draw(ENTRIES, tmp_path / name)
     for name in ("roofline.svg", "strassen.svg", "quality.svg"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_fitted_grid_is_placed_between_few_steps_and_many() -> None:
+    def texts(grid: str, steps: int, value: float) -> dict[str, Any]:
+        measures = {name: [value, 0.1] for name in report.TEXT_MEASURES}
+        return {"kind": "texts", "grid": grid, "steps": steps, "draw": "exact", "dtype": "bfloat16", "texts": 256,
+                "measures": measures, "seconds_a_text": 0.25}  # fmt: skip
+
+    entries = [
+        texts("uniform", 32, 9.0),
+        texts("fitted", 32, 8.5),
+        texts("uniform", 128, 8.0),
+        {"kind": "fitted grid", "density": [0.5, 1.5], "uniform_loss": 1.25},
+    ]
+    rendered = report.render(ENVIRONMENT, entries)
+    assert "128 uniform steps gain over 32, 32 fitted ones gain 50 ± 10 % in perplexity" in rendered
+    assert "0.50 to 1.50 times" in rendered and "25.0 % more" in rendered
+    assert "fitted ones gain" not in report.render(ENVIRONMENT, entries[:-1])

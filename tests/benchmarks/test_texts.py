@@ -20,9 +20,9 @@ def test_each_run_adds_to_what_is_there(tmp_path: Path) -> None:
     for name in reversed(names):
         texts.main([str(corpus), "--only", name, "--texts", "2", "--folder", str(tmp_path / "results")])
     _, entries = report.load(tmp_path / "results")
-    assert [entry["kind"] for entry in entries] == ["real texts", "texts", "texts"]
-    assert [entry["grid"] for entry in entries[1:]] == ["uniform", "log-sigma"]
-    assert all(set(report.TEXT_MEASURES) <= entry["measures"].keys() and entry["texts"] == 2 for entry in entries[1:])
+    assert [entry["kind"] for entry in entries] == ["real texts", "fitted grid", "texts", "texts"]
+    assert [entry["grid"] for entry in entries[2:]] == ["uniform", "log-sigma"]
+    assert all(set(report.TEXT_MEASURES) <= entry["measures"].keys() and entry["texts"] == 2 for entry in entries[2:])
     assert "## How good the texts are" in report.render(
         {"caches": {}, "packages": {}, "cpu": "", "isa": "", "threads": 1, "system": "", "date": ""}, entries
     )
