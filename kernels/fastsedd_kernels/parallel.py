@@ -263,14 +263,26 @@ class Program:
     """
 
     def __init__(self, calls: list[tuple[Kernel, int, tuple[Any, ...]]]) -> None:
-        self._calls = calls  # which keep the arrays alive
+        self._calls = list(calls)  # which keep the arrays alive
         self._kept = aligned_empty((len(calls), KEPT_BYTES), np.uint8)
+        self._places = [int(place.ctypes.data) for place in self._kept]
         steps = [
-            kernel.keep(place.ctypes.data, tasks, *arguments)
-            for place, (kernel, tasks, arguments) in zip(self._kept, calls, strict=True)
+            kernel.keep(place, tasks, *arguments)
+            for place, (kernel, tasks, arguments) in zip(self._places, calls, strict=True)
         ]
         self._steps = np.array(steps, np.intp).reshape(-1)
         self._most_tasks = max(tasks for _, tasks, _ in calls)
+
+    def bind(self, step: int, arguments: tuple[Any, ...]) -> None:
+        """Make that call with other arguments from now on."""
+        kernel, tasks, _ = self._calls[step]
+        self._calls[step] = kernel, tasks, arguments
+        kernel.keep(self._places[step], tasks, *arguments)
+
+    def release(self, step: int) -> None:
+        """Keep the arrays of that call no longer alive: it must be bound before it runs."""
+        kernel, tasks, _ = self._calls[step]
+        self._calls[step] = kernel, tasks, ()
 
     def run(self) -> None:
         """Make the calls, one after the other."""

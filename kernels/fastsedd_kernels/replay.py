@@ -10,8 +10,11 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd_kernels.parallel import Kernel, Program
 from fastsedd_kernels.recording import Call, capture
@@ -19,32 +22,73 @@ from fastsedd_kernels.recording import Call, capture
 # Kernels in one region: an interrupt waits until it ends.
 _MOST_STEPS = 32
 
+_Arguments = tuple[Any, ...]
+
 
 class Recording:
     """What `record` returns. Any thread may replay it, one at a time."""
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[Call], given: tuple[NDArray[Any], ...]) -> None:
+        self._given = [(array.shape, array.dtype) for array in given]
+        self._runs: list[Program | _Single] = []
+        self._bound: list[tuple[Program | _Single, int, _Arguments]] = []  # a run's step, and its arguments
+        for run, steps in _joined(calls):
+            self._runs.append(run)
+            for step, arguments in enumerate(steps):
+                placed = _placed(arguments, given)
+                if placed is not arguments:
+                    self._bound.append((run, step, placed))
         self._count = len(calls)
-        self._runs = tuple(_joined(calls))
+        if given:
+            self._let_go()
 
     def __len__(self) -> int:
         """How many calls a replay makes."""
         return self._count
 
-    def replay(self) -> None:
-        """Do again what was recorded, with what the same arrays hold now. Raises what a check of values raises."""
-        for function, arguments in self._runs:
-            function(*arguments)
+    def replay(self, *arrays: NDArray[Any]) -> None:
+        """Do again what was recorded, with what the same arrays hold now. Raises what a check of values raises.
+
+        arrays : in place of those that `record` was given, as many, of their shapes and dtypes, C-contiguous, and as
+            far apart from each other and from the rest as those were
+        """
+        if [(array.shape, array.dtype) for array in arrays] != self._given:
+            raise ValueError(f"arrays are {_in_words(arrays)}, must be {self._in_words()}: those of the recording")
+        if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
+            raise ValueError("arrays must be C-contiguous, their elements at multiples of their size")
+        try:
+            for run, step, arguments in self._bound:
+                run.bind(step, _filled(arguments, arrays))
+            for run in self._runs:
+                run.run()
+        finally:
+            if arrays:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep no array alive that the next replay is given another one for."""
+        for run, step, _ in self._bound:
+            run.release(step)
+
+    def _in_words(self) -> str:
+        return ", ".join(f"{dtype} {shape}" for shape, dtype in self._given) or "none"
 
 
-def record(function: Callable[[], Any]) -> Recording:
+def _in_words(arrays: tuple[NDArray[Any], ...]) -> str:
+    return ", ".join(f"{array.dtype} {array.shape}" for array in arrays) or "none"
+
+
+def record(function: Callable[[], Any], *arrays: NDArray[Any]) -> Recording:
     """Call `function` once and return a recording of all that this package's functions did in it on this thread.
 
     A replay reads and writes the very arrays of that call: inputs are to be written in place, and an array that was
     made on the way is filled anew. NumPy's own operations are not recorded, and numbers and lists are as they were.
-    Raises RuntimeError within another `record`, and what `function` raises.
+    arrays : NumPy arrays that `function` uses and each replay is given others for, C-contiguous
+    Raises RuntimeError within another `record`, ValueError for strided arrays, and what `function` raises.
     """
-    return Recording(capture(function))
+    if not all(array.flags.c_contiguous for array in arrays):
+        raise ValueError(f"arrays are {_in_words(arrays)}, must be C-contiguous")
+    return Recording(capture(function), arrays)
 
 
 def profile(function: Callable[[], Any], rounds: int = 20) -> dict[str, float]:
@@ -63,17 +107,66 @@ def profile(function: Callable[[], Any], rounds: int = 20) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def _joined(calls: list[Call]) -> list[Call]:
-    """The calls, with kernels that follow each other joined to programs."""
-    joined: list[Call] = []
+class _Single:
+    """A call of something else than a kernel: a copy, or a check."""
+
+    def __init__(self, function: Callable[..., Any], arguments: _Arguments) -> None:
+        self._function, self._arguments = function, arguments
+
+    def bind(self, step: int, arguments: _Arguments) -> None:
+        self._arguments = arguments
+
+    def release(self, step: int) -> None:
+        self._arguments = ()
+
+    def run(self) -> None:
+        self._function(*self._arguments)
+
+
+def _joined(calls: list[Call]) -> Iterator[tuple[Program | _Single, list[_Arguments]]]:
+    """The calls, with kernels that follow each other joined to programs; and the arguments of each of a run's steps."""
     for are_kernels, group in itertools.groupby(calls, lambda call: _kernel_of(call) is not None):
         if not are_kernels:
-            joined += group
+            for function, arguments in group:
+                yield _Single(function, arguments), [arguments]
             continue
         kernels = [(kernel, call[1][0], call[1][1:]) for call in group if (kernel := _kernel_of(call)) is not None]
         for first in range(0, len(kernels), _MOST_STEPS):
-            joined.append((Program(kernels[first : first + _MOST_STEPS]).run, ()))
-    return joined
+            steps = kernels[first : first + _MOST_STEPS]
+            yield Program(steps), [arguments for _, _, arguments in steps]
+
+
+class _Place(NamedTuple):
+    """A view of one of the arrays that a replay is given: which, and from which byte on."""
+
+    slot: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def of(self, arrays: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+        return np.ndarray(self.shape, self.dtype, arrays[self.slot].data, self.offset, self.strides)
+
+
+def _placed(value: Any, given: tuple[NDArray[Any], ...]) -> Any:
+    """The value with a _Place for each array in it that lies in one of those given; itself if there is none."""
+    if isinstance(value, tuple):
+        parts = tuple(_placed(each, given) for each in value)
+        return value if all(part is each for part, each in zip(parts, value, strict=True)) else parts
+    if isinstance(value, np.ndarray) and value.size > 0:
+        for slot, array in enumerate(given):
+            offset = value.ctypes.data - array.ctypes.data
+            if 0 <= offset < array.nbytes:
+                return _Place(slot, offset, value.shape, value.strides, value.dtype)
+    return value
+
+
+def _filled(value: Any, arrays: tuple[NDArray[Any], ...]) -> Any:
+    """The value with the arrays that its places stand for."""
+    if isinstance(value, _Place):
+        return value.of(arrays)
+    return tuple(_filled(each, arrays) for each in value) if isinstance(value, tuple) else value
 
 
 def _kernel_of(call: Call) -> Kernel | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,6 +52,59 @@ def test_a_replay_reads_the_arrays_again(name: str) -> None:
         out.fill(np.nan)
         recording.replay()
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_replay_takes_other_arrays(name: str) -> None:
+    function = FUNCTIONS[name]
+    (a, b), out = inputs(1), np.empty((SIZE, SIZE), np.float32)
+    recording = fk.record(lambda: function(a, b, out), a, b, out)
+    (kept_a, kept_b), kept_out = (a.copy(), b.copy()), out.copy()
+    for seed in (1, 2, 3):
+        (x, y), found, expected = inputs(seed), *np.full((2, SIZE, SIZE), np.nan, np.float32)
+        function(x, y, expected)
+        recording.replay(x, y, found)
+        np.testing.assert_array_equal(found, expected)
+    for array, kept in ((a, kept_a), (b, kept_b), (out, kept_out)):
+        np.testing.assert_array_equal(array, kept)
+
+
+def test_an_array_that_replays_are_given_is_not_kept() -> None:
+    def record(a: np.ndarray, b: np.ndarray) -> fk.Recording:
+        return fk.record(lambda: fk.gelu(fk.matmul(a.T[::-1], b)), a)
+
+    first, second, b = inputs(1)[0].copy(), inputs(2)[0].copy(), inputs(3)[0]
+    recording = record(first, b)
+    recording.replay(second)
+    watched = [weakref.ref(first), weakref.ref(second)]
+    del first, second
+    gc.collect()
+    assert [each() for each in watched] == [None, None]
+
+
+def test_a_replay_wants_arrays_as_the_recorded_ones() -> None:
+    a, b = inputs(1)
+    recording = fk.record(lambda: fk.matmul(a, b), a)
+    with pytest.raises(ValueError, match=r"arrays are none, must be float32 \(24, 24\)"):
+        recording.replay()
+    with pytest.raises(ValueError, match=r"arrays are float64 \(24, 24\), must be float32 \(24, 24\)"):
+        recording.replay(a.astype(np.float64))
+    with pytest.raises(ValueError, match="must be C-contiguous"):
+        recording.replay(a.T)
+    with pytest.raises(ValueError, match="must be C-contiguous"):
+        fk.record(lambda: fk.matmul(a.T, b), a.T)
+    with pytest.raises(ValueError, match="must be none"):
+        fk.record(lambda: fk.matmul(a, b)).replay(a)
+
+
+def test_a_failed_replay_may_be_followed_by_another() -> None:
+    table = inputs(4)[0]
+    tokens, out = np.arange(4, dtype=np.int32), np.empty((4, SIZE), np.float32)
+    recording = fk.record(lambda: fk.embedding(tokens, table, out=out), tokens)
+    with pytest.raises(ValueError, match=f"tokens has {SIZE}"):
+        recording.replay(np.full(4, SIZE, np.int32))
+    recording.replay(tokens + np.int32(3))
+    np.testing.assert_array_equal(out, table[tokens + 3])
 
 
 def test_embedding_checks_its_tokens_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -370,3 +371,58 @@ def test_a_layer_that_disagrees_with_its_class_is_left() -> None:
             assert error(model(**inputs)[0], expected) <= RELATIVE["float32"]
     finally:
         kind.forward = own
+
+
+@pytest.mark.parametrize("name", WHOLE_LAYERS)
+@torch.no_grad()
+def test_layers_are_replayed_with_what_they_are_given(name: str) -> None:
+    """Its second call is recorded, those after that are replayed, until more than the values differs."""
+    model, _ = of_transformers(name)
+    layer = next(each for each in model.modules() if type(each).__name__ == WHOLE_LAYERS[name])
+    tokens = [torch.randn(shape, 17, 48) for shape in (2, 2, 2, 2, 3, 3, 3, 2)]
+    expected = [layer(each) for each in tokens]
+    with accelerate(model):
+        found = [layer(each) for each in tokens]
+    assert max(map(error, found, expected)) <= RELATIVE["float32"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_replayed_layer_sees_what_was_changed(dtype: Any) -> None:
+    model, _ = of_transformers("Bert")
+    layer = model.to(dtype).encoder.layer[0]
+    x = torch.randn(2, 17, 48, dtype=dtype)
+
+    def scale(parameter: str) -> None:
+        layer.get_parameter(parameter).mul_(3)
+
+    def replace(parameter: str) -> None:
+        path, _, name = parameter.rpartition(".")
+        setattr(layer.get_submodule(path), name, nn.Parameter(2 * layer.get_parameter(parameter)))
+
+    with accelerate(model) as done:
+        for change in (scale, replace):
+            for name in ("attention.self.key.weight", "output.dense.weight", "attention.output.LayerNorm.weight"):
+                before = [layer(x) for _ in range(3)][-1]
+                change(name)
+                after = [layer(x) for _ in range(3)]
+                expected = type(layer).forward(layer, x)
+                most = RELATIVE[str(dtype).removeprefix("torch.")]
+                assert all(torch.equal(each, after[0]) for each in after) and not torch.equal(before, after[0])
+                assert error(after[0], expected) <= most
+        done.undo()
+
+
+@torch.no_grad()
+def test_layers_are_replayed_by_several_threads() -> None:
+    model, _ = of_transformers("ViT")
+    inputs = [torch.randn(1, 3, 32, 32) for _ in range(4)]
+    expected = [model(each)[0] for each in inputs]
+    with accelerate(model), ThreadPoolExecutor(4) as pool:
+
+        def repeated(image: Any) -> list[Any]:
+            with torch.no_grad():
+                return [model(image)[0] for _ in range(6)]
+
+        for found, wanted in zip(pool.map(repeated, inputs), expected, strict=True):
+            assert max(error(each, wanted) for each in found) <= RELATIVE["float32"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,7 +168,7 @@ def _batch(
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """Each product of the batch that has any work; out is 0 where there are no products to sum."""
     if out.size == 0 or a.shape[-1] == 0:
-        run(out.fill, 0)
+        run(operator.setitem, out, ..., 0)
         return
     for position in np.ndindex(*out.shape[:-2]):
         yield a[position], b[position], out[position]

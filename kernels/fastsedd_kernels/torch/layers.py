@@ -1,4 +1,4 @@
-"""Transformer layers whose forward is known, as eight calls of kernels.
+"""Transformer layers whose forward is known, as seven calls of kernels, which are replayed as one.
 
     x + attention(norm(x)), then x + mlp(norm(x))          before: ViT, SigLIP, GPT-2
     norm(x + attention(x)), then norm(x + mlp(x))          after: BERT and what is built like it
@@ -20,7 +20,17 @@ from torch import nn
 
 import fastsedd_kernels as fk
 from fastsedd_kernels.torch import tensors
-from fastsedd_kernels.torch.modules import Family, Forward, Packed, Packs, activation_of, is_layer_norm, is_linear
+from fastsedd_kernels.torch.modules import (
+    Family,
+    Forward,
+    Packed,
+    Packs,
+    activation_of,
+    is_layer_norm,
+    is_linear,
+    states,
+)
+from fastsedd_kernels.torch.replays import Replays
 from fastsedd_kernels.torch.scratch import Scratch
 
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}  # relative to the norm of the layer's own result
@@ -83,7 +93,7 @@ class LayerForward(Forward):
         def part(path: str) -> Any:
             return operator.attrgetter(path)(module)
 
-        self._anatomy, self._scratch = anatomy, scratch
+        self._anatomy, self._scratch, self._replays = anatomy, scratch, Replays()
         self._products = "float32" if packs.dtype == "float32" else "bfloat16"
         self.attention: Any = part(anatomy.attention)
         self.norms: tuple[Any, Any] = part(anatomy.norms[0]), part(anatomy.norms[1])
@@ -115,9 +125,18 @@ class LayerForward(Forward):
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's result for hidden states [B, L, N]."""
         with tensors.plainly():
-            out = torch.empty(x.shape)
-            self._run(tensors.as_array(x), out.numpy())
+            array, out = tensors.as_array(x), torch.empty(x.shape)
+            if array.flags.c_contiguous:
+                self._replays.run(self._run, self._state(x), array, out.numpy())
+            else:
+                self._run(array, out.numpy())
             return out.to(x.dtype)
+
+    def _state(self, x: torch.Tensor) -> tuple[Any, ...]:
+        """All that the calls of kernels depend on beside their arrays."""
+        packs = (self._projections, self._output, self._up, self._down)
+        norms = ((norm.eps, states(norm.weight, norm.bias)) for norm in self.norms)
+        return x.shape, fk.get_num_threads(), self.attention.scaling, *(pack.state() for pack in packs), *norms
 
     def _run(self, x: Any, out: Any) -> None:
         array, first = self._scratch.array, self._anatomy.norm_first

@@ -81,15 +81,27 @@ class Family:
     """A module and what is in it, for who computes with the parts without calling them."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._members = [(each, tuple(each._modules.values())) for each in module.modules()]
+        # Their dictionaries: the Python between two kernels is cold, and looks up as little as it can.
+        self._members = [(vars(each), list(each._modules.values())) for each in module.modules()]
 
     def is_undisturbed(self) -> bool:
         """Whether the parts are those they were, dropout is off, and nobody wants to see what passes between them."""
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
             return False
-        if any(tuple(each._modules.values()) != parts for each, parts in self._members):
-            return False
-        return not any(each.training or each._forward_hooks or each._forward_pre_hooks for each, _ in self._members[1:])
+        head = True  # whose own hooks are called
+        for member, parts in self._members:
+            children = member["_modules"]
+            if (children or parts) and list(children.values()) != parts:
+                return False
+            if not head and (member["training"] or member["_forward_hooks"] or member["_forward_pre_hooks"]):
+                return False
+            head = False
+        return True
+
+
+def states(*parameters: torch.Tensor | None) -> tuple[tuple[int, int], ...]:
+    """Where each parameter lies, and how often it was changed."""
+    return tuple((each.data_ptr(), each._version) for each in parameters if each is not None)
 
 
 class Packed:
@@ -118,10 +130,14 @@ class Packed:
 
     def current(self) -> tuple[fk.PackedWeight, NDArray[np.float32] | None]:
         """Panels and biases as they are now. (A write through `weight.data` leaves no trace to see.)"""
-        state = tuple((each.data_ptr(), each._version) for each in self.parameters)
+        state = self.state()
         if self._kept is None or state != self._state:
             self._kept, self._state = (fk.pack(self._matrix(), self._dtype), self._bias()), state
         return self._kept
+
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """Changes when a parameter does."""
+        return states(*self.parameters)
 
     def _weights(self) -> list[tuple[nn.Module, torch.Tensor]]:
         weights: list[Any] = [(module, module.weight) for module in self._modules]
