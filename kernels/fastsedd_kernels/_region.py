@@ -24,8 +24,8 @@ from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import pointer
 
 # Counters of a region, each on a cache line of its own; behind them one for each step, and then one for each task.
-_STARTED, _FINISHED = 0, 8
-COUNTERS = 16
+_STARTED, _FINISHED, FAILED = 0, 8, 16
+COUNTERS = 24
 LINE = 8  # counters in a cache line
 
 # Times that a caller makes way for workers that have not started: each may give a slice to another program instead.
@@ -61,8 +61,19 @@ def is_mine(place: int, counters: Any) -> Any:
 
 
 @jit
-def finish_task(place: int, counters: Any) -> None:
-    """Count one task of a step as done."""
+def new_counters(count: int) -> Any:
+    """So many counters at zero. (numpy.zeros takes Numba longer to compile.)"""
+    counters = np.empty(count, np.intp)
+    for i in range(count):
+        counters[i] = 0
+    return counters
+
+
+@jit
+def finish_task(place: int, failed: bool, counters: Any) -> None:
+    """Count one task of a step as done, and whether it failed."""
+    if failed:
+        _count(pointer(counters, FAILED), 1)
     _count(pointer(counters, place), 1)
 
 
@@ -91,7 +102,9 @@ def _leave_core(core: int) -> None:
     """Move the calling thread to another core than that one, if it may run on any other."""
     if core < 0 or core >= 64 * _WORDS:
         return
-    masks = np.zeros(2 * _WORDS, np.uint64)
+    masks = np.empty(2 * _WORDS, np.uint64)
+    for i in range(2 * _WORDS):
+        masks[i] = 0
     allowed, others = pointer(masks, 0), pointer(masks, _WORDS)
     if _sched_getaffinity(0, _BYTES, allowed) < 0:
         return

@@ -37,7 +37,18 @@ from numba.np.ufunc.parallel import _check_tbb_version_compatible
 
 from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
-from fastsedd_kernels._region import COUNTERS, LINE, await_tasks, caller_of_region, finish_task, is_mine, meet, part
+from fastsedd_kernels._region import (
+    COUNTERS,
+    FAILED,
+    LINE,
+    await_tasks,
+    caller_of_region,
+    finish_task,
+    is_mine,
+    meet,
+    new_counters,
+    part,
+)
 from fastsedd_kernels._tasks import KEPT_BYTES, call_task, keep_call, run_tasks
 from fastsedd_kernels.cpu import available_cores
 from fastsedd_kernels.recording import run
@@ -62,14 +73,13 @@ _set_threads_of_caller = types.ExternalFunction("set_num_threads", types.void(ty
 STEP_WORDS = 3
 
 
-def _run_region(threads: int, steps: int, program: Any) -> int:
+def _run_region(threads: int, steps: int, program: Any) -> Any:
     """The one parallel region: its threads share the tasks of each step, see `_region`. How many tasks failed."""
     total = 0
     for step in range(steps):
         total += program[step * STEP_WORDS + 2]
-    counters = np.zeros(COUNTERS + LINE * steps + total, np.intp)
+    counters = new_counters(COUNTERS + LINE * steps + total)
     caller = caller_of_region()
-    failed = 0
     before = _threads_of_caller()
     _set_threads_of_caller(np.int32(threads))
     for thread in numba.prange(threads):
@@ -82,13 +92,12 @@ def _run_region(threads: int, steps: int, program: Any) -> int:
             for turn in range(tasks):
                 task = (tasks * thread // threads + turn) % tasks
                 if is_mine(first + task, counters):
-                    failed += call_task(function, task, memory)
-                    finish_task(done, counters)
+                    finish_task(done, call_task(function, task, memory), counters)
             await_tasks(done, tasks, counters)
             first += tasks
         part(caller, counters)
     _set_threads_of_caller(np.int32(before))
-    return failed
+    return counters[FAILED]
 
 
 _region = threading.Lock()

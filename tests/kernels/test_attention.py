@@ -6,11 +6,13 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference
-from fastsedd_kernels.attention.kernel import KEY_BLOCK, query_block
+from fastsedd_kernels.attention.kernel import key_block, query_block
+from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 QUERY_BLOCK = query_block(np.dtype(np.float32))
+KEY_BLOCK = key_block(COLUMNS[np.dtype(np.float32)])
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -27,8 +29,14 @@ def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, atol: float = 
 @pytest.mark.parametrize(
     "length", [1, 2, QUERY_BLOCK - 1, QUERY_BLOCK + 1, KEY_BLOCK, KEY_BLOCK + 1, 2 * KEY_BLOCK + 5]
 )
-def test_lengths(length: int, causal: bool) -> None:
-    assert_attention(*(2 * normal(i, 1, 2, length, 16) for i in range(3)), causal=causal)
+@pytest.mark.parametrize("dim", [16, 64])
+def test_lengths(dim: int, length: int, causal: bool) -> None:
+    assert_attention(*(2 * normal(i, 1, 2, length, dim) for i in range(3)), causal=causal)
+
+
+@pytest.mark.parametrize("dim", [48, 49, 63, 64, 65, 80, 96, 128])
+def test_heads_of_any_width(dim: int) -> None:
+    assert_attention(*(normal(i, 1, 2, 77, dim) for i in range(3)))
 
 
 @settings(max_examples=40, deadline=None)

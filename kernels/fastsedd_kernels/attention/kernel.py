@@ -4,9 +4,9 @@
 
 A task is a thread's part of all heads, or of their runs of queries. A head's keys and values are packed into panels for
 the GEMM's micro-kernel, in float32 or in bfloat16 words; for each block of queries the keys pass by in blocks of
-KEY_BLOCK, and a running maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022,
+`key_block`, and a running maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022,
 FlashAttention): memory is linear in the length.
-    scores of a block   rows of queries x KEY_BLOCK float32, in L2; a panel of keys D x NR, in L1
+    scores of a block   rows of queries x keys float32, in L2; a panel of keys D x NR, in L1
 Queries are multiplied by scale / ln 2 first, so that a weight is a power of two. Scores, weights and sums are float32;
 in bfloat16, queries, keys, values and weights are rounded on the way into a product. Each query's sums run over the
 keys in order: results do not depend on how queries are shared out.
@@ -45,17 +45,26 @@ from fastsedd_kernels.gemm.microkernel import (
     multiply_tile,
     open_tiles,
     tile_columns,
-    tile_rows,
+    tile_rows_of,
+    widest_columns,
 )
 from fastsedd_kernels.gemm.panels import pack_columns
 from fastsedd_kernels.gemm.rows import elements_a_word, place_of_word, take_rows, words_of
 from fastsedd_kernels.norm.kernel import highest
 from fastsedd_kernels.parallel import Kernel, kernel
 
-KEY_BLOCK = 288  # a whole number of every panel's columns, and of tile registers' words
+_MOST_KEYS = 288
 _LOG2_E = float32(1.4426950408889634)
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
+
+
+def key_block(columns: int) -> int:
+    """Keys that pass by at a time: whole panels, and whole rows of tile registers."""
+    return _MOST_KEYS // columns * columns
+
+
+_key_block = jit(key_block)
 
 
 def query_block(dtype: np.dtype[Any]) -> int:
@@ -125,9 +134,9 @@ def _multiply_block(
     accumulate: bool,
 ) -> None:  # fmt: skip
     """c[0:rows] (+)= a[0:rows, 0:depth] . b, over the panels of b's `columns`, which lie b_stride elements apart."""
-    height = tile_rows(b)
     for panel in range(-(-columns // nr)):
         vectors = -(-min(nr, columns - panel * nr) // lanes_at(b))
+        height = tile_rows_of(b, vectors)
         for top in range(0, rows, height):
             target = offset(c, top * ldc + panel * nr)
             multiply_tile(
@@ -200,6 +209,13 @@ def _rescale(top: Any, state: Any, sums: Any, width: int) -> None:
 
 
 @jit
+def _panel_columns(dim: int, some: Any) -> Any:
+    """Of keys and of values: the widest tile's where a head is as wide, so that no narrow tile, a slow one, is left."""
+    widest = widest_columns(some)
+    return widest if widest - lanes_at(some) < dim <= widest else tile_columns(some)
+
+
+@jit
 def _empty(shape: Any, dtype: Any) -> Any:
     """numpy.empty from a cache line's edge on: a register that lies across two lines costs two accesses."""
     count = 1
@@ -222,17 +238,18 @@ def attend(
     batch, heads, queries, dim = q.shape
     length = k.shape[2]
     some = pointer(like, 0)
-    nr, tiled, rounded = tile_columns(some), has_tiles(some), elements_a_word(some) > 1
+    nr, tiled, rounded = _panel_columns(dim, some), has_tiles(some), elements_a_word(some) > 1
     depth = words_of(dim, some)
     line = LANES  # rows a power of two apart would share cache sets
     lda = depth if tiled else depth + line
     key_words = _empty((length if rounded else 0, depth), like.dtype)
     key_panels = _empty((-(-length // nr), depth, nr), like.dtype)
-    value_panels = _empty((-(-dim // nr), words_of(-(-length // KEY_BLOCK) * KEY_BLOCK, some), nr), like.dtype)
+    keys = _key_block(nr)
+    value_panels = _empty((-(-dim // nr), words_of(-(-length // keys) * keys, some), nr), like.dtype)
     turned = np.empty((block, dim), np.float32)
     query_words = _empty((block, lda), like.dtype)
-    scores = _empty((block, KEY_BLOCK + line), np.float32)
-    weights = _empty((block, words_of(KEY_BLOCK, some)), like.dtype)
+    scores = _empty((block, keys + line), np.float32)
+    weights = _empty((block, words_of(keys, some)), like.dtype)
     sums = _empty((block, value_panels.shape[0] * nr), np.float32)
     state = np.empty((block, 2), np.float32)
     factors = pointer(state, 0)  # unused: of int8 only
@@ -286,8 +303,9 @@ def _attend_block(
     state[:, 0] = _LOWEST
     state[:, 1] = _ZERO
     visible = min(length, begin + rows) if causal else length
-    for key in range(0, visible, KEY_BLOCK):
-        keys = min(KEY_BLOCK, visible - key)
+    together = _key_block(nr)
+    for key in range(0, visible, together):
+        keys = min(together, visible - key)
         words = words_of(keys, some)
         _multiply_block(
             rows, depth, queries, lda, pointer(key_panels, key * depth), depth * nr, nr, keys,
@@ -300,9 +318,9 @@ def _attend_block(
             _rescale(top, state[r], pointer(sums, r * ldc), ldc)
             state[r, 1] += _weigh(row, seen, top, weights, r, words * elements_a_word(some), words, tiled)
         a, stride = _weights_at(scores, weights, lds, words)
+        values = pointer(value_panels, words_of(key, some) * nr)
         _multiply_block(
-            rows, words, a, stride, pointer(value_panels, words_of(key, some) * nr), value_panels.shape[1] * nr, nr,
-            dim, pointer(sums, 0), ldc, key > 0,
+            rows, words, a, stride, values, value_panels.shape[1] * nr, nr, dim, pointer(sums, 0), ldc, key > 0,
         )  # fmt: skip
 
 

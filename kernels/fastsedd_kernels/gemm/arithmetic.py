@@ -19,7 +19,7 @@ from numba import float32, float64, int32, uint32
 from numba.core import cgutils
 
 from fastsedd_kernels import _simd
-from fastsedd_kernels.cpu import Unit, dot_unit, isa
+from fastsedd_kernels.cpu import AVX512, Unit, dot_unit, isa
 
 UNROLL = 4  # k: a power of two, of which a micro-kernel makes a group
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
@@ -146,6 +146,17 @@ def _shape_of(element: Any) -> Shape:
 
 
 SHAPES = {element: _shape_of(element) for element in SUMS}
+
+
+def _widest_of(element: Any) -> Shape:
+    """As many accumulators four registers wide, where those are the 64 columns that most heads of attention have."""
+    rows, vectors = SHAPES[element]
+    if isa() is AVX512 and element in (float32, uint32) and unit_of(element) in (None, Unit.AVX512):
+        return Shape(rows * vectors // 4, 4)
+    return Shape(rows, vectors)
+
+
+WIDEST = {element: _widest_of(element) for element in SUMS}
 
 # Columns of a panel, by the NumPy dtype of what it holds.
 COLUMNS = {dtype: SHAPES[element].vectors * (isa().lanes * 32 // element.bitwidth) for dtype, element in NUMPY.items()}

@@ -14,8 +14,9 @@ that wait for their cache lines hold up loads too), then of `beside` (what its e
 apart.
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
-up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. Every
-element of C is one chain of FMAs in the order of k, whatever the tile: results do not depend on how work is divided.
+up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. (Where
+`arithmetic` has a wider tile, it has fewer rows.) Every element of C is one chain of FMAs in the order of k, whatever
+the tile: results do not depend on how work is divided.
 MR and NR: see `arithmetic`, which also says what an element is; bfloat16 and int8 come in words of 32 bits, which are
 what k counts. On AMX the tile is another one (`amx`), with the same contract.
 The structure is that of BLIS (Van Zee and van de Geijn 2015).
@@ -23,7 +24,6 @@ The structure is that of BLIS (Van Zee and van de Geijn 2015).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from fastsedd_kernels import _simd
 from fastsedd_kernels._jit import compile_symbol, is_symbol
 from fastsedd_kernels.cpu import Unit
 from fastsedd_kernels.gemm import amx
-from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, UNROLL, Arithmetic, arithmetic_of, unit_of
+from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, UNROLL, WIDEST, Arithmetic, arithmetic_of, unit_of
 
 ROWS, VECTORS = SHAPES[float32]  # and of float64
 CHUNK = 4 * UNROLL  # k: short enough that a shallow product's tile has been asked for when it is stored
@@ -95,10 +95,13 @@ def _runs_on_amx(element: Any) -> bool:
     return unit_of(element) is Unit.AMX
 
 
-# MR and NR.
+# MR and NR; and the columns of the widest tile.
 tile_rows = _of_element(types.intp, lambda _, element: _simd.index(SHAPES[element].rows))
 tile_columns = _of_element(
     types.intp, lambda _, element: _simd.index(SHAPES[element].vectors * _simd.lanes_of(element))
+)
+widest_columns = _of_element(
+    types.intp, lambda _, element: _simd.index(WIDEST[element].vectors * _simd.lanes_of(element))
 )
 
 # Whether B is multiplied by tile registers, which write 16 rows or 32.
@@ -111,6 +114,18 @@ open_tiles = _of_element(
 close_tiles = _of_element(
     types.void, lambda builder, element: amx.close_tiles(builder) if _runs_on_amx(element) else None
 )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def tile_rows_of(typing_context: Any, b: Any, vectors: Any) -> Any:
+    """MR of tiles so many registers wide, of what `b` points to."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        element = b.dtype
+        narrow = builder.icmp_signed("<=", arguments[1], _simd.index(SHAPES[element].vectors))
+        return builder.select(narrow, _simd.index(SHAPES[element].rows), _simd.index(WIDEST[element].rows))
+
+    return types.intp(b, types.intp), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -157,27 +172,34 @@ def _all_tiles(
 def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
     """All shapes of a tile, and the switch that chooses."""
     element = operands[_Operands._fields.index("a")].dtype
-    shape = SHAPES[element]
+    width = WIDEST[element].vectors
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        m, width, packed = arguments
+        m, registers, packed = arguments
         values = _Operands(*cgutils.unpack_tuple(builder, packed))
         if _runs_on_amx(element):
-            amx.emit(builder, element, m, width, values)
+            amx.emit(builder, element, m, registers, values)
             return context.get_dummy_value()
         arithmetic = arithmetic_of(element)
         done = builder.append_basic_block("tile_done")
-        switch = builder.switch(builder.add(builder.mul(m, _simd.index(shape.vectors)), width), done)
-        for rows, vectors in itertools.product(range(1, shape.rows + 1), range(1, shape.vectors + 1)):
-            block = builder.append_basic_block(f"tile_{rows}x{vectors}")
-            switch.add_case(_simd.index(rows * shape.vectors + vectors), block)
-            builder.position_at_end(block)
-            _Tile(builder, arithmetic, rows, vectors, rows == shape.rows, values).emit()
-            builder.branch(done)
+        switch = builder.switch(builder.add(builder.mul(m, _simd.index(width)), registers), done)
+        for vectors in range(1, width + 1):
+            most = _most_rows(element, vectors)
+            for rows in range(1, most + 1):
+                block = builder.append_basic_block(f"tile_{rows}x{vectors}")
+                switch.add_case(_simd.index(rows * width + vectors), block)
+                builder.position_at_end(block)
+                _Tile(builder, arithmetic, rows, vectors, rows == most, values).emit()
+                builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
     return types.void(m, vectors, operands), codegen
+
+
+def _most_rows(element: Any, vectors: int) -> int:
+    """MR of tiles so many registers wide."""
+    return SHAPES[element].rows if vectors <= SHAPES[element].vectors else WIDEST[element].rows
 
 
 class _Cursor(NamedTuple):
