@@ -59,7 +59,7 @@ class Workspace:
         return cls(
             np.empty((batch, length), np.intp), np.empty((sigmas, FREQUENCIES), np.float32),
             fk.aligned_empty((sigmas, config.modulations * width)),
-            array(width), array(width), array(width), array(3 * width), array(4 * width),
+            array(width), array(width), array(width), array(3 * width), fk.padded_empty((batch, length, 4 * width)),
         )  # fmt: skip
 
     def all_rows(self) -> Rows:

@@ -4,7 +4,7 @@ Every function takes and returns NumPy arrays, has an `out=`, runs on all cores 
 """
 
 from fastsedd_kernels import overloads as _overloads  # noqa: F401, makes the functions callable from njit functions
-from fastsedd_kernels._arrays import aligned_empty
+from fastsedd_kernels._arrays import aligned_empty, padded_empty
 from fastsedd_kernels._cache import cache_folder
 from fastsedd_kernels._jit import on_compile
 from fastsedd_kernels.activation import gelu, silu
@@ -41,6 +41,7 @@ __all__ = [
     "matmul",
     "on_compile",
     "pack",
+    "padded_empty",
     "peak_flops",
     "profile",
     "read_bandwidth",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsedd_kernels._simd import CACHE_LINE
+from fastsedd_kernels._simd import CACHE_LINE, CROWDED
 from fastsedd_kernels.recording import run
 
 _FLOAT32 = np.dtype(np.float32)
@@ -93,7 +93,7 @@ def copied(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 def as_rows(array: NDArray[Any]) -> NDArray[Any]:
     """[..., N] as [rows, N]: a view where the strides allow one."""
-    rows = array.reshape(-1, array.shape[-1])
+    rows = _rows(array)
     return rows if np.may_share_memory(rows, array) else contiguous(array).reshape(rows.shape)
 
 
@@ -109,6 +109,19 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDAr
     memory = np.empty(count * dtype.itemsize + CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % CACHE_LINE
     return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def padded_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """`aligned_empty`, with a cache line behind each row where rows would else lie a multiple of 4,096 bytes apart.
+
+    Such rows share few sets of the first-level cache: `linear` has to copy them before it can read them at full speed.
+    Raises ValueError as `aligned_empty`, and for a shape of no dimensions.
+    """
+    if len(shape) == 0:
+        raise ValueError(f"shape is {shape}, allowed: [..., N]")
+    *lead, width = shape
+    padding = CACHE_LINE // np.dtype(dtype).itemsize if width * np.dtype(dtype).itemsize % CROWDED == 0 else 0
+    return aligned_empty((*lead, width + padding), dtype)[..., :width]
 
 
 def as_output(name: str, out: Any) -> NDArray[Any]:
@@ -132,6 +145,18 @@ def output_like(
     if not out.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous")
     return out
+
+
+def output_rows_like(name: str, out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """As `output_like`, of rows that may be padded: of equally distant rows of adjacent elements."""
+    array = strided_output_like(name, out, shape)
+    if array.size and not (array.strides[-1] == array.itemsize and np.may_share_memory(_rows(array), array)):
+        raise ValueError(f"{name} must have adjacent elements in a row, and rows that are equally far apart")
+    return array
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(-1, array.shape[-1])
 
 
 def strided_output_like(

@@ -22,6 +22,7 @@ from fastsedd_kernels.cpu import isa
 
 INDEX = ir.IntType(64)
 CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
+CROWDED = 4096  # bytes; rows a multiple of it apart share few sets of L1, where they evict each other
 _ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 

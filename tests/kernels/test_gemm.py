@@ -218,7 +218,7 @@ def test_packed_weight_is_read_only_and_padded_with_zeros() -> None:
         ({"residual": np.ones((1, 5), np.float32)}, "residual has shape (1, 5)"),
         ({"activation": "relu"}, "activation is 'relu'"),
         ({"out": np.empty((2, 4), np.float32)}, "out is float32 (2, 4)"),
-        ({"out": np.empty((5, 2), np.float32).T}, "out must be C-contiguous"),
+        ({"out": np.empty((5, 2), np.float32).T}, "out must have adjacent elements in a row"),
         ({"weight": fk.pack(np.ones((5, 3)), "float64")}, "weight is packed as float64"),
     ],
 )
@@ -227,6 +227,24 @@ def test_linear_refuses(arguments: dict, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         fk.linear(**{**good, **arguments})
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_padded_rows_pass_from_product_to_product(dtype: str) -> None:
+    x, up, down = normal(0, 2, 7, 20), fk.pack(normal(1, 1024, 20), dtype), fk.pack(normal(2, 20, 1024), dtype)
+    hidden = fk.padded_empty((2, 7, 1024))
+    assert hidden.strides[-2] % 4096 == 64 and fk.padded_empty((7, 1000)).flags.c_contiguous
+    hidden.fill(np.nan)
+    fk.linear(x, up, activation="gelu", out=hidden)
+    np.testing.assert_array_equal(hidden, fk.linear(x, up, activation="gelu"))
+    np.testing.assert_array_equal(fk.linear(hidden, down), fk.linear(hidden.copy(), down))
+    kept = hidden.copy()
+    fk.linear(x, up, residual=hidden, out=hidden)
+    np.testing.assert_array_equal(hidden, fk.linear(x, up, residual=kept))
+    with pytest.raises(ValueError, match="equally far apart"):
+        fk.linear(x, up, out=np.empty((2, 9, 1024), np.float32)[:, :7])
+    with pytest.raises(ValueError, match=r"shape is \(\), allowed"):
+        fk.padded_empty(())
 
 
 def test_overlapping_output_is_refused() -> None:

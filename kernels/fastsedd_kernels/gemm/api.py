@@ -17,6 +17,7 @@ from fastsedd_kernels._arrays import (
     copied,
     groups_of_rows,
     output_like,
+    output_rows_like,
 )
 from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels.gemm import strassen
@@ -58,7 +59,7 @@ def linear(
     gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
         rows ([outputs], [1, outputs], [batch, 1, outputs])
     residual : float32 of the result's shape; it may be `out`
-    out : float32 [..., outputs], C-contiguous; it must not overlap x, bias or gate
+    out : float32 [..., outputs], its rows equally far apart (`padded_empty`); it must not overlap x, bias or gate
     Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
     With a bfloat16 weight x is rounded to bfloat16 first; with an int8 weight, to whole 127ths of the largest magnitude
     of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout.
@@ -74,7 +75,7 @@ def linear(
     if x.ndim == 0 or x.shape[-1] != inputs:
         raise ValueError(f"x has shape {x.shape}, must be [..., {inputs}] for this weight")
     shape = (*x.shape[:-1], outputs)
-    out = output_like("out", out, shape)
+    out = output_rows_like("out", out, shape)
     if out.size == 0:
         return out
     check_apart(out, x=x)

@@ -21,7 +21,7 @@ import numpy as np
 from numba import float32, float64, int32, types, uint32
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import CACHE_LINE, aligned, lanes_at, offset, pointer
+from fastsedd_kernels._simd import CACHE_LINE, CROWDED, aligned, lanes_at, offset, pointer
 from fastsedd_kernels.gemm.arithmetic import UNROLL
 from fastsedd_kernels.gemm.epilogue import (
     PARTS,
@@ -44,9 +44,6 @@ from fastsedd_kernels.gemm.microkernel import (
 )
 from fastsedd_kernels.gemm.rows import SIDE, is_read_in_place, new_sums, rows_in_place, take_rows
 from fastsedd_kernels.parallel import Kernel, kernel
-
-# Rows of A this many bytes apart share so few sets of L1 that a tile's rows evict each other; such rows are copied.
-CROWDED = 4096
 
 
 @jit
@@ -150,6 +147,7 @@ def multiply_rectangle(
     sums = new_sums(pointer(panels, 0), mc * nr * (1 if slabs == 1 else group) + line)
     edge, factors = np.empty(nr, out.dtype), np.empty(mc, np.float32)
     adjacent = x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0
+    # Crowded rows are copied: those of a tile would evict each other.
     direct = is_read_in_place(x, panels) and adjacent and x.strides[0] % CROWDED != 0
     tiled = has_tiles(pointer(panels, 0))
     lda = x.strides[0] // x.itemsize if direct else (depth if tiled else depth + line)

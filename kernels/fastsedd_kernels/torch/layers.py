@@ -145,7 +145,7 @@ class LayerForward(Forward):
         middle = _linear(self._output, heads, array("middle", x.shape), residual=x)
         if not first:
             self._norm(0, middle, middle)
-        hidden = array("hidden", (*x.shape[:2], self._up.shape[0]))
+        hidden = self._scratch.padded("hidden", (*x.shape[:2], self._up.shape[0]))
         _linear(self._up, self._norm(1, middle, inner) if first else middle, hidden, activation=self.activation)
         _linear(self._down, hidden, out, residual=middle)
         if not first:

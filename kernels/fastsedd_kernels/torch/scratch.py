@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,15 @@ class Scratch:
 
     def array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A float32 array of that shape; it holds anything, and is the caller's until it asks for the name again."""
+        return self._memory(name, math.prod(shape[:-1]), shape[-1], fk.aligned_empty).reshape(shape)
+
+    def padded(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The same with padded rows, for what passes from `fk.linear` to `fk.linear`."""
+        return self._memory(name, math.prod(shape[:-1]), shape[-1], fk.padded_empty).reshape(shape)
+
+    def _memory(self, name: str, rows: int, width: int, allocate: Callable[..., NDArray[Any]]) -> NDArray[np.float32]:
+        """So many rows: of those that there are by that name, if they are as wide, or of new ones."""
         arrays: dict[str, NDArray[np.float32]] = self._local.__dict__
-        count = math.prod(shape)
-        if name not in arrays or arrays[name].size < count:
-            arrays[name] = fk.aligned_empty((count,))
-        return arrays[name][:count].reshape(shape)
+        if name not in arrays or len(arrays[name]) < rows or arrays[name].shape[1] != width:
+            arrays[name] = allocate((rows, width))
+        return arrays[name][:rows]
