@@ -41,16 +41,26 @@ _VECTOR = types.Array(float32, 1, "C", readonly=True)
 
 @jit
 def _mean_and_rate(row: Any, width: int, eps: Any) -> Any:
-    """Mean and 1 / sqrt(variance + eps) of a row, in two passes: the squares are taken of what is left of the mean."""
-    total = splat(_ZERO)
-    for j in range(0, width, LANES):
+    """Mean and 1 / sqrt(variance + eps) of a row, in two passes: the squares are taken of what is left of the mean.
+
+    Two registers at a time: one chain of sums would wait for itself.
+    """
+    paired = width // (2 * LANES) * (2 * LANES)
+    total, other = splat(_ZERO), splat(_ZERO)
+    for j in range(0, paired, 2 * LANES):
+        total = total + load_vector(offset(row, j))
+        other = other + load_vector(offset(row, j + LANES))
+    for j in range(paired, width, LANES):
         total = total + load_some(offset(row, j), width - j, _ZERO)
-    mean = sum_lanes(total) / float32(width)
-    squares = splat(_ZERO)
-    for j in range(0, width, LANES):
+    mean = sum_lanes(total + other) / float32(width)
+    squares, beside = splat(_ZERO), splat(_ZERO)
+    for j in range(0, paired, 2 * LANES):
+        first, second = load_vector(offset(row, j)) - mean, load_vector(offset(row, j + LANES)) - mean
+        squares, beside = fma(first, first, squares), fma(second, second, beside)
+    for j in range(paired, width, LANES):
         centred = load_some(offset(row, j), width - j, mean) - mean
         squares = fma(centred, centred, squares)
-    variance = sum_lanes(squares) / float32(width)
+    variance = sum_lanes(squares + beside) / float32(width)
     return mean, float32(1.0) / float32(math.sqrt(variance + eps))
 
 
@@ -84,7 +94,7 @@ def layer_norm_rows(
 
 @jit
 def highest(row: Any, width: int) -> Any:
-    """The greatest value of a row. Two registers at a time: one chain of maxima would wait for itself."""
+    """The greatest value of a row. Two registers at a time, as in `_mean_and_rate`."""
     top, other = splat(_LOWEST), splat(_LOWEST)
     paired = width // (2 * LANES) * (2 * LANES)
     for j in range(0, paired, 2 * LANES):
