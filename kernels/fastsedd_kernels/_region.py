@@ -4,10 +4,15 @@ The scheduler may wake a worker on the core of the thread that wakes it. There i
 and is woken there again the next time: a program of short regions runs on one core while others idle. (Seen for seconds
 on end, on Linux 6.18 with two cores; it halves the speed.) Threads that never sleep avoid it, and starve those of other
 libraries. So the caller makes way until its workers have started, a worker that finds itself on its caller's core moves
-off it, and the caller does not fall asleep while they finish. Threads are not pinned: a worker's affinity is what it
+off it, and the caller stays awake while they finish. Threads are not pinned: a worker's affinity is what it
 was, once it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what
 others have not begun: a worker that comes late holds nobody up. A region may have several steps; the next begins when
 all tasks of the one before are done.
+
+A worker may also be held up in the middle of a task, for milliseconds, by another library's thread that spins on its
+core: OpenBLAS's do for 25 ms after a product. The caller, if it has waited in vain for a while, therefore sleeps for
+moments: a core that falls idle is given a thread that waits for another one. (Nobody wakes it earlier: it would come to
+itself on its worker's core, beside the thread that spins there, and the gain is lost. Measured.)
 """
 
 from __future__ import annotations
@@ -31,13 +36,15 @@ LINE = 8  # counters in a cache line
 # Times that a caller makes way for workers that have not started: each may give a slice to another program instead.
 _PATIENCE = 2
 _LOOKS = 100  # at a counter, before making way
-_AWAKE = 20_000  # looks at a counter, before falling asleep
+_AWAKE = 20_000  # looks at a counter, some 130 µs, before falling asleep
+_NAP = 100  # microseconds
 
 _WORDS = 16  # of an affinity mask: 1,024 CPUs, as in glibc's cpu_set_t
 _BYTES = 8 * _WORDS
 
 _sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
+_usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 _pthread_self = types.ExternalFunction("pthread_self", types.uintp())
 _AFFINITY = types.int32(types.int32, types.uintp, types.CPointer(types.uint64))
 _sched_getaffinity = types.ExternalFunction("sched_getaffinity", _AFFINITY)
@@ -78,16 +85,18 @@ def finish_task(place: int, failed: bool, counters: Any) -> None:
 
 
 @jit
-def _await_on_linux(place: int, tasks: int, counters: Any) -> None:
+def _await_on_linux(place: int, tasks: int, caller: Any, counters: Any) -> None:
     looks = 0
     while _count(pointer(counters, place), 0) < tasks:
         looks += 1
         if looks % _AWAKE == 0:
             _sched_yield()
+        if looks >= _AWAKE and np.uint64(_pthread_self()) == caller[0]:
+            _usleep(_NAP)
 
 
 @jit
-def _await_elsewhere(place: int, tasks: int, counters: Any) -> None:
+def _await_elsewhere(place: int, tasks: int, caller: Any, counters: Any) -> None:
     while _count(pointer(counters, place), 0) < tasks:
         pass
 
@@ -165,7 +174,7 @@ caller_of_region = _caller_on_linux if _LINUX else _caller_elsewhere
 # First thing in a region, for the caller and each worker: see that all run, on cores of their own.
 meet = _meet_on_linux if _LINUX else _meet_elsewhere
 
-# Between two steps: a thread waits, awake, until all tasks of the first are done.
+# After each step: a thread waits until all its tasks are done.
 await_tasks = _await_on_linux if _LINUX else _await_elsewhere
 
 # Last thing: the caller waits, awake, for the workers that have started.

@@ -93,7 +93,7 @@ def _run_region(threads: int, steps: int, program: Any) -> Any:
                 task = (tasks * thread // threads + turn) % tasks
                 if is_mine(first + task, counters):
                     finish_task(done, call_task(function, task, memory), counters)
-            await_tasks(done, tasks, counters)
+            await_tasks(done, tasks, caller, counters)
             first += tasks
         part(caller, counters)
     _set_threads_of_caller(np.int32(before))
