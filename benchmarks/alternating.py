@@ -14,7 +14,7 @@ import fastsedd_kernels as fk
 import numpy as np
 
 SIZES = (128, 256, 512, 768, 1024, 1536)
-ROUNDS = 7
+ROUNDS = 21
 TURN = 0.3  # seconds of calls
 PAUSE = 0.06  # seconds, until all threads sleep
 
