@@ -288,7 +288,7 @@ def _matmul(a: Any, b: Any, out: Any = None) -> Any:
             for k in range(0, depth, kc):
                 end = min(depth, k + kc)
                 panels = memory[: count * (end - k) * nr].reshape((count, end - k, nr))
-                pack(-(-count // PANELS_A_TASK), (b[k:end, first:last].T, panels))
+                pack(-(-count // PANELS_A_TASK), (b[k:end, first:last].T, panels, PANELS_A_TASK))
                 parts = no_parts()
                 multiply(1, (a[:, k:end], panels, parts, result[:, first:last], k > 0, one, one, mc, end - k, group))
         return result

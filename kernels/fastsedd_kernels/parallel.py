@@ -51,7 +51,7 @@ from fastsedd_kernels._region import (
 )
 from fastsedd_kernels._tasks import KEPT_BYTES, call_task, keep_call, run_tasks
 from fastsedd_kernels.cpu import available_cores
-from fastsedd_kernels.recording import run
+from fastsedd_kernels.recording import is_recording, run
 
 # Best first: TBB takes half as long again beside NumPy, whose threads stay awake (docs/promises.md).
 _LAYERS = {"omp": "numba.np.ufunc.omppool", "tbb": "numba.np.ufunc.tbbpool"}
@@ -192,9 +192,9 @@ class Kernel:
             _run_on_pool(entry, tasks, threads, arguments)
         elif threads > 1 and _region.acquire(blocking=False):
             try:
-                _one_step[0] = entry(_KEPT_AT, 0, 0, *arguments)
-                _one_step[2] = tasks
-                _run_region_at(_ONE_STEP_AT, 1, threads)
+                _steps[0] = entry(_KEPT_AT[0], 0, 0, *arguments)
+                _steps[2] = tasks
+                _run_region_at(_STEPS_AT, 1, threads)
             finally:
                 _region.release()
         else:
@@ -206,6 +206,8 @@ class Kernel:
 
     def compile(self) -> Callable[..., int]:
         """Compile body and entry, or load them from the cache, without running them; the entry."""
+        if self._entry is not None:
+            return self._entry
         with global_compiler_lock:
             if self._entry is None:
                 if self._link is not None:
@@ -230,12 +232,32 @@ class Kernel:
         return namespace[f"{body.__name__}_entry"]
 
 
-# The program of a single call, whose holder of the region's lock writes it. (To ask NumPy for an address takes a
+# The program of a call, or of two, which the holder of the region's lock writes. (To ask NumPy for an address takes a
 # microsecond.)
-_KEPT = aligned_empty((KEPT_BYTES,), np.uint8)
-_KEPT_AT: int = _KEPT.ctypes.data
-_one_step = (ctypes.c_ssize_t * STEP_WORDS)(0, _KEPT_AT, 0)
-_ONE_STEP_AT = ctypes.addressof(_one_step)
+_KEPT = aligned_empty((2, KEPT_BYTES), np.uint8)
+_KEPT_AT: list[int] = [place.ctypes.data for place in _KEPT]
+_steps = (ctypes.c_ssize_t * (2 * STEP_WORDS))(0, _KEPT_AT[0], 0, 0, _KEPT_AT[1], 0)
+_STEPS_AT = ctypes.addressof(_steps)
+
+KernelCall = tuple[Kernel, int, tuple[Any, ...]]  # the kernel, its tasks, its other arguments
+
+
+def run_both(first: KernelCall, second: KernelCall) -> None:
+    """Make two calls, one after the other: in one region, between whose steps no thread rests, where that may be."""
+    calls = first, second
+    threads = min(_threads, max(tasks for _, tasks, _ in calls))
+    for kernel, _, _ in calls:
+        kernel.compile()
+    if threads == 1 or is_recording() or threading_layer() == "pool" or not _region.acquire(blocking=False):
+        for kernel, tasks, arguments in calls:
+            kernel(tasks, *arguments)
+        return
+    try:
+        for step, (kernel, tasks, arguments) in enumerate(calls):
+            _steps[step * STEP_WORDS], _, _steps[step * STEP_WORDS + 2] = kernel.keep(_KEPT_AT[step], tasks, *arguments)
+        _run_region_at(_STEPS_AT, len(calls), threads)
+    finally:
+        _region.release()
 
 
 def _run_region_at(program: int, steps: int, threads: int) -> None:
@@ -271,7 +293,7 @@ class Program:
     calls : (kernel, tasks, arguments); what they read and write is what is in those arrays then
     """
 
-    def __init__(self, calls: list[tuple[Kernel, int, tuple[Any, ...]]]) -> None:
+    def __init__(self, calls: list[KernelCall]) -> None:
         self._calls = list(calls)  # which keep the arrays alive
         self._kept = aligned_empty((len(calls), KEPT_BYTES), np.uint8)
         self._places = [int(place.ctypes.data) for place in self._kept]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,6 @@ from fastsedd_kernels._arrays import (
 )
 from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels.gemm import strassen
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import blocking, plan
 from fastsedd_kernels.gemm.crossover import levels_that_pay
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
@@ -29,14 +29,18 @@ from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_row
 from fastsedd_kernels.gemm.limits import limits
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY
 from fastsedd_kernels.gemm.packing import PackedWeight, pack
-from fastsedd_kernels.gemm.panels import pack_transposed
+from fastsedd_kernels.gemm.panels import packing, panels_shape
 from fastsedd_kernels.gemm.strassen import MOST_LEVELS
-from fastsedd_kernels.parallel import get_num_threads
+from fastsedd_kernels.parallel import get_num_threads, run_both
 from fastsedd_kernels.recording import run
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 _NO_PARTS = {np.dtype(np.float32): (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX), np.dtype(np.float64): ()}
+
+# Below so many multiply-adds, and elements of B, `matmul` is left to one thread: panels that one core has just written
+# take another one longer to fetch than it saves (measured: the two meet at 200 x 200 x 200).
+_SERIAL_WORK, _SERIAL_ELEMENTS = 1 << 23, 1 << 17
 
 MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
@@ -155,6 +159,10 @@ def _operands(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None) -> tuple[NDA
         raise ValueError(f"a has dtype {a.dtype} and b {b.dtype}: they must be equal")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}, must be [..., M, K] and [..., K, N]")
+    if a.ndim == b.ndim == 2:  # the usual case, without a detour
+        out = output_like("out", out, (a.shape[0], b.shape[1]), a.dtype)
+        check_apart(out, a=a, b=b)
+        return a, b, out
     try:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
@@ -170,6 +178,9 @@ def _batch(
     """Each product of the batch that has any work; out is 0 where there are no products to sum."""
     if out.size == 0 or a.shape[-1] == 0:
         run(operator.setitem, out, ..., 0)
+        return
+    if out.ndim == 2:
+        yield a, b, out
         return
     for position in np.ndindex(*out.shape[:-2]):
         yield a[position], b[position], out[position]
@@ -188,21 +199,29 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
 def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
     depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
-    nr, kc = COLUMNS[a.dtype], blocking(limits(), depth, a.dtype)[1]
-    with scratch(-(-columns // nr) * nr * kc, a.dtype) as memory:
+    kc = blocking(limits(), depth, a.dtype)[1]
+    with scratch(math.prod(panels_shape(columns, kc, a.dtype)), a.dtype) as memory:
         for first in range(0, b.shape[1], columns):
             part = slice(first, first + columns)
             for k in range(0, depth, kc):
                 slab = slice(k, k + kc)
-                panels = pack_transposed(b[slab, part].T, memory)
-                _add_product(a[:, slab], panels, out[:, part], accumulate=k > 0)
+                _add_product(a[:, slab], b[slab, part], memory, out[:, part], accumulate=k > 0)
 
 
-def _add_product(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], *, accumulate: bool) -> None:
-    """out (+)= a . B"""
-    arranged = plan(get_num_threads(), a.shape[0], a.shape[1], len(panels), a.dtype)
+def _add_product(
+    a: NDArray[Any], b: NDArray[Any], memory: NDArray[Any], out: NDArray[Any], *, accumulate: bool
+) -> None:
+    """out (+)= a . b, of which memory, 1-D, takes the panels."""
+    shape = panels_shape(b.shape[1], b.shape[0], b.dtype)
+    panels = memory[: math.prod(shape)].reshape(shape)
+    small = len(a) * b.size < _SERIAL_WORK and b.size < _SERIAL_ELEMENTS
+    threads = 1 if small else get_num_threads()
+    arranged = plan(threads, a.shape[0], a.shape[1], len(panels), a.dtype)
     tasks = arranged[0] * arranged[1]
-    MULTIPLY[a.dtype](tasks, a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)
+    run_both(
+        packing(b.T, panels, min(tasks, threads)),
+        (MULTIPLY[a.dtype], tasks, (a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)),
+    )
 
 
 def _with_adjacent_elements(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,6 @@ A panel is one long sequential read; its zero columns let every micro-kernel run
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels._jit import jit
 from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, store_vector, transpose_square
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
-from fastsedd_kernels.parallel import Kernel, kernel
+from fastsedd_kernels.parallel import Kernel, KernelCall, get_num_threads, kernel
 
-# Neighbouring panels share pages of B, and a task is too short to be worth handing out with fewer.
-PANELS_A_TASK = 8
+PANELS_A_TASK = 8  # at most: neighbours share pages of B
 
 
 @jit
@@ -60,11 +58,11 @@ def pack_columns(weight: Any, first: int, panel: Any) -> None:
 
 
 def _make_pack(element: Any) -> Kernel:
-    def pack_panels(task: int, weight: Any, panels: Any) -> None:
-        """PANELS_A_TASK of the panels, from as many rows of the weight, each a column of a panel."""
+    def pack_panels(task: int, weight: Any, panels: Any, together: int) -> None:
+        """`together` of the panels, from as many rows of the weight, each a column of a panel."""
         width, step = panels.shape[2], weight.itemsize
-        first_panel = task * PANELS_A_TASK
-        last_panel = min(panels.shape[0], first_panel + PANELS_A_TASK)
+        first_panel = task * together
+        last_panel = min(panels.shape[0], first_panel + together)
         by_rows = weight.strides[0] == step
         by_columns = weight.strides[1] == step and weight.strides[0] % step == 0
         nothing = np.intp(0)  # not a literal, which would compile the function once more
@@ -78,24 +76,31 @@ def _make_pack(element: Any) -> Kernel:
                 pack_elements(weight, panel * width, panels[panel], nothing, nothing)
 
     pack_panels.__name__ = f"pack_{element}"
-    return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1])(pack_panels)
+    return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1], types.intp)(pack_panels)
 
 
 PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): _make_pack(types.float64)}
 
 
-def pack_transposed(weight: NDArray[Any], memory: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The read-only panels of B = weight.T; weight [N, K], any strides, of floats or words, checked by the caller.
-
-    memory : where to put them, at least as large, 1-D, overwritten; None allocates
-    """
-    outputs, inputs = weight.shape
-    width = COLUMNS[weight.dtype]
-    shape = (-(-outputs // width), inputs, width)
-    panels = aligned_empty(shape, weight.dtype) if memory is None else memory[: math.prod(shape)].reshape(shape)
+def pack_transposed(weight: NDArray[Any]) -> NDArray[Any]:
+    """The read-only panels of B = weight.T; weight [N, K], any strides, of floats or words, checked by the caller."""
+    panels = aligned_empty(panels_shape(weight.shape[0], weight.shape[1], weight.dtype), weight.dtype)
     moved = np.dtype(f"f{weight.itemsize}")  # words are moved as floats of their size, bit for bit
-    PACK[moved](-(-len(panels) // PANELS_A_TASK), weight.view(moved), panels.view(moved))
+    kernel, tasks, arguments = packing(weight.view(moved), panels.view(moved), get_num_threads())
+    kernel(tasks, *arguments)
     return read_only(panels)
+
+
+def panels_shape(outputs: int, inputs: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
+    """That of the panels of a B [inputs, outputs]."""
+    width = COLUMNS[dtype]
+    return -(-outputs // width), inputs, width
+
+
+def packing(weight: NDArray[Any], panels: NDArray[Any], threads: int) -> KernelCall:
+    """The call that fills panels with B = weight.T, of floats, on so many threads."""
+    together = max(1, min(PANELS_A_TASK, -(-len(panels) // threads)))
+    return PACK[weight.dtype], -(-len(panels) // together), (weight, panels, together)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
