@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import fastsedd_kernels as fk
@@ -37,7 +38,8 @@ class Forward:
     def __init__(self, network: Network, batch: int, length: int, sigmas: int = 1) -> None:
         self.scratch = Workspace.allocate(network.config, batch, length, sigmas)
         self._network = network
-        self._trunk = _Recorded(lambda: network.trunk(self.scratch))
+        # None of what is recorded refers to self: the memory is given back with the request, not when a cycle is found.
+        self._trunk = _Recorded(partial(network.trunk, self.scratch))
         self._whole: _Recorded | None = None
         self._log_score: NDArray[np.float32] | None = None
         self._draws: _Draws | None = None
@@ -57,7 +59,7 @@ class Forward:
         noise = self._take(tokens, sigma)
         if self._log_score is None or self._whole is None:
             self._log_score = fk.aligned_empty((*self.scratch.tokens.shape, self._network.config.vocab_size))
-            self._whole = _Recorded(self._run_whole)
+            self._whole = _Recorded(partial(_run_whole, self._network, self.scratch, self._log_score))
         self._whole()
         _finish_scores(self._network.config, self._log_score, self.scratch.tokens, noise[:, None])
         return self._log_score
@@ -90,7 +92,7 @@ class Forward:
         draws.rows[count:padded], draws.streams[count:padded] = rows[0], streams[0]
         draws.current[:padded] = tokens.reshape(-1)[draws.rows[:padded]]
         self._trunk()
-        self._end(padded)()
+        self._end(draws, padded)()
         return draws.drawn[:count]
 
     def log_scores(
@@ -112,8 +114,8 @@ class Forward:
 
     def profile(self, tokens: NDArray[np.int32], sigma: ArrayLike) -> dict[str, float]:
         """Seconds that each kernel takes in a forward, by its name; see `fastsedd_kernels.profile`."""
-        self(tokens, sigma)
-        return fk.profile(self._run_whole)
+        log_score = self(tokens, sigma)
+        return fk.profile(partial(_run_whole, self._network, self.scratch, log_score))
 
     def _take(self, tokens: NDArray[np.int32], sigma: ArrayLike) -> NDArray[np.float64]:
         """Put tokens and noise where the network reads them; the noise as [S]."""
@@ -122,28 +124,27 @@ class Forward:
         self.scratch.sinusoids[...] = sinusoids(noise if self._network.config.time_conditioning else 0 * noise)
         return noise
 
-    def _run_whole(self) -> None:
-        self._network.trunk(self.scratch)
-        features = self._network.finish(self.scratch, self.scratch.all_rows())
-        self._network.head(features, self._log_score)
-
-    def _end(self, count: int) -> _Recorded:
+    def _end(self, draws: _Draws, count: int) -> _Recorded:
         """What follows the trunk for that many rows."""
         if count not in self._ends:
             if len(self._ends) == _MOST_RECORDINGS:
                 self._ends.clear()
-            self._ends[count] = _Recorded(lambda: self._run_end(count))
+            self._ends[count] = _Recorded(partial(_run_end, self._network, self.scratch, draws, count))
         return self._ends[count]
 
-    def _run_end(self, count: int) -> None:
-        network, draws = self._network, self._draws
-        assert draws is not None
-        features = network.finish(self.scratch, self.scratch.gather(draws.rows[:count]))
-        fk.sample_linear(
-            features, network.head.weight, network.head.bias, law=draws.law, seed=draws.seed,
-            streams=draws.streams[:count], current=draws.current[:count], columns=network.config.tokens,
-            sums=draws.sums, out=draws.drawn[:count],
-        )  # fmt: skip
+
+def _run_whole(network: Network, scratch: Workspace, log_score: NDArray[np.float32]) -> None:
+    network.trunk(scratch)
+    network.head(network.finish(scratch, scratch.all_rows()), log_score)
+
+
+def _run_end(network: Network, scratch: Workspace, draws: _Draws, count: int) -> None:
+    features = network.finish(scratch, scratch.gather(draws.rows[:count]))
+    fk.sample_linear(
+        features, network.head.weight, network.head.bias, law=draws.law, seed=draws.seed,
+        streams=draws.streams[:count], current=draws.current[:count], columns=network.config.tokens,
+        sums=draws.sums, out=draws.drawn[:count],
+    )  # fmt: skip
 
 
 class _Recorded:

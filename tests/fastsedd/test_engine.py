@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -271,3 +272,20 @@ def test_load_refuses_other_dtypes(folder) -> None:
 
 def test_generate_in_one_call(folder) -> None:
     assert fastsedd.generate(folder, steps=2, seed=3).texts == fastsedd.load(folder).generate(steps=2, seed=3).texts
+
+
+def test_a_request_gives_its_memory_back_at_once(write_checkpoint, make_config) -> None:
+    """Not when the garbage collector happens to run: threads would pile up what dozens of requests have left."""
+    model = fastsedd.load(write_checkpoint(make_config("ddit", "absorb")))
+    gc.collect()
+    gc.disable()
+    try:
+        model.generate(steps=3)
+        model.log_score(np.zeros((1, model.config.length), np.int32), [1.0])
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert [each for each in gc.garbage if type(each).__module__.startswith("fastsedd")] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

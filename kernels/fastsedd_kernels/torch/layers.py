@@ -28,6 +28,7 @@ from fastsedd_kernels.torch.modules import (
     activation_of,
     is_layer_norm,
     is_linear,
+    parameter,
     states,
 )
 from fastsedd_kernels.torch.replays import Replays
@@ -135,7 +136,7 @@ class LayerForward(Forward):
     def _state(self, x: torch.Tensor) -> tuple[Any, ...]:
         """All that the calls of kernels depend on beside their arrays."""
         packs = (self._projections, self._output, self._up, self._down)
-        norms = ((norm.eps, states(norm.weight, norm.bias)) for norm in self.norms)
+        norms = ((norm.eps, states(parameter(norm, "weight"), parameter(norm, "bias"))) for norm in self.norms)
         return x.shape, fk.get_num_threads(), self.attention.scaling, *(pack.state() for pack in packs), *norms
 
     def _run(self, x: Any, out: Any) -> None:

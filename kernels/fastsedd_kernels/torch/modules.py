@@ -99,6 +99,12 @@ class Family:
         return True
 
 
+def parameter(module: nn.Module, name: str) -> Any:
+    """The module's attribute of that name, past the slow way in which nn.Module looks for it."""
+    own = module.__dict__["_parameters"]
+    return own[name] if name in own else getattr(module, name)
+
+
 def states(*parameters: torch.Tensor | None) -> tuple[tuple[int, int], ...]:
     """Where each parameter lies, and how often it was changed."""
     return tuple((each.data_ptr(), each._version) for each in parameters if each is not None)
@@ -120,7 +126,7 @@ class Packed:
 
     @property
     def parameters(self) -> list[torch.Tensor]:
-        biases: list[Any] = [module.bias for module in self._modules]
+        biases = [parameter(module, "bias") for module in self._modules]
         return [*(weight for _, weight in self._weights()), *(bias for bias in biases if bias is not None)]
 
     @property
@@ -140,8 +146,7 @@ class Packed:
         return states(*self.parameters)
 
     def _weights(self) -> list[tuple[nn.Module, torch.Tensor]]:
-        weights: list[Any] = [(module, module.weight) for module in self._modules]
-        return weights
+        return [(module, parameter(module, "weight")) for module in self._modules]
 
     def _matrix(self) -> NDArray[np.float32]:
         arrays = [(module, tensors.as_array(weight)) for module, weight in self._weights()]
