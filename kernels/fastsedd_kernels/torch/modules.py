@@ -81,22 +81,15 @@ class Family:
     """A module and what is in it, for who computes with the parts without calling them."""
 
     def __init__(self, module: nn.Module) -> None:
-        # Their dictionaries: the Python between two kernels is cold, and looks up as little as it can.
-        self._members = [(vars(each), list(each._modules.values())) for each in module.modules()]
+        self._members = [(each, list(each._modules.values())) for each in module.modules()]
 
     def is_undisturbed(self) -> bool:
         """Whether the parts are those they were, dropout is off, and nobody wants to see what passes between them."""
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
             return False
-        head = True  # whose own hooks are called
-        for member, parts in self._members:
-            children = member["_modules"]
-            if (children or parts) and list(children.values()) != parts:
-                return False
-            if not head and (member["training"] or member["_forward_hooks"] or member["_forward_pre_hooks"]):
-                return False
-            head = False
-        return True
+        if any(list(each._modules.values()) != parts for each, parts in self._members):
+            return False
+        return not any(each.training or each._forward_hooks or each._forward_pre_hooks for each, _ in self._members[1:])
 
 
 def parameter(module: nn.Module, name: str) -> Any:
