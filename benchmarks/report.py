@@ -252,10 +252,10 @@ def _fitted_grid(entries: list[Entry]) -> str:
     return f"""
 
 Of what {many} uniform steps gain over {few}, {few} fitted ones gain {share("5-gram perplexity")} in perplexity and
-{share("real words")} in words. What there is to gain: the fit wants {least:.2f} to {most:.2f} times the mean density of
-steps along time, and by its own measure, the bound's excess, which falls as one over the steps, uniform steps lose
-{100 * loss:.1f} % more than as many fitted ones. The rest comes from drawing the tokens of a step independently of each
-other, which no grid mends, only more steps."""
+{share("real words")} in words (± of the fitted texts alone). What there is to gain: the fit wants
+{least:.2f} to {most:.2f} times the mean density of steps along time, and by its own measure, the bound's excess, which
+falls as one over the steps, uniform steps lose {100 * loss:.1f} % more than as many fitted ones. The rest comes from
+drawing the tokens of a step independently of each other, which no grid mends, only more steps."""
 
 
 def _text_measures(entry: Entry) -> list[str]:

@@ -4,10 +4,10 @@ The scheduler may wake a worker on the core of the thread that wakes it. There i
 and is woken there again the next time: a program of short regions runs on one core while others idle. (Seen for seconds
 on end, on Linux 6.18 with two cores; it halves the speed.) Threads that never sleep avoid it, and starve those of other
 libraries. So the caller makes way until its workers have started, a worker that finds itself on its caller's core moves
-off it, and the caller stays awake while they finish. Threads are not pinned: a worker's affinity is what it
-was, once it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what
-others have not begun: a worker that comes late holds nobody up. A region may have several steps; the next begins when
-all tasks of the one before are done.
+off it, and the caller stays awake while they finish. Threads are not pinned: a worker's affinity is what it was, once
+it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what others have not
+begun: a worker that comes late holds nobody up. A region may have several steps; the next begins when all tasks of the
+one before are done.
 
 A worker may also be held up in the middle of a task, for milliseconds, by another library's thread that spins on its
 core: OpenBLAS's do for 25 ms after a product. The caller, if it has waited in vain for a while, therefore sleeps for
@@ -89,10 +89,10 @@ def _await_on_linux(place: int, tasks: int, caller: Any, counters: Any) -> None:
     looks = 0
     while _count(pointer(counters, place), 0) < tasks:
         looks += 1
-        if looks % _AWAKE == 0:
-            _sched_yield()
         if looks >= _AWAKE and np.uint64(_pthread_self()) == caller[0]:
             _usleep(_NAP)
+        elif looks % _AWAKE == 0:
+            _sched_yield()
 
 
 @jit
@@ -112,9 +112,9 @@ def _leave_core(core: int) -> None:
     if core < 0 or core >= 64 * _WORDS:
         return
     masks = np.empty(2 * _WORDS, np.uint64)
-    for i in range(2 * _WORDS):
-        masks[i] = 0
     allowed, others = pointer(masks, 0), pointer(masks, _WORDS)
+    for i in range(_WORDS):
+        allowed[i] = 0
     if _sched_getaffinity(0, _BYTES, allowed) < 0:
         return
     for i in range(_WORDS):  # arrays assigned as a whole take Numba three seconds to compile

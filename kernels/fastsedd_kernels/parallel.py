@@ -186,23 +186,16 @@ class Kernel:
 
     def share_out(self, tasks: int, *arguments: Any) -> None:
         """Run the tasks, on several threads where that may be, without taking the call down."""
-        entry = self._entry or self.compile()
+        entry = self.compile()
         threads = min(_threads, tasks)
         if threads > 1 and threading_layer() == "pool":
             _run_on_pool(entry, tasks, threads, arguments)
-        elif threads > 1 and _region.acquire(blocking=False):
-            try:
-                _steps[0] = entry(_KEPT_AT[0], 0, 0, *arguments)
-                _steps[2] = tasks
-                _run_region_at(_STEPS_AT, 1, threads)
-            finally:
-                _region.release()
-        else:
+        elif threads == 1 or not _run_in_region(threads, (self, tasks, arguments)):
             _check(entry(0, 0, tasks, *arguments))
 
     def keep(self, place: int, tasks: int, *arguments: Any) -> tuple[int, int, int]:
         """One step of a region's program: this call, kept in KEPT_BYTES at `place`. The arrays must outlive it."""
-        return (self._entry or self.compile())(place, 0, 0, *arguments), place, tasks
+        return self.compile()(place, 0, 0, *arguments), place, tasks
 
     def compile(self) -> Callable[..., int]:
         """Compile body and entry, or load them from the cache, without running them; the entry."""
@@ -236,7 +229,7 @@ class Kernel:
 # microsecond.)
 _KEPT = aligned_empty((2, KEPT_BYTES), np.uint8)
 _KEPT_AT: list[int] = [place.ctypes.data for place in _KEPT]
-_steps = (ctypes.c_ssize_t * (2 * STEP_WORDS))(0, _KEPT_AT[0], 0, 0, _KEPT_AT[1], 0)
+_steps = (ctypes.c_ssize_t * (2 * STEP_WORDS))()
 _STEPS_AT = ctypes.addressof(_steps)
 
 KernelCall = tuple[Kernel, int, tuple[Any, ...]]  # the kernel, its tasks, its other arguments
@@ -247,17 +240,25 @@ def run_both(first: KernelCall, second: KernelCall) -> None:
     calls = first, second
     threads = min(_threads, max(tasks for _, tasks, _ in calls))
     for kernel, _, _ in calls:
-        kernel.compile()
-    if threads == 1 or is_recording() or threading_layer() == "pool" or not _region.acquire(blocking=False):
+        kernel.compile()  # not while the region is held
+    alone = threads == 1 or is_recording() or threading_layer() == "pool"
+    if alone or not _run_in_region(threads, *calls):
         for kernel, tasks, arguments in calls:
             kernel(tasks, *arguments)
-        return
+
+
+def _run_in_region(threads: int, *calls: KernelCall) -> bool:
+    """Make one call or two in the region, one after the other, unless it is taken; whether they were made."""
+    if not _region.acquire(blocking=False):
+        return False
     try:
         for step, (kernel, tasks, arguments) in enumerate(calls):
-            _steps[step * STEP_WORDS], _, _steps[step * STEP_WORDS + 2] = kernel.keep(_KEPT_AT[step], tasks, *arguments)
+            words = slice(step * STEP_WORDS, (step + 1) * STEP_WORDS)
+            _steps[words] = list(kernel.keep(_KEPT_AT[step], tasks, *arguments))
         _run_region_at(_STEPS_AT, len(calls), threads)
     finally:
         _region.release()
+    return True
 
 
 def _run_region_at(program: int, steps: int, threads: int) -> None:

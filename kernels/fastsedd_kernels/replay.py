@@ -29,7 +29,7 @@ class Recording:
     """What `record` returns. Any thread may replay it, one at a time."""
 
     def __init__(self, calls: list[Call], given: tuple[NDArray[Any], ...]) -> None:
-        self._given = [(array.shape, array.dtype) for array in given]
+        self._given = _kinds(given)
         self._runs: list[Program | _Single] = []
         self._bound: list[tuple[Program | _Single, int, _Arguments]] = []  # a run's step, and its arguments
         for run, steps in _joined(calls):
@@ -52,8 +52,9 @@ class Recording:
         arrays : in place of those that `record` was given, as many, of their shapes and dtypes, C-contiguous, and as
             far apart from each other and from the rest as those were
         """
-        if [(array.shape, array.dtype) for array in arrays] != self._given:
-            raise ValueError(f"arrays are {_in_words(arrays)}, must be {self._in_words()}: those of the recording")
+        kinds = _kinds(arrays)
+        if kinds != self._given:
+            raise ValueError(f"arrays are {_in_words(kinds)}, must be {_in_words(self._given)}: those of the recording")
         if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
             raise ValueError("arrays must be C-contiguous, their elements at multiples of their size")
         try:
@@ -70,12 +71,16 @@ class Recording:
         for run, step, _ in self._bound:
             run.release(step)
 
-    def _in_words(self) -> str:
-        return ", ".join(f"{dtype} {shape}" for shape, dtype in self._given) or "none"
+
+_Kind = tuple[tuple[int, ...], np.dtype[Any]]  # of an array: its shape and dtype
 
 
-def _in_words(arrays: tuple[NDArray[Any], ...]) -> str:
-    return ", ".join(f"{array.dtype} {array.shape}" for array in arrays) or "none"
+def _kinds(arrays: tuple[NDArray[Any], ...]) -> list[_Kind]:
+    return [(array.shape, array.dtype) for array in arrays]
+
+
+def _in_words(kinds: list[_Kind]) -> str:
+    return ", ".join(f"{dtype} {shape}" for shape, dtype in kinds) or "none"
 
 
 def record(function: Callable[[], Any], *arrays: NDArray[Any]) -> Recording:
@@ -87,7 +92,7 @@ def record(function: Callable[[], Any], *arrays: NDArray[Any]) -> Recording:
     Raises RuntimeError within another `record`, ValueError for strided arrays, and what `function` raises.
     """
     if not all(array.flags.c_contiguous for array in arrays):
-        raise ValueError(f"arrays are {_in_words(arrays)}, must be C-contiguous")
+        raise ValueError(f"arrays are {_in_words(_kinds(arrays))}, must be C-contiguous")
     return Recording(capture(function), arrays)
 
 

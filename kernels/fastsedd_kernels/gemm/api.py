@@ -22,7 +22,7 @@ from fastsedd_kernels._arrays import (
 )
 from fastsedd_kernels._scratch import scratch
 from fastsedd_kernels.gemm import strassen
-from fastsedd_kernels.gemm.blocking import blocking, plan
+from fastsedd_kernels.gemm.blocking import blocking, plan, threads_to_pack_and_multiply
 from fastsedd_kernels.gemm.crossover import levels_that_pay
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
@@ -37,10 +37,6 @@ from fastsedd_kernels.recording import run
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 _NO_PARTS = {np.dtype(np.float32): (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX), np.dtype(np.float64): ()}
-
-# Below so many multiply-adds, and elements of B, `matmul` is left to one thread: panels that one core has just written
-# take another one longer to fetch than it saves (measured: the two meet at 200 x 200 x 200).
-_SERIAL_WORK, _SERIAL_ELEMENTS = 1 << 23, 1 << 17
 
 MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
@@ -214,8 +210,7 @@ def _add_product(
     """out (+)= a . b, of which memory, 1-D, takes the panels."""
     shape = panels_shape(b.shape[1], b.shape[0], b.dtype)
     panels = memory[: math.prod(shape)].reshape(shape)
-    small = len(a) * b.size < _SERIAL_WORK and b.size < _SERIAL_ELEMENTS
-    threads = 1 if small else get_num_threads()
+    threads = threads_to_pack_and_multiply(get_num_threads(), len(a), b.size)
     arranged = plan(threads, a.shape[0], a.shape[1], len(panels), a.dtype)
     tasks = arranged[0] * arranged[1]
     run_both(

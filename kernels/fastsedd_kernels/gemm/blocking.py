@@ -22,6 +22,16 @@ _UNEVEN = 0.03  # by how much the largest task may exceed the least that is poss
 # Below this many multiply-adds a second thread costs more to start than it saves.
 _SERIAL_WORK = 1 << 19
 
+# And below so many, and elements of B, where B is yet to be packed: panels that one core has just written take another
+# one longer to fetch than it saves (measured: the two meet at 200 x 200 x 200).
+_SERIAL_WORK_WITH_PACKING, _SERIAL_ELEMENTS = 1 << 23, 1 << 17
+
+
+def threads_to_pack_and_multiply(threads: int, rows: int, elements: int) -> int:
+    """How many of the threads should share the work on so many rows of C and elements of a B that is not packed."""
+    small = rows * elements < _SERIAL_WORK_WITH_PACKING and elements < _SERIAL_ELEMENTS
+    return 1 if small else threads
+
 
 def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
     """What the kernels' last five arguments are for C of that many rows and panels: the task grid and the blocking."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,23 +9,18 @@ from numpy.typing import NDArray
 
 import fastsedd_kernels as fk
 from fastsedd_kernels.recording import is_recording
+from fastsedd_kernels.torch.per_thread import PerThread
 
 
-class Replays:
-    """A recording for each thread, of what it called last. A copy starts empty."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Replays, ()
+class Replays(PerThread):
+    """A recording for each thread, of what it called last."""
 
     def run(self, function: Callable[..., None], key: object, *arrays: NDArray[Any]) -> None:
         """function(*arrays), C-contiguous: recorded when the key is that of the call before, replayed from then on.
 
         key : equal for calls that differ by what is in the arrays, and where they are, alone
         """
-        mine = self._local.__dict__
+        mine = self.mine
         if is_recording() or mine.get("key") != key:
             mine["key"], mine["recording"] = key, None
             function(*arrays)

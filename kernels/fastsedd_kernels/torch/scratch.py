@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastsedd_kernels as fk
+from fastsedd_kernels.torch.per_thread import PerThread
 
 
-class Scratch:
-    """Arrays by name, a set for each thread, each as large as was ever asked for. A copy starts empty."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Scratch, ()
+class Scratch(PerThread):
+    """Arrays by name, each as large as was ever asked for."""
 
     def array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A float32 array of that shape; it holds anything, and is the caller's until it asks for the name again."""
@@ -32,7 +26,7 @@ class Scratch:
 
     def _memory(self, name: str, rows: int, width: int, allocate: Callable[..., NDArray[Any]]) -> NDArray[np.float32]:
         """So many rows: of those that there are by that name, if they are as wide, or of new ones."""
-        arrays: dict[str, NDArray[np.float32]] = self._local.__dict__
+        arrays: dict[str, NDArray[np.float32]] = self.mine
         if name not in arrays or len(arrays[name]) < rows or arrays[name].shape[1] != width:
             arrays[name] = allocate((rows, width))
         return arrays[name][:rows]
