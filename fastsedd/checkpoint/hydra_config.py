@@ -43,5 +43,9 @@ def _load(path: Path, content: bytes) -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     try:
         return yaml.load(content, Loader)
+    except yaml.MarkedYAMLError as error:
+        # Not all that it says: it quotes the file, and with it whatever a terminal should not be sent.
+        at = error.problem_mark
+        raise CheckpointError(f"{path}: line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
 from fastsedd import checkpoint, cli
-from fastsedd.checkpoint import safetensors_file, stored
+from fastsedd.checkpoint import hydra_config, safetensors_file, stored
 from fastsedd.errors import CheckpointError
 
 NAME = "blocks.0.norm1.weight"  # 16 float32 values
@@ -172,6 +172,18 @@ def test_config(folder: Path, make_config: Any, make_document: Any, fault: str) 
 def test_config_that_is_none(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text, encoding="latin-1")
     assert "config.json" in assert_one_line(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: {\ue000\u200b: }}", "\x7f", "\x00", "a: !!python/object:os.system x", "? {b: 1}: c", "- b"]
+)
+def test_yaml_that_is_none(tmp_path: Path, text: str) -> None:
+    """The place alone is said: what stands there may be what a terminal obeys."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml: ") as caught:
+        hydra_config.read(path)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
