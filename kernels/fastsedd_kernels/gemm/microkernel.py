@@ -261,8 +261,9 @@ class _Tile:
         def chunk(chunks_left: Any, values: list[Any]) -> list[Any]:
             row, left, *rest = values
             row = builder.select(builder.icmp_signed("==", chunks_left, result_asked_for), operands.beside, row)
+            # By a vector's end: where it spans two cache lines, the tile before wrote the other.
             for j in range(self.vectors):
-                _simd.prefetch(builder, builder.gep(row, [_simd.index(j * self.lanes)]), write=True)
+                _simd.prefetch(builder, builder.gep(row, [_simd.index((j + 1) * self.lanes - 1)]), write=True)
             here = self._at_most(left, CHUNK)
             rest = self._in_groups(here, rest)
             return [builder.gep(row, [operands.result_step]), builder.sub(left, here), *rest]
