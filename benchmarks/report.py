@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,32 +57,29 @@ def _rounded(value: Any) -> Any:
 
 
 def load(folder: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
-    """The environment of the newest file, and the entries of all."""
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder or RESULTS).glob("*.json"))]
-    environments = [document["environment"] for document in documents]
-    newest: dict[str, Any] = max(environments, key=lambda environment: str(environment["date"]), default={})
-    return newest, [entry for document in documents for entry in document["entries"]]
+    """Each suite's environment, and the entries of all."""
+    paths = sorted((folder or RESULTS).glob("*.json"))
+    documents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    environments = {suite: document["environment"] for suite, document in documents.items()}
+    return environments, [entry for document in documents.values() for entry in document["entries"]]
 
 
-def render(environment: dict[str, Any], entries: list[Entry]) -> str:
-    """The whole of BENCHMARKS.md."""
+def render(environments: Mapping[str, dict[str, Any]], entries: list[Entry]) -> str:
+    """The whole of BENCHMARKS.md; environments : by suite."""
     sections = [
-        _introduction(environment), _forward(entries), _generate(entries), _quality(entries), _texts(entries),
+        _introduction(environments), _forward(entries), _generate(entries), _quality(entries), _texts(entries),
         _accelerate(entries), _attention(entries), _linear(entries), _epilogues(entries), _matmul(entries),
         _gemv(entries), _strassen(entries),
     ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _introduction(environment: dict[str, Any]) -> str:
-    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in environment["caches"].items())
-    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+def _introduction(environments: Mapping[str, dict[str, Any]]) -> str:
     return f"""# Benchmarks
 
 Rendered from `benchmarks/results/` by `benchmarks/report.py`; not typed. `make bench` measures on your machine.
 
-{environment["cpu"]} ({environment["isa"]}), {environment["threads"]} threads; {caches}. {environment["system"]};
-{packages}. {environment["date"]}.
+{_machines(environments)}
 
 Every contender is first held to the float64 reference. Then they take turns, in random order, with a measurement of the
 machine's limit in every round. **×** is a peer's time over ours, taken within a round, the median of the rounds: above
@@ -91,6 +88,27 @@ complete in registers in the same round. BLIS and the triple loop run on one thr
 ratios tell more than GFLOP/s.
 
 ![Roofline](benchmarks/pictures/roofline.svg)"""
+
+
+def _machines(environments: Mapping[str, dict[str, Any]]) -> str:
+    """Each machine as it was last; where there are several, with the suites that ran on it."""
+    suites: dict[str, list[str]] = {}
+    newest: dict[str, dict[str, Any]] = {}
+    for suite, environment in sorted(environments.items(), key=lambda item: str(item[1]["date"])):
+        machine = _machine(environment)
+        suites.setdefault(machine, []).append(f"`{suite}`")
+        newest[machine] = environment
+    paragraphs = []
+    for machine, environment in newest.items():
+        packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+        ran = f"{', '.join(sorted(suites[machine]))}: " if len(newest) > 1 else ""
+        paragraphs.append(f"{ran}{machine}. {environment['system']};\n{packages}. {environment['date']}.")
+    return "\n\n".join(paragraphs)
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in environment["caches"].items())
+    return f"{environment['cpu']} ({environment['isa']}), {environment['threads']} threads; {caches}"
 
 
 def _of_kind(entries: list[Entry], kind: str) -> list[Entry]:
@@ -441,11 +459,11 @@ def main(arguments: Sequence[str] | None = None, draw: Callable[[list[Entry], Pa
     parser.add_argument("--keep", nargs="+", type=Path, metavar="FILE", default=[], help="new results to store first")
     options = parser.parse_args(arguments)
     keep(options.keep)
-    environment, entries = load()
+    environments, entries = load()
     if not entries:
         print(f"{RESULTS.name}/: no results; measure with make bench", file=sys.stderr)
         return 1
-    text = render(environment, entries)
+    text = render(environments, entries)
     if options.check:
         current = REPORT.read_text(encoding="utf-8") == text
         if not current:

@@ -11,7 +11,7 @@ import drawing
 import pytest
 import report
 
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, Any] = {
     "date": "2026-01-02",
     "cpu": "A CPU",
     "isa": "avx2",
@@ -86,7 +86,7 @@ def test_a_ratio_is_taken_within_its_round() -> None:
 
 
 def test_numbers_and_losses_are_shown() -> None:
-    text = report.render(ENVIRONMENT, ENTRIES)
+    text = report.render({"run": ENVIRONMENT}, ENTRIES)
     assert "| 64×384×1152 | 57 | 57 % | 2.00 | *0.50* | 100 |" in text
     assert "| 64×384×1152 | bias | +10.0 % |" in text
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
@@ -102,15 +102,22 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 
+def test_each_machine_is_named_with_what_ran_on_it() -> None:
+    other = ENVIRONMENT | {"cpu": "Another", "date": "2026-01-03"}
+    text = report.render({"gemm": ENVIRONMENT, "gemv": other, "matmul": ENVIRONMENT | {"date": "2026-01-04"}}, ENTRIES)
+    assert "`gemm`, `matmul`: A CPU (avx2), 4 threads" in text and "`gemv`: Another (avx2)" in text
+    assert text.count("2026-01-04") == 1 and "2026-01-02" not in text
+
+
 def test_the_report_of_nothing_has_no_tables() -> None:
-    assert "|" not in report.render(ENVIRONMENT, [])
+    assert "|" not in report.render({"run": ENVIRONMENT}, [])
 
 
 def test_what_is_kept_gives_the_same_report(tmp_path: Path) -> None:
     document = {"machine_info": ENVIRONMENT, "benchmarks": [{"extra_info": each, "stats": {}} for each in ENTRIES]}
     (tmp_path / "run.json").write_text(json.dumps(document))
     report.keep([tmp_path / "run.json"], tmp_path / "results")
-    assert report.render(*report.load(tmp_path / "results")) == report.render(ENVIRONMENT, ENTRIES)
+    assert report.render(*report.load(tmp_path / "results")) == report.render({"run": ENVIRONMENT}, ENTRIES)
 
 
 @pytest.mark.skipif(not report.REPORT.exists(), reason="BENCHMARKS.md: nothing has been measured yet")
@@ -149,7 +156,7 @@ def test_fitted_grid_is_placed_between_few_steps_and_many() -> None:
         texts("uniform", 128, 8.0),
         {"kind": "fitted grid", "density": [0.5, 1.5], "uniform_loss": 1.25},
     ]
-    rendered = report.render(ENVIRONMENT, entries)
+    rendered = report.render({"run": ENVIRONMENT}, entries)
     assert "128 uniform steps gain over 32, 32 fitted ones gain 50 ± 10 % in perplexity" in rendered
     assert "0.50 to 1.50 times" in rendered and "25.0 % more" in rendered
-    assert "fitted ones gain" not in report.render(ENVIRONMENT, entries[:-1])
+    assert "fitted ones gain" not in report.render({"run": ENVIRONMENT}, entries[:-1])
