@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.gemm import reference, strassen
+from fastsedd_kernels.gemm import crossover, reference, strassen
 from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.crossover import levels_that_pay
 from fastsedd_kernels.gemm.limits import Limits, use
@@ -161,7 +162,9 @@ def test_batches_and_nothing(levels: int | None) -> None:
     assert not fk.strassen_matmul(a[..., :0], b[:, :0], levels, poisoned(3, 2, 20, 40)).any()
 
 
-def test_the_level_chosen_grows_with_each_of_the_sizes() -> None:
+@pytest.mark.parametrize("cpu", ["znver4", "any other"])
+def test_the_level_chosen_grows_with_each_of_the_sizes(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossover, "cpu_info", lambda: dataclasses.replace(fk.cpu_info(), name=cpu))
     for axis in range(4):  # 3: all of them
         sizes = [[n if axis in (i, 3) else 16_384 for i in range(3)] for n in range(0, 16_385, 512)]
         chosen = [levels_that_pay(*size) for size in sizes]
