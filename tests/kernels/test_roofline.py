@@ -1,17 +1,28 @@
-"""The machine's measured limits are plausible: what a test may ask of a time on a shared machine."""
+"""The machine's measured limits: what is counted is exact, a time may only be plausible on a shared machine."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
+
+import pytest
 
 import fastsedd_kernels as fk
+from fastsedd_kernels import roofline
 
 
-def test_peak_is_finite_and_halves_in_float64() -> None:
-    single, double = fk.peak_flops("float32", 0.05), fk.peak_flops("float64", 0.05)
-    assert math.isfinite(single)
-    assert 1e8 < double < 0.9 * single
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_peak_is_plausible(dtype: str) -> None:
+    assert 1e8 < fk.peak_flops(dtype, 0.05) < 1e15
 
 
-def test_bandwidth_is_finite() -> None:
+def test_float64_has_half_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_second(run: Any, seconds: float) -> float:
+        run()
+        return 1.0
+
+    monkeypatch.setattr(roofline, "_median_seconds", one_second)
+    assert fk.peak_flops("float32") == 2 * fk.peak_flops("float64") > 0
+
+
+def test_bandwidth_is_plausible() -> None:
     assert 1e7 < fk.read_bandwidth(1 << 20) < 1e14
