@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 import fastsedd_kernels as fk
+import pytest
 from fastsedd_kernels import roofline
 
 
