@@ -30,6 +30,7 @@ _SUMS = 16384  # elements of sums that a task keeps in L1 and L2
 _AHEAD = 512  # elements of a row, until they are read
 _STREAMS = 16  # rows of B that are read side by side: as many streams as prefetchers follow
 _CHUNK = 512  # elements of four columns that pass while they and those of `few` are in L1
+_DEEP = 16384  # elements of a column: L2 holds no more of the four that come next
 _LEAST_ELEMENTS = 1 << 15  # of B in a task
 
 
@@ -102,22 +103,25 @@ def _dot_function(rows: int) -> Any:
     """A function of kernels: sums += the products, register by register, of that many rows and four columns.
 
     a, c0 to c3, sums : pointers, the last to [rows, 4, lanes]; lda : elements between the rows at `a`
+    ahead : elements from what is read of a column to what is asked for meanwhile
     registers : how many to take of each row and column
     """
 
     def add_dots(
-        typing_context: Any, a: Any, lda: Any, c0: Any, c1: Any, c2: Any, c3: Any, registers: Any, sums: Any
+        typing_context: Any, a: Any, lda: Any, c0: Any, c1: Any, c2: Any, c3: Any, ahead: Any, registers: Any, sums: Any
     ) -> Any:  # fmt: skip
         vector = _simd.vector_type(a.dtype, _simd.lanes_of(a.dtype))
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            first, step, *columns, count, target = values
+            first, step, *columns, beyond, count, target = values
             starts = [builder.gep(first, [builder.mul(step, _simd.index(r))]) for r in range(rows)]
             places = [builder.gep(target, [_simd.index(i * vector.count)]) for i in range(4 * rows)]
             totals = [_simd.load(builder, place, vector) for place in places]
 
             def products(_: Any, moving: list[Any]) -> list[Any]:
                 pointers, so_far = moving[: rows + 4], moving[rows + 4 :]
+                for pointer in pointers[rows:]:
+                    _simd.prefetch(builder, builder.gep(pointer, [beyond]))
                 loaded = [_simd.load(builder, pointer, vector) for pointer in pointers]
                 pairs = itertools.product(loaded[:rows], loaded[rows:])
                 added = [_simd.multiply_add(builder, x, y, z, vector) for (x, y), z in zip(pairs, so_far, strict=True)]
@@ -128,7 +132,7 @@ def _dot_function(rows: int) -> Any:
                 _simd.store(builder, total, place, vector)
             return context.get_dummy_value()
 
-        return types.void(a, types.intp, a, a, a, a, types.intp, a), codegen
+        return types.void(a, types.intp, a, a, a, a, types.intp, types.intp, a), codegen
 
     return intrinsic(add_dots)
 
@@ -157,7 +161,7 @@ def dot_columns(task: int, few: Any, columns: Any, out: Any, tasks: int) -> None
             for r in range(rows):
                 _add_dots(
                     offset(few_edge, r * lanes), 0, edge, offset(edge, lanes), offset(edge, 2 * lanes),
-                    offset(edge, 3 * lanes), 1, offset(sums, r * 4 * lanes),
+                    offset(edge, 3 * lanes), 0, 1, offset(sums, r * 4 * lanes),
                 )  # fmt: skip
         for r in range(rows):
             for i in range(count):
@@ -172,11 +176,12 @@ def _add_all_dots(
     lanes = lanes_at(a)
     c0, c1 = pointer(columns[first], k), pointer(columns[first + min(1, count - 1)], k)
     c2, c3 = pointer(columns[first + min(2, count - 1)], k), pointer(columns[first + count - 1], k)
+    ahead = 4 * columns.strides[0] // columns.itemsize if columns.shape[1] <= _DEEP else _AHEAD
     together = rows // _TOGETHER * _TOGETHER
     for r in range(0, together, _TOGETHER):
-        _add_some_dots(offset(a, r * lda), lda, c0, c1, c2, c3, registers, offset(sums, r * 4 * lanes))
+        _add_some_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
     for r in range(together, rows):
-        _add_dots(offset(a, r * lda), lda, c0, c1, c2, c3, registers, offset(sums, r * 4 * lanes))
+        _add_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
 
 
 @jit
