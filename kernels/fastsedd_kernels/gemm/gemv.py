@@ -2,8 +2,9 @@
 
     out = few . B        few : [m, K], m <= FEW_ROWS; B : [K, N] as it lies
 
-Where B's rows hold adjacent elements, the micro-kernel takes some rows of B at a time along all columns of a task, and
-the sums wait in L1; where its columns do, dot products run along four of them. A task is a range of columns.
+Where B's rows hold adjacent elements, some of them are added to the sums of a task's columns at a time, and the sums
+wait in L2; where its columns do, dot products run along four of them. Meanwhile the rows or columns that come next are
+asked for: a CPU's own prefetchers lose the trail where each of so many streams ends. A task is a range of columns.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from numpy.typing import NDArray
 from fastsedd_kernels import _simd
 from fastsedd_kernels._arrays import contiguous
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import ask_for, lanes_at, load_vector, offset, pointer, sum_lanes
-from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS, link_tile, multiply_tile
+from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, sum_lanes
+from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
 from fastsedd_kernels.parallel import Kernel, get_num_threads, kernel
 
 FEW_ROWS = 8  # more reuse B so often that packing it pays
 
-_SUMS = 16384  # elements of sums that a task keeps in L1 and L2
-_AHEAD = 512  # elements of a row, until they are read
-_STREAMS = 16  # rows of B that are read side by side: as many streams as prefetchers follow
+_HEIGHTS = (1, 2, 4, FEW_ROWS)  # of what is multiplied at once: fewer rows count as more, of zeros
+_DEEP = 8  # rows of B that are read side by side
+_SPAN = 4096  # columns whose sums, and the rows of B that come next, wait in L2
 _CHUNK = 512  # elements of four columns that pass while they and those of `few` are in L1
-_DEEP = 16384  # elements of a column: L2 holds no more of the four that come next
+_TALL = 16384  # elements of a column: L2 holds no more of the four that come next
+_AHEAD = 1024  # elements of a column that is taller, until they are read
 _LEAST_ELEMENTS = 1 << 15  # of B in a task
 
 
@@ -48,55 +50,109 @@ def multiply_few_rows(few: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> 
     (_ADD_ROWS if by_rows else _DOT_COLUMNS)[few.dtype](tasks, few, b if by_rows else b.T, out, tasks)
 
 
+def _emit_row_sums(builder: Any, vector: Any, rows: int, deep: int, operands: list[Any]) -> None:
+    """sums += few . B, register by register, for that many rows of `few` and of B: see `_add_products`."""
+    few, b, ldb, ahead, registers, sums, stride = operands
+    below = [builder.mul(ldb, _simd.index(k)) for k in range(deep)]
+    beside = [builder.mul(stride, _simd.index(r)) for r in range(rows)]
+
+    def products(_: Any, moving: list[Any]) -> list[Any]:
+        places = [builder.gep(moving[1], [row]) for row in beside]
+        totals = [_simd.load(builder, place, vector) for place in places]
+        for k, row in enumerate(below):
+            source = builder.gep(moving[0], [row])
+            _simd.prefetch(builder, builder.gep(source, [ahead]))
+            loaded = _simd.load(builder, source, vector)
+            for r in range(rows):
+                factor = builder.load(builder.gep(few, [_simd.index(r * deep + k)]))
+                factor = _simd.broadcast(builder, factor, vector)
+                totals[r] = _simd.multiply_add(builder, factor, loaded, totals[r], vector)
+        for total, place in zip(totals, places, strict=True):
+            _simd.store(builder, total, place, vector)
+        return [builder.gep(pointer, [_simd.index(vector.count)]) for pointer in moving]
+
+    _simd.repeat(builder, registers, [b, sums], products)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_products(
+    typing_context: Any, rows: Any, deep: Any, few: Any, b: Any, ldb: Any, ahead: Any, registers: Any, sums: Any,
+    stride: Any,
+) -> Any:  # fmt: skip
+    """sums[r] += few[r, k] * B[k] for so many rows of `few` (1, 2, 4 or 8) and of B (_DEEP or 1).
+
+    few : pointer to [rows, deep]; b, sums : to rows that are ldb and `stride` elements apart
+    ahead : elements from what is read of B to what is asked for meanwhile; registers : how many to take of each row
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        held, taken, *operands = values
+        vector = _simd.vector_type(few.dtype, _simd.lanes_of(few.dtype))
+        done = builder.append_basic_block("added")
+        switch = builder.switch(builder.add(builder.mul(held, _simd.index(_DEEP + 1)), taken), done)
+        for height, depth in itertools.product(_HEIGHTS, (1, _DEEP)):
+            block = builder.append_basic_block(f"add_{height}x{depth}")
+            switch.add_case(_simd.index(height * (_DEEP + 1) + depth), block)
+            builder.position_at_end(block)
+            _emit_row_sums(builder, vector, height, depth, operands)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    count = types.intp
+    return types.void(count, count, few, few, count, count, count, few, count), codegen
+
+
 def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
     """The task's columns of out; b : [K, N] with adjacent elements in a row."""
     rows, depth = few.shape
-    columns, ldb = b.shape[1], b.strides[0] // b.itemsize
-    nr = lanes_at(pointer(out, 0)) * VECTORS
-    span = _SUMS // rows // nr * nr
-    stride = span + nr  # a power of two apart, rows would share cache sets
-    memory = np.empty(rows * stride + _STREAMS * nr, out.dtype)
-    sums, edge = pointer(memory, 0), pointer(memory, rows * stride)
+    columns, lanes = b.shape[1], lanes_at(pointer(out, 0))
+    held = 1
+    while held < rows:
+        held *= 2
+    stride = _SPAN + 2 * lanes  # a power of two apart, rows would share cache sets
+    memory = np.empty(held * (stride + _DEEP) + _DEEP * lanes, out.dtype)
+    sums, factors, edge = pointer(memory, 0), pointer(memory, held * stride), pointer(memory, held * (stride + _DEEP))
     last = columns * (task + 1) // tasks
-    for first in range(columns * task // tasks, last, span):
-        count = min(span, last - first)
-        for k in range(0, depth, _STREAMS):
-            deep = min(_STREAMS, depth - k)
-            a = pointer(few, k)
-            for j in range(0, count, nr):
-                source, step = pointer(b[k], first + j), ldb
-                _ask_ahead(source, ldb, depth - k, j, count, nr)
-                if count - j < nr:
-                    _copy_edge(source, ldb, deep, count - j, edge, nr)
-                    source, step = edge, nr
-                multiply_tile(
-                    rows, VECTORS, deep, a, depth, source, step, offset(sums, j), stride, k > 0,
-                    offset(sums, j), stride, source, 0, offset(sums, j), offset(sums, j), 0,
-                )  # fmt: skip
+    for first in range(columns * task // tasks, last, _SPAN):
+        count = min(_SPAN, last - first)
+        memory[: held * stride] = 0
+        k = 0
+        while k < depth:
+            deep = _DEEP if k + _DEEP <= depth else 1
+            for r in range(held):
+                for i in range(deep):
+                    factors[r * deep + i] = few[r, k + i] if r < rows else 0
+            _add_along(held, deep, factors, b, k, first, count, sums, stride, edge)
+            k += deep
         for r in range(rows):
             for j in range(count):
                 out[r, first + j] = sums[r * stride + j]
 
 
 @jit
-def _ask_ahead(source: Any, ldb: int, rows_left: int, j: int, count: int, nr: int) -> None:
-    """Ask for what is read _AHEAD elements later: of the rows at `source`, or else at the start of those below."""
-    lanes = lanes_at(source)
-    there = offset(source, _AHEAD)
-    if j + _AHEAD >= count:
-        there = offset(source, _STREAMS * ldb + _AHEAD - count)
-        rows_left -= _STREAMS
-    for k in range(min(_STREAMS, rows_left)):
-        for i in range(0, nr, lanes):
-            ask_for(offset(there, k * ldb + i))
+def _add_along(
+    rows: int, deep: int, factors: Any, b: Any, k: int, first: int, count: int, sums: Any, stride: int, edge: Any
+) -> None:  # fmt: skip
+    """sums += factors [rows, deep] . b[k : k + deep, first : first + count]; edge : memory for [deep, lanes]"""
+    lanes, ldb = lanes_at(sums), b.strides[0] // b.itemsize
+    whole = count // lanes * lanes
+    for j, registers in ((0, whole // lanes), (whole, 1)):
+        source, step = pointer(b[k], first + j), ldb
+        if j == count:
+            break
+        if j == whole:
+            _copy_edge(source, ldb, deep, count - whole, edge, lanes)
+            source, step = edge, lanes
+        _add_products(rows, deep, factors, source, step, deep * step, registers, offset(sums, j), stride)
 
 
 @jit
-def _copy_edge(source: Any, ldb: int, depth: int, columns: int, edge: Any, nr: int) -> None:
-    """The last columns of B, which do not fill a tile, as rows of nr elements; beside them zeros."""
+def _copy_edge(source: Any, ldb: int, depth: int, columns: int, edge: Any, width: int) -> None:
+    """The last columns of B, which do not fill a register, as rows of that width; beside them zeros."""
     for k in range(depth):
-        for j in range(nr):
-            edge[k * nr + j] = source[k * ldb + j] if j < columns else 0
+        for j in range(width):
+            edge[k * width + j] = source[k * ldb + j] if j < columns else 0
 
 
 def _dot_function(rows: int) -> Any:
@@ -120,8 +176,8 @@ def _dot_function(rows: int) -> Any:
 
             def products(_: Any, moving: list[Any]) -> list[Any]:
                 pointers, so_far = moving[: rows + 4], moving[rows + 4 :]
-                for pointer in pointers[rows:]:
-                    _simd.prefetch(builder, builder.gep(pointer, [beyond]))
+                for column in pointers[rows:]:
+                    _simd.prefetch(builder, builder.gep(column, [beyond]))
                 loaded = [_simd.load(builder, pointer, vector) for pointer in pointers]
                 pairs = itertools.product(loaded[:rows], loaded[rows:])
                 added = [_simd.multiply_add(builder, x, y, z, vector) for (x, y), z in zip(pairs, so_far, strict=True)]
@@ -176,7 +232,7 @@ def _add_all_dots(
     lanes = lanes_at(a)
     c0, c1 = pointer(columns[first], k), pointer(columns[first + min(1, count - 1)], k)
     c2, c3 = pointer(columns[first + min(2, count - 1)], k), pointer(columns[first + count - 1], k)
-    ahead = 4 * columns.strides[0] // columns.itemsize if columns.shape[1] <= _DEEP else _AHEAD
+    ahead = 4 * columns.strides[0] // columns.itemsize if columns.shape[1] <= _TALL else _AHEAD
     together = rows // _TOGETHER * _TOGETHER
     for r in range(0, together, _TOGETHER):
         _add_some_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
@@ -198,7 +254,7 @@ def _for_both(body: Callable[..., None]) -> dict[np.dtype[Any], Kernel]:
     def made(element: Any) -> Kernel:
         few, matrix = types.Array(element, 2, "C", readonly=True), types.Array(element, 2, "A", readonly=True)
         out = types.Array(element, 2, "A")
-        return kernel(few, matrix, out, types.intp, link=lambda: link_tile(element))(body)
+        return kernel(few, matrix, out, types.intp)(body)
 
     return {np.dtype(np.float32): made(float32), np.dtype(np.float64): made(float64)}
 
