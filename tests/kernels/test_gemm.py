@@ -95,7 +95,7 @@ def test_matmul_in_slabs(rows: int, depth: int, columns: int, dtype: type) -> No
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 @pytest.mark.parametrize("few", range(1, FEW_ROWS + 2))
-@pytest.mark.parametrize(("depth", "length"), [(1, 1), (3, 700), (1030, 37), (2050, 130)])
+@pytest.mark.parametrize(("depth", "length"), [(1, 1), (3, 700), (1030, 37), (2050, 130), (10, 9000), (16400, 9)])
 def test_few_rows_and_few_columns(few: int, layout: str, dtype: type, depth: int, length: int) -> None:
     rows, matrix = normal(few, few, depth, dtype=dtype), normal(1, depth, length, dtype=dtype)
     laid = LAYOUTS[layout](matrix)
@@ -276,6 +276,7 @@ def test_plan_gives_every_thread_a_part(threads: int, rows: int, depth: int, pan
     grid_rows, grid_panels, block, slab, group = plan(threads, rows, depth, panels, np.dtype(np.float32))
     assert 1 <= grid_rows <= rows and 1 <= grid_panels <= panels
     assert grid_rows * grid_panels <= threads or rows // grid_rows >= ENOUGH_ROWS
-    assert block % ROWS == 0 and block >= ROWS and 1 <= slab <= min(depth, MOST_DEPTH) and group >= 1
+    assert block % ROWS == 0 and block >= ROWS and group >= 1
+    assert slab == depth if rows <= ROWS else 1 <= slab <= min(depth, MOST_DEPTH)
     if threads <= rows and rows * depth * panels * NR > 1 << 20:
         assert grid_rows * grid_panels % threads == 0
