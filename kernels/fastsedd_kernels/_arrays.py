@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastsedd_kernels._simd import CACHE_LINE, CROWDED
 from fastsedd_kernels.recording import run
 
-_FLOAT32 = np.dtype(np.float32)
+_FLOAT32 = (np.dtype(np.float32),)
 
 _MOST_WORK = 10_000  # of the search for an element that two arrays share
 
@@ -26,7 +26,7 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
     ValueError for another dtype: silent conversions cost a copy a call; and for what gives no such array: a tensor on
     another device, or one that requires a gradient.
     """
-    if type(value) is np.ndarray and value.dtype == _FLOAT32 and not dtypes and value.flags.aligned:
+    if type(value) is np.ndarray and value.dtype in (dtypes or _FLOAT32) and value.flags.aligned:
         return value  # the usual case, without a detour
     allowed = [np.dtype(dtype) for dtype in dtypes] or [np.dtype(np.float32)]
     array = _read(name, value, allowed[0])
@@ -94,6 +94,8 @@ def copied(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 def as_rows(array: NDArray[Any]) -> NDArray[Any]:
     """[..., N] as [rows, N]: a view where the strides allow one."""
     rows = _rows(array)
+    if array.flags.c_contiguous:
+        return rows
     return rows if np.may_share_memory(rows, array) else contiguous(array).reshape(rows.shape)
 
 
@@ -150,6 +152,8 @@ def output_like(
 def output_rows_like(name: str, out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """As `output_like`, of rows that may be padded: of equally distant rows of adjacent elements."""
     array = strided_output_like(name, out, shape)
+    if array.flags.c_contiguous:
+        return array
     if array.size and not (array.strides[-1] == array.itemsize and np.may_share_memory(_rows(array), array)):
         raise ValueError(f"{name} must have adjacent elements in a row, and rows that are equally far apart")
     return array
@@ -165,6 +169,8 @@ def strided_output_like(
     """As `output_like`, of any strides that lead to different elements."""
     if out is None:
         return aligned_empty(shape, dtype)
+    if type(out) is np.ndarray and out.flags.carray and out.shape == shape and out.dtype == dtype:
+        return out  # the usual case, without a detour
     array = as_output(name, out)
     if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"{name} is {array.dtype} {array.shape}, must be {np.dtype(dtype)} {shape}")
@@ -177,7 +183,9 @@ def strided_output_like(
 def check_apart(out: NDArray[Any], *, in_place: bool = False, **inputs: NDArray[Any]) -> None:
     """Raise ValueError where `out` shares an element with an input; in_place: an input may be `out` itself."""
     for name, array in inputs.items():
-        if np.may_share_memory(out, array) and _overlap(out, array) and not (in_place and _is_same(out, array)):
+        if array.size == 0 or not np.may_share_memory(out, array):
+            continue
+        if _overlap(out, array) and not (in_place and _is_same(out, array)):
             itself = f" without being {name}" if in_place else ""
             raise ValueError(f"out overlaps {name}{itself}, which is still being read when out is written")
 

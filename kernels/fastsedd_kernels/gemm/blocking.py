@@ -75,6 +75,7 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
     return grid_rows * max(1, min(_MOST_PIECES, rows // grid_rows // ENOUGH_ROWS)), grid_panels
 
 
+@functools.lru_cache(1024)
 def blocking(within: Limits, depth: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
     """(MC, KC, NC / NR): rows of A and depth of a slab for a quarter of a core's L2, panels of C for an eighth."""
     return blocks(depth, *block_limits(within, dtype))
