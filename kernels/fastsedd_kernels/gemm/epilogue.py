@@ -141,6 +141,24 @@ def _place_of_sums(in_place: Any, result: Any, ldc: Any, scratch: Any, nr: Any) 
     return lambda in_place, result, ldc, scratch, nr: (scratch, nr)
 
 
+def total(place: Any, row: int, column: int, count: int, factors: Any, parts: Any) -> Any:
+    """C's values, a register of them from that column on, of the sums at a place in that row of a tile."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(total, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _total(place: Any, row: Any, column: Any, count: Any, factors: Any, parts: Any) -> Any:
+    if len(parts) == _QUANTISED:
+        return _scaled
+    return lambda place, row, column, count, factors, parts: load_vector(place)
+
+
+def _scaled(place: Any, row: int, column: int, count: int, factors: Any, parts: Any) -> Any:
+    bias, scales = parts[0], parts[4]
+    value = load_integers(as_float32(place)) * (splat(factors[row]) * load_vector(pointer(scales, column)))
+    return value + load_some(pointer(bias, column), count, _ZERO) if bias.size > 0 else value
+
+
 def _apply(
     tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
     out: Any,
@@ -160,7 +178,7 @@ def _apply(
         for j in range(0, columns, LANES):
             # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
             count = columns - j
-            value = activate(load_vector(offset(row, j)), activation)
+            value = activate(total(offset(row, j), r, first_column + j, count, factors, parts), activation)
             if gate.size > 0:
                 value = value * load_some(offset(gate_row, j), count, _ZERO)
             if residual.size > 0:
@@ -169,23 +187,6 @@ def _apply(
 
 
 _apply_in_kernel = jit(_apply)
-
-
-def _scale_and_apply(
-    tile: Any, stride: int, rows: int, first_row: int, columns: int, first_column: int, factors: Any, parts: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    bias, scales = parts[0], parts[4]
-    real = as_float32(tile)
-    for r in range(rows):
-        factor = splat(factors[r])
-        for j in range(0, columns, LANES):
-            place = offset(real, r * stride + j)
-            value = load_integers(place) * (factor * load_vector(pointer(scales, first_column + j)))
-            if bias.size > 0:
-                value = value + load_some(pointer(bias, first_column + j), columns - j, _ZERO)
-            store_vector(place, value)
-    _apply_in_kernel(real, stride, rows, first_row, columns, first_column, factors, parts, out)
 
 
 def _copy(
@@ -213,7 +214,7 @@ def _finish_tile(
     tile: Any, stride: Any, rows: Any, first_row: Any, columns: Any, first_column: Any, factors: Any, parts: Any,
     out: Any,
 ) -> Any:  # fmt: skip
-    return {0: _copy, _QUANTISED: _scale_and_apply, _SUMMED: sum_tile}.get(len(parts), _apply)
+    return {0: _copy, _SUMMED: sum_tile}.get(len(parts), _apply)
 
 
 VECTOR = types.Array(float32, 1, "C", readonly=True)

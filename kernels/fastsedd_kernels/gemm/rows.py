@@ -21,7 +21,7 @@ from fastsedd_kernels._simd import (
     LANES,
     absolute,
     fma,
-    load_first,
+    load_some,
     max_lanes,
     maximum,
     offset,
@@ -117,7 +117,7 @@ def _round_rows(x: Any, row: int, rows: int, stride: int, copy: Any, factors: An
     for r in range(rows):
         source = pointer(x[row + r], 0)
         for k in range(0, depth, LANES):
-            value = load_first(offset(source, k), depth - k, _ZERO)
+            value = load_some(offset(source, k), depth - k, _ZERO)
             store_bfloat16(value, offset(copy, place_of_word(r, k // 2, stride, tiled)))
         for word in range(-(-depth // LANES) * (LANES // 2), stride):
             copy[place_of_word(r, word, stride, tiled)] = 0
@@ -129,13 +129,13 @@ def _quantise_rows(x: Any, row: int, rows: int, stride: int, copy: Any, factors:
         source = pointer(x[row + r], 0)
         largest, unusual = splat(_ZERO), splat(_ZERO)
         for k in range(0, depth, LANES):
-            value = load_first(offset(source, k), depth - k, _ZERO)
+            value = load_some(offset(source, k), depth - k, _ZERO)
             largest, unusual = maximum(absolute(value), largest), fma(value, splat(_ZERO), unusual)
         magnitude = max_lanes(largest)
         factors[r] = magnitude / _MOST + sum_lanes(unusual)
         scale = splat(_MOST / magnitude if magnitude > _ZERO else _ZERO)
         for k in range(0, depth, LANES):
-            value = fma(load_first(offset(source, k), depth - k, _ZERO), scale, splat(_TO_BYTE))
+            value = fma(load_some(offset(source, k), depth - k, _ZERO), scale, splat(_TO_BYTE))
             store_bytes(value, offset(copy, place_of_word(r, k // 4, stride, tiled)))
 
 
