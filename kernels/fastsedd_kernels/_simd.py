@@ -18,7 +18,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels.cpu import isa
+from fastsedd_kernels.cpu import isa, rounds_to_bfloat16
 
 INDEX = ir.IntType(64)
 CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
@@ -261,22 +261,49 @@ def stream_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
 @_vector_function(types.void, (_V, types.CPointer(types.uint32)))
 def store_bfloat16(builder: Any, register: Any, value: Any, target: Any) -> None:
     """Write a float32 register as bfloat16, two to a word: half a register."""
-    narrow = ir.VectorType(ir.IntType(16), register.count)
-    halves = builder.trunc(_bfloat16_bits(builder, register, value), narrow)
-    builder.store(halves, builder.bitcast(target, narrow.as_pointer())).align = 4
+    halves = _bfloat16(builder, register, value)
+    builder.store(halves, builder.bitcast(target, halves.type.as_pointer())).align = 4
 
 
 @_vector_function(types.void, (_V, _V, types.CPointer(types.uint32)))
 def store_pairs(builder: Any, register: Any, first: Any, second: Any, target: Any) -> None:
     """Write two float32 registers as one of words: in each, the bfloat16 of the one and of the other, above it."""
     integers = _integers(register)
-    low, high = (_bfloat16_bits(builder, register, value) for value in (first, second))
+    low, high = (builder.zext(_bfloat16(builder, register, value), integers) for value in (first, second))
     words = builder.or_(low, builder.shl(high, ir.Constant(integers, [16] * integers.count)))
     store(builder, words, target, integers)
 
 
-def _bfloat16_bits(builder: Any, register: ir.VectorType, value: Any) -> Any:
-    """The 16 bits of each lane as bfloat16, rounded to nearest even, in an integer of 32; a NaN stays one."""
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
+
+
+def _bfloat16(builder: Any, register: ir.VectorType, value: Any) -> Any:
+    """Each lane as bfloat16, rounded to nearest even, in an integer of 16 bits; a NaN stays one.
+
+    The instruction for it, AVX512-BF16's, takes what is subnormal for 0, as those of the products do.
+    """
+    narrow = ir.VectorType(ir.IntType(16), register.count)
+    if not rounds_to_bfloat16():
+        return builder.trunc(_rounded_bits(builder, register, value), narrow)
+    signature = ir.FunctionType(ir.VectorType(_BFloat16(), register.count), [register])
+    name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * register.count}"
+    return builder.bitcast(
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [value]), narrow
+    )
+
+
+def _rounded_bits(builder: Any, register: ir.VectorType, value: Any) -> Any:
+    """`_bfloat16` in integers of 32 bits, by their arithmetic."""
     integers = _integers(register)
 
     def constant(bits: int) -> ir.Constant:

@@ -84,10 +84,19 @@ def dot_unit(dtype: str) -> Unit:
     """
     if isa() is not AVX512:
         return Unit.WIDENED
-    named = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    if f"+{_FEATURES[dtype][Unit.AMX]}" in named and "+amx-tile" in named and _may_use_amx():
+    names = _FEATURES[dtype]
+    if _is_named(names[Unit.AMX]) and _is_named("amx-tile") and _may_use_amx():
         return Unit.AMX
-    return Unit.AVX512 if f"+{_FEATURES[dtype][Unit.AVX512]}" in named else Unit.WIDENED
+    return Unit.AVX512 if _is_named(names[Unit.AVX512]) else Unit.WIDENED
+
+
+def rounds_to_bfloat16() -> bool:
+    """Whether this process's target has an instruction that does, for a register of 16 float32 values."""
+    return isa() is AVX512 and _is_named(_FEATURES["bfloat16"][Unit.AVX512])
+
+
+def _is_named(feature: str) -> bool:
+    return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
 @functools.cache
