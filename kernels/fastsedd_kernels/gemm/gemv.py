@@ -107,15 +107,16 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
     """The task's columns of out; b : [K, N] with adjacent elements in a row."""
     rows, depth = few.shape
     columns, lanes = b.shape[1], lanes_at(pointer(out, 0))
+    begin, last = columns * task // tasks, columns * (task + 1) // tasks
     held = 1
     while held < rows:
         held *= 2
-    stride = _SPAN + 2 * lanes  # a power of two apart, rows would share cache sets
+    span = min(_SPAN, -(-(last - begin) // lanes) * lanes)
+    stride = span + 2 * lanes  # a power of two apart, rows would share cache sets
     memory = np.empty(held * (stride + _DEEP) + _DEEP * lanes, out.dtype)
     sums, factors, edge = pointer(memory, 0), pointer(memory, held * stride), pointer(memory, held * (stride + _DEEP))
-    last = columns * (task + 1) // tasks
-    for first in range(columns * task // tasks, last, _SPAN):
-        count = min(_SPAN, last - first)
+    for first in range(begin, last, span):
+        count = min(span, last - first)
         memory[: held * stride] = 0
         k = 0
         while k < depth:
