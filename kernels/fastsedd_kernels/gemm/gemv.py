@@ -138,7 +138,7 @@ def _add_along(
     """sums += factors [rows, deep] . b[k : k + deep, first : first + count]; edge : memory for [deep, lanes]"""
     lanes, ldb = lanes_at(sums), b.strides[0] // b.itemsize
     whole = count // lanes * lanes
-    for j, registers in ((0, whole // lanes), (whole, 1)):
+    for j, registers in ((0, whole // lanes), (whole, 1)):  # a loop, so that the products are compiled once
         source, step = pointer(b[k], first + j), ldb
         if j == count:
             break
