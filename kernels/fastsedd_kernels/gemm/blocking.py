@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsedd_kernels.cpu import cpu_info
+from fastsedd_kernels.cpu import cpu_info, isa
 from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY, SHAPES
 from fastsedd_kernels.gemm.limits import MOST, Limits, limits
 
@@ -42,7 +42,7 @@ def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any])
 def _plan(
     within: Limits, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
 ) -> tuple[int, int, int, int, int]:
-    if rows <= SHAPES[NUMPY[dtype]].rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
+    if rows <= isa().tile_rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
         within = Limits(within.tiles, max(within.depth, min(depth, MOST)))
     return *task_grid(threads, rows, depth, panels, dtype), *blocking(within, depth, dtype)
 

@@ -8,10 +8,10 @@
                         epilogue     on the finished tile, still in L1
 
 Between slabs the sums of a group wait in MC x NC of scratch memory, in L2, or in C itself where no epilogue follows.
-While a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory. A
-single tile asks for none: it reads panels as fast as memory gives them, and one so far ahead would be in the way.
-A task is a rectangle of C, so each element of C is summed by one thread in one order. The names are those of Goto and
-van de Geijn (2008); A is read where it lies, B comes packed.
+While a panel is multiplied, the next one is asked for, a share with each tile: it may lie in L3 or memory. A single
+tile of vector registers asks for none: it reads panels as fast as memory gives them, and one so far ahead would be in
+the way. A task is a rectangle of C, so each element of C is summed by one thread in one order. The names are those of
+Goto and van de Geijn (2008); A is read where it lies, B comes packed.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _multiply_panel(
     biased, bias = bias_at(parts, column, columns, edge)
     tiles = -(-rows // tile_rows(b))
     # With each group of k: the tiles together ask for all of B.
-    lines = -(-UNROLL * nr // lanes_at(b) // tiles) if tiles > 1 else 0
+    lines = -(-UNROLL * nr // lanes_at(b) // tiles) if tiles > 1 or has_tiles(b) else 0
     for tile in range(tiles):
         top, bottom = _tile(rows, tiles, tile, b)
         result = result_at(parts, first_row + top, column, nr, out)
