@@ -93,10 +93,7 @@ def copied(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 def as_rows(array: NDArray[Any]) -> NDArray[Any]:
     """[..., N] as [rows, N]: a view where the strides allow one."""
-    rows = _rows(array)
-    if array.flags.c_contiguous:
-        return rows
-    return rows if np.may_share_memory(rows, array) else contiguous(array).reshape(rows.shape)
+    return _rows(array if _is_rows(array) else contiguous(array))
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
@@ -152,15 +149,18 @@ def output_like(
 def output_rows_like(name: str, out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """As `output_like`, of rows that may be padded: of equally distant rows of adjacent elements."""
     array = strided_output_like(name, out, shape)
-    if array.flags.c_contiguous:
-        return array
-    if array.size and not (array.strides[-1] == array.itemsize and np.may_share_memory(_rows(array), array)):
+    if not (_is_rows(array) and (array.flags.c_contiguous or array.strides[-1] == array.itemsize)):
         raise ValueError(f"{name} must have adjacent elements in a row, and rows that are equally far apart")
     return array
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(-1, array.shape[-1])
+
+
+def _is_rows(array: NDArray[Any]) -> bool:
+    """Whether the rows of [..., N] are equally far apart, so that [rows, N] is a view of it."""
+    return array.flags.c_contiguous or np.may_share_memory(_rows(array), array)
 
 
 def strided_output_like(

@@ -405,6 +405,14 @@ def store_some(target: Any, value: Any, count: int) -> None:
         store_first(target, value, count)
 
 
+@jit
+def copy_padded(source: Any, step: int, rows: int, columns: int, target: Any, width: int) -> None:
+    """target[0:rows, 0:width] = the first `columns` of rows that are `step` elements apart, and zeros beside them."""
+    for r in range(rows):
+        for j in range(width):
+            target[r * width + j] = source[r * step + j] if j < columns else 0
+
+
 @_vector_function(types.void, (_POINTER, types.intp, _POINTER, types.intp))
 def transpose_square(builder: Any, register: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> None:
     """target[j * target_step + i] = source[i * source_step + j] for i and j below a register's lanes."""

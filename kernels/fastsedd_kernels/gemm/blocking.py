@@ -13,7 +13,7 @@ import numpy as np
 
 from fastsedd_kernels.cpu import cpu_info, isa
 from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY, SHAPES
-from fastsedd_kernels.gemm.limits import MOST, Limits, limits
+from fastsedd_kernels.gemm.limits import Limits, limits
 
 ENOUGH_ROWS = 96  # of a task
 _MOST_PIECES = 8  # of a thread's rectangle
@@ -42,9 +42,10 @@ def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any])
 def _plan(
     within: Limits, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
 ) -> tuple[int, int, int, int, int]:
+    tiles, most_depth, *sizes = block_limits(within, dtype)
     if rows <= isa().tile_rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
-        within = Limits(within.tiles, max(within.depth, min(depth, MOST)))
-    return *task_grid(threads, rows, depth, panels, dtype), *blocking(within, depth, dtype)
+        most_depth = depth
+    return *task_grid(threads, rows, depth, panels, dtype), *blocks(depth, tiles, most_depth, *sizes)
 
 
 def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:

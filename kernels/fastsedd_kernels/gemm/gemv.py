@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fastsedd_kernels import _simd
 from fastsedd_kernels._arrays import contiguous
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, sum_lanes
+from fastsedd_kernels._simd import copy_padded, lanes_at, load_vector, offset, pointer, sum_lanes
 from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
 from fastsedd_kernels.parallel import Kernel, get_num_threads, kernel
 
@@ -108,9 +108,10 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
     rows, depth = few.shape
     columns, lanes = b.shape[1], lanes_at(pointer(out, 0))
     begin, last = columns * task // tasks, columns * (task + 1) // tasks
-    held = 1
-    while held < rows:
-        held *= 2
+    held = FEW_ROWS
+    for height in _HEIGHTS:
+        if rows <= height < held:
+            held = height
     span = min(_SPAN, -(-(last - begin) // lanes) * lanes)
     stride = span + 2 * lanes  # a power of two apart, rows would share cache sets
     memory = np.empty(held * (stride + _DEEP) + _DEEP * lanes, out.dtype)
@@ -142,18 +143,10 @@ def _add_along(
         source, step = pointer(b[k], first + j), ldb
         if j == count:
             break
-        if j == whole:
-            _copy_edge(source, ldb, deep, count - whole, edge, lanes)
+        if j == whole:  # what does not fill a register
+            copy_padded(source, ldb, deep, count - whole, edge, lanes)
             source, step = edge, lanes
         _add_products(rows, deep, factors, source, step, deep * step, registers, offset(sums, j), stride)
-
-
-@jit
-def _copy_edge(source: Any, ldb: int, depth: int, columns: int, edge: Any, width: int) -> None:
-    """The last columns of B, which do not fill a register, as rows of that width; beside them zeros."""
-    for k in range(depth):
-        for j in range(width):
-            edge[k * width + j] = source[k * ldb + j] if j < columns else 0
 
 
 def _dot_function(rows: int) -> Any:
@@ -206,7 +199,7 @@ def dot_columns(task: int, few: Any, columns: Any, out: Any, tasks: int) -> None
     sums = pointer(memory, 0)
     few_edge, edge = offset(sums, rows * 4 * lanes), offset(sums, rows * 8 * lanes)
     whole = depth // lanes * lanes
-    _copy_rest(few, 0, rows, whole, few_edge, lanes)
+    copy_padded(pointer(few, whole), depth, rows, depth - whole, few_edge, lanes)
     last = columns.shape[0] * (task + 1) // tasks
     for first in range(columns.shape[0] * task // tasks, last, 4):
         count = min(4, last - first)
@@ -214,7 +207,8 @@ def dot_columns(task: int, few: Any, columns: Any, out: Any, tasks: int) -> None
         for k in range(0, whole, _CHUNK):
             _add_all_dots(pointer(few, k), depth, rows, columns, first, count, k, min(_CHUNK, whole - k) // lanes, sums)
         if whole < depth:
-            _copy_rest(columns, first, count, whole, edge, lanes)
+            step = columns.strides[0] // columns.itemsize
+            copy_padded(pointer(columns[first], whole), step, count, depth - whole, edge, lanes)
             for r in range(rows):
                 _add_dots(
                     offset(few_edge, r * lanes), 0, edge, offset(edge, lanes), offset(edge, 2 * lanes),
@@ -239,14 +233,6 @@ def _add_all_dots(
         _add_some_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
     for r in range(together, rows):
         _add_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
-
-
-@jit
-def _copy_rest(matrix: Any, first: int, count: int, k: int, edge: Any, lanes: int) -> None:
-    """What follows element k of some rows, which does not fill a register, with zeros behind it."""
-    for r in range(count):
-        for i in range(lanes):
-            edge[r * lanes + i] = matrix[first + r, k + i] if k + i < matrix.shape[1] else 0
 
 
 def _for_both(body: Callable[..., None]) -> dict[np.dtype[Any], Kernel]:

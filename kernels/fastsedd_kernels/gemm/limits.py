@@ -14,7 +14,7 @@ from pathlib import Path
 from fastsedd_kernels._cache import cache_parent
 from fastsedd_kernels.cpu import cpu_info
 
-MOST = 1 << 16
+_MOST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if type(value) is not int or not 1 <= value <= MOST:
-                raise ValueError(f"{name} is {value!r}, allowed: 1 to {MOST}")
+            if type(value) is not int or not 1 <= value <= _MOST:
+                raise ValueError(f"{name} is {value!r}, allowed: 1 to {_MOST}")
 
 
 DEFAULT = Limits()

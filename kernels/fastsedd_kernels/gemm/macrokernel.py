@@ -22,7 +22,7 @@ import numpy as np
 from numba import float32, float64, int32, types, uint32
 
 from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import CACHE_LINE, CROWDED, aligned, lanes_at, offset, pointer
+from fastsedd_kernels._simd import CACHE_LINE, CROWDED, aligned, copy_padded, lanes_at, offset, pointer
 from fastsedd_kernels.gemm.arithmetic import UNROLL
 from fastsedd_kernels.gemm.epilogue import (
     PARTS,
@@ -78,14 +78,6 @@ def _slab(depth: int, slabs: int, index: int, b: Any) -> Any:
 
 
 @jit
-def _copy_tile(source: Any, ldc: int, rows: int, columns: int, target: Any, nr: int) -> None:
-    """What is in out, into scratch memory as wide as whole registers; zeros beside it."""
-    for r in range(rows):
-        for j in range(nr):
-            target[r * nr + j] = source[r * ldc + j] if j < columns else 0
-
-
-@jit
 def _multiply_panel(
     a: Any, lda: int, first_row: int, rows: int, panels: Any, panel: int, k: int, depth: int, ahead: Any,
     sums: Any, edge: Any, factors: Any, accumulate: bool, parts: Any, out: Any,
@@ -116,7 +108,7 @@ def _multiply_panel(
         target, stride = place_of_sums(in_place, result, ldc, scratch, nr)
         start, step = (bias, 0) if first and biased else (target, stride)
         if first and accumulate and not in_place:
-            _copy_tile(result, ldc, bottom - top, columns, target, nr)
+            copy_padded(result, ldc, bottom - top, columns, target, nr)
         multiply_tile(
             bottom - top, vectors, depth, offset(a, top * lda), lda, b, nr, target, stride,
             not first or biased or accumulate, start, step,
