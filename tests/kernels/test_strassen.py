@@ -102,6 +102,21 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("of_b", sorted(LAYOUTS))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_layout_where_blocks_end_in_panels_of_padding(dtype: type, of_b: str) -> None:
+    """The last block may begin, or have whole panels, beyond the last column of B."""
+    nr = COLUMNS[np.dtype(dtype)]
+    for columns in (side * nr + d for side in (1, 2, 4, 8, 16, 32) for d in (-1, 1, nr // 2 - 1, nr - 1)):
+        a, b = normal(columns, 9, 40, dtype=dtype), normal(2, 40, columns, dtype=dtype)
+        for levels in (1, 2):
+            result = fk.strassen_matmul(a, LAYOUTS[of_b](b), levels, poisoned(9, columns, dtype=dtype))
+            assert_product(result, a, b, levels)
+            if dtype == np.float32:
+                packed = fk.pack(LAYOUTS[of_b](b).T, strassen=levels)
+                assert_product(fk.linear(a, packed, out=poisoned(9, columns)), a, b, levels)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 150), st.integers(1, 150), st.integers(1, 250), st.sampled_from(DTYPES), st.integers(0, 2),

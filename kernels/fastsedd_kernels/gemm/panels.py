@@ -24,7 +24,10 @@ PANELS_A_TASK = 8  # at most: neighbours share pages of B
 
 @jit
 def pack_elements(weight: Any, first: int, panel: Any, k: int, j: int) -> None:
-    """The panel, but panel[:k, :j], one by one; zero beyond the last row of the weight."""
+    """Fill the panel, except panel[:k, :j], element by element; zero beyond the last row of the weight.
+
+    0 <= k <= K, 0 <= j <= NR.
+    """
     for i in range(panel.shape[0]):
         for column in range(j if i < k else 0, panel.shape[1]):
             panel[i, column] = weight[first + column, i] if first + column < weight.shape[0] else 0
@@ -48,7 +51,7 @@ def pack_columns(weight: Any, first: int, panel: Any) -> None:
     """One panel of a B whose columns hold adjacent elements, by squares of registers."""
     width, depth = panel.shape[1], panel.shape[0]
     lanes = lanes_at(pointer(panel, 0))
-    columns = min(width, weight.shape[0] - first)
+    columns = max(0, min(width, weight.shape[0] - first))  # a panel of padding begins beyond the last row
     whole_depth, whole_columns = depth // lanes * lanes, columns // lanes * lanes
     step = weight.strides[0] // weight.itemsize
     for k in range(0, whole_depth, lanes):
