@@ -4,22 +4,22 @@ Every function takes and returns NumPy arrays, has an `out=`, runs on all cores 
 """
 
 from fastsedd_kernels import overloads as _overloads  # noqa: F401, makes the functions callable from njit functions
-from fastsedd_kernels._arrays import aligned_empty, padded_empty
-from fastsedd_kernels._cache import cache_folder
-from fastsedd_kernels._jit import on_compile
-from fastsedd_kernels.activation import gelu, silu
+from fastsedd_kernels.activation.kernel import gelu, silu
 from fastsedd_kernels.attention.api import attention
 from fastsedd_kernels.attention.rotary import rotary
-from fastsedd_kernels.cpu import CpuInfo, cpu_info
-from fastsedd_kernels.embedding import embedding
+from fastsedd_kernels.embedding.kernel import embedding
 from fastsedd_kernels.gemm.api import linear, matmul, strassen_matmul
-from fastsedd_kernels.gemm.limits import DEFAULT as DEFAULT_LIMITS
-from fastsedd_kernels.gemm.packing import PackedWeight, pack
+from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
+from fastsedd_kernels.gemm.tuned_blocks import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm.api import layer_norm, softmax
-from fastsedd_kernels.parallel import compile_all, get_num_threads, set_num_threads, threading_layer
-from fastsedd_kernels.replay import Recording, profile, record
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
+from fastsedd_kernels.runtime.arrays import aligned_empty, padded_empty
+from fastsedd_kernels.runtime.cache import cache_folder
+from fastsedd_kernels.runtime.cpu import CpuInfo, cpu_info
+from fastsedd_kernels.runtime.jit import on_compile
+from fastsedd_kernels.runtime.kernel import compile_all, get_num_threads, set_num_threads, threading_layer
+from fastsedd_kernels.runtime.recording import Recording, profile, record
 from fastsedd_kernels.sampling.api import Law, sample_categorical, sample_linear, sums_needed, uniform
 
 __all__ = [

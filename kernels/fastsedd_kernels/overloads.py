@@ -34,25 +34,25 @@ from numba.extending import (
     unbox,
 )
 
-from fastsedd_kernels._simd import INDEX
-from fastsedd_kernels._tasks import run_tasks
-from fastsedd_kernels.activation import CHUNK, GELU, GELU_TANH, SILU, activate_chunks, gelu, silu
+from fastsedd_kernels.activation.kernel import CHUNK, GELU, GELU_TANH, SILU, activate_chunks, gelu, silu
 from fastsedd_kernels.attention.api import attention
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
-from fastsedd_kernels.embedding import embedding, gather_rows
+from fastsedd_kernels.embedding.kernel import embedding, gather_rows
 from fastsedd_kernels.gemm.api import MOST_COLUMNS, linear, matmul
-from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY
 from fastsedd_kernels.gemm.blocking import block_limits, blocks
+from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY
 from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.limits import limits
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY
-from fastsedd_kernels.gemm.packing import PackedWeight
-from fastsedd_kernels.gemm.panels import PACK, PANELS_A_TASK
+from fastsedd_kernels.gemm.pack_b import PACK, PANELS_A_TASK
+from fastsedd_kernels.gemm.packed_weight import PackedWeight
+from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.norm.kernel import layer_norm_rows, softmax_rows
-from fastsedd_kernels.parallel import Kernel
+from fastsedd_kernels.runtime.kernel import Kernel
+from fastsedd_kernels.runtime.trampoline import run_tasks
 from fastsedd_kernels.sampling.api import METHODS, sample_categorical
-from fastsedd_kernels.sampling.kernel import draw_rows, tasks_for
+from fastsedd_kernels.sampling.categorical import draw_rows, tasks_for
+from fastsedd_kernels.simd.vector import INDEX
 
 # ---- calling a kernel ----------------------------------------------------------------------------------------------
 

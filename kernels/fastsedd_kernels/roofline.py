@@ -15,10 +15,10 @@ from llvmlite import ir
 from numba import float32, float64, types
 from numba.extending import intrinsic
 
-from fastsedd_kernels import _simd
-from fastsedd_kernels._simd import LANES, lanes_of, load_vector, offset, pointer, sum_lanes
-from fastsedd_kernels.cpu import isa
-from fastsedd_kernels.parallel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.runtime.cpu import isa
+from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.simd import vector as _simd
+from fastsedd_kernels.simd.vector import LANES, lanes_of, load_vector, offset, pointer, sum_lanes
 
 # As many independent chains as the register tile of the GEMM has: enough to hide the latency of FMA.
 _CHAINS = isa().tile_rows * isa().tile_vectors

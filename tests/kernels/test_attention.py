@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference
 from fastsedd_kernels.attention.kernel import key_block, query_block
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.gemm.dot_products import COLUMNS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,10 +8,10 @@ import fastsedd_kernels as fk
 import numba
 import numpy as np
 import pytest
-from fastsedd_kernels._simd import LANES, load_vector, pointer, store_vector
-from fastsedd_kernels.activation import exp
+from fastsedd_kernels.activation.kernel import exp
 from fastsedd_kernels.gemm.reference import activate
 from fastsedd_kernels.norm import reference
+from fastsedd_kernels.simd.vector import LANES, load_vector, pointer, store_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

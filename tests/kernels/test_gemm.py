@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
 from fastsedd_kernels.gemm.api import MOST_COLUMNS
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
 from fastsedd_kernels.gemm.blocking import ENOUGH_ROWS, plan
+from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.gemv import FEW_ROWS
-from fastsedd_kernels.gemm.limits import DEFAULT, Limits, use
 from fastsedd_kernels.gemm.macrokernel import CROWDED
 from fastsedd_kernels.gemm.microkernel import ROWS
+from fastsedd_kernels.gemm.tuned_blocks import DEFAULT, Limits, use
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

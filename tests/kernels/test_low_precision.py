@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference as attention_reference
 from fastsedd_kernels.gemm import reference
-from fastsedd_kernels.gemm.arithmetic import COLUMNS, SHAPES
+from fastsedd_kernels.gemm.dot_products import COLUMNS, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import int32, uint32

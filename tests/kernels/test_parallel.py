@@ -11,8 +11,8 @@ from pathlib import Path
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.cpu import _quota
-from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels.runtime.cpu import _quota
+from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 from numba import types
 
@@ -150,7 +150,7 @@ def test_thread_counts_out_of_range() -> None:
 
 LESSER = """
 import numpy as np, fastsedd_kernels as fk
-from fastsedd_kernels import _jit
+from fastsedd_kernels.runtime import jit as _jit
 assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
 rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((37, 50), (70, 50)))

@@ -10,8 +10,8 @@ import fastsedd_kernels as fk
 import numba
 import numpy as np
 import pytest
-from fastsedd_kernels import _region
-from fastsedd_kernels._region import COUNTERS
+from fastsedd_kernels.runtime import region as _region
+from fastsedd_kernels.runtime.region import COUNTERS
 
 
 @numba.njit

@@ -8,7 +8,7 @@ from typing import Any
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
+from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.sampling import reference
 
 NR = COLUMNS[np.dtype(np.float32)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels import _scratch
-from fastsedd_kernels._scratch import scratch
+from fastsedd_kernels.runtime import scratch as _scratch
+from fastsedd_kernels.runtime.scratch import scratch
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -8,12 +8,14 @@ import itertools
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.gemm import crossover, reference, strassen
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
-from fastsedd_kernels.gemm.crossover import levels_that_pay
-from fastsedd_kernels.gemm.limits import Limits, use
+from fastsedd_kernels.gemm import reference
+from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.microkernel import ROWS
-from fastsedd_kernels.gemm.strassen_kernel import PRODUCTS, STORE
+from fastsedd_kernels.gemm.strassen import crossover
+from fastsedd_kernels.gemm.strassen import product as strassen
+from fastsedd_kernels.gemm.strassen.crossover import levels_that_pay
+from fastsedd_kernels.gemm.strassen.kernel import PRODUCTS, STORE
+from fastsedd_kernels.gemm.tuned_blocks import Limits, use
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import fastsedd_kernels as fk
 import pytest
-from fastsedd_kernels.gemm import limits, tuning
-from fastsedd_kernels.gemm.limits import DEFAULT, Limits
+from fastsedd_kernels.gemm import tuned_blocks as limits
+from fastsedd_kernels.gemm import tuning
+from fastsedd_kernels.gemm.tuned_blocks import DEFAULT, Limits
 
-SCRIPT = "from fastsedd_kernels.gemm.limits import limits; print(limits())"
+SCRIPT = "from fastsedd_kernels.gemm.tuned_blocks import limits; print(limits())"
 
 
 @pytest.fixture

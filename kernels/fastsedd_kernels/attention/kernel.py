@@ -20,8 +20,24 @@ import numpy as np
 from numba import float32, types, uint32
 from numba.extending import overload
 
-from fastsedd_kernels._jit import OVERLOAD, jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.activation.kernel import exp2_of_negative, exp2_scalar
+from fastsedd_kernels.gemm.dot_products import NUMPY, SHAPES
+from fastsedd_kernels.gemm.microkernel import (
+    close_tiles,
+    has_tiles,
+    link_tile,
+    multiply_tile,
+    open_tiles,
+    tile_columns,
+    tile_rows_of,
+    widest_columns,
+)
+from fastsedd_kernels.gemm.pack_a import elements_a_word, place_of_word, take_rows, words_of
+from fastsedd_kernels.gemm.pack_b import pack_columns
+from fastsedd_kernels.norm.kernel import highest
+from fastsedd_kernels.runtime.jit import OVERLOAD, jit
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.simd.vector import (
     CACHE_LINE,
     LANES,
     lanes_at,
@@ -36,22 +52,6 @@ from fastsedd_kernels._simd import (
     store_vector,
     sum_lanes,
 )
-from fastsedd_kernels.activation import exp2_of_negative, exp2_scalar
-from fastsedd_kernels.gemm.arithmetic import NUMPY, SHAPES
-from fastsedd_kernels.gemm.microkernel import (
-    close_tiles,
-    has_tiles,
-    link_tile,
-    multiply_tile,
-    open_tiles,
-    tile_columns,
-    tile_rows_of,
-    widest_columns,
-)
-from fastsedd_kernels.gemm.panels import pack_columns
-from fastsedd_kernels.gemm.rows import elements_a_word, place_of_word, take_rows, words_of
-from fastsedd_kernels.norm.kernel import highest
-from fastsedd_kernels.parallel import Kernel, kernel
 
 _MOST_KEYS = 288
 _LOG2_E = float32(1.4426950408889634)

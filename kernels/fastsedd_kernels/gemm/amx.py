@@ -24,9 +24,9 @@ from llvmlite import ir
 from numba import uint32
 from numba.core import cgutils
 
-from fastsedd_kernels import _simd
-from fastsedd_kernels.gemm.arithmetic import UNROLL
-from fastsedd_kernels.gemm.rows import SIDE
+from fastsedd_kernels.gemm.dot_products import UNROLL
+from fastsedd_kernels.gemm.pack_a import SIDE
+from fastsedd_kernels.simd import vector as _simd
 
 WORD_BYTES = 4
 _ASK_ROWS = 4  # of the result, with each step of k

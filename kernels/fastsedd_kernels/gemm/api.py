@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import (
+from fastsedd_kernels.gemm.blocking import blocking, plan, threads_to_pack_and_multiply
+from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
+from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY
+from fastsedd_kernels.gemm.pack_b import packing, panels_shape
+from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
+from fastsedd_kernels.gemm.strassen import product as strassen
+from fastsedd_kernels.gemm.strassen.crossover import levels_that_pay
+from fastsedd_kernels.gemm.strassen.product import MOST_LEVELS
+from fastsedd_kernels.gemm.tuned_blocks import limits
+from fastsedd_kernels.runtime.arrays import (
     as_array,
     as_rows,
     check_apart,
@@ -20,19 +30,9 @@ from fastsedd_kernels._arrays import (
     output_like,
     output_rows_like,
 )
-from fastsedd_kernels._scratch import scratch
-from fastsedd_kernels.gemm import strassen
-from fastsedd_kernels.gemm.blocking import blocking, plan, threads_to_pack_and_multiply
-from fastsedd_kernels.gemm.crossover import levels_that_pay
-from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
-from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
-from fastsedd_kernels.gemm.limits import limits
-from fastsedd_kernels.gemm.macrokernel import MULTIPLY
-from fastsedd_kernels.gemm.packing import PackedWeight, pack
-from fastsedd_kernels.gemm.panels import packing, panels_shape
-from fastsedd_kernels.gemm.strassen import MOST_LEVELS
-from fastsedd_kernels.parallel import get_num_threads, run_both
-from fastsedd_kernels.recording import run
+from fastsedd_kernels.runtime.capture import run
+from fastsedd_kernels.runtime.kernel import get_num_threads, run_both
+from fastsedd_kernels.runtime.scratch import scratch
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)

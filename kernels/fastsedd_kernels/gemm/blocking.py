@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastsedd_kernels.cpu import cpu_info, isa
-from fastsedd_kernels.gemm.arithmetic import COLUMNS, NUMPY, SHAPES
-from fastsedd_kernels.gemm.limits import Limits, limits
+from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY, SHAPES
+from fastsedd_kernels.gemm.tuned_blocks import Limits, limits
+from fastsedd_kernels.runtime.cpu import cpu_info, isa
 
 ENOUGH_ROWS = 96  # of a task
 _MOST_PIECES = 8  # of a thread's rectangle

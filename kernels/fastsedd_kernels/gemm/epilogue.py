@@ -15,8 +15,11 @@ import numpy as np
 from numba import float32, types
 from numba.extending import overload
 
-from fastsedd_kernels._jit import OVERLOAD, jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.activation.kernel import GELU, GELU_TANH, SILU, activate
+from fastsedd_kernels.gemm.draw_epilogue import sum_tile
+from fastsedd_kernels.runtime.jit import OVERLOAD, jit
+from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.simd.vector import (
     LANES,
     as_float32,
     load_integers,
@@ -28,9 +31,6 @@ from fastsedd_kernels._simd import (
     store_some,
     store_vector,
 )
-from fastsedd_kernels.activation import GELU, GELU_TANH, SILU, activate
-from fastsedd_kernels.gemm.panel_sums import sum_tile
-from fastsedd_kernels.parallel import kernel
 
 IDENTITY = 0
 ROWS_A_TASK = 16  # of `finish_rows`

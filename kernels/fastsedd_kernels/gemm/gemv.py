@@ -18,12 +18,12 @@ from numba import float32, float64, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastsedd_kernels import _simd
-from fastsedd_kernels._arrays import contiguous
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import copy_padded, lanes_at, load_vector, offset, pointer, sum_lanes
 from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
-from fastsedd_kernels.parallel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.runtime.arrays import contiguous
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.simd import vector as _simd
+from fastsedd_kernels.simd.vector import copy_padded, lanes_at, load_vector, offset, pointer, sum_lanes
 
 FEW_ROWS = 8  # more reuse B so often that packing it pays
 

@@ -21,9 +21,7 @@ from typing import Any
 import numpy as np
 from numba import float32, float64, int32, types, uint32
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import CACHE_LINE, CROWDED, aligned, copy_padded, lanes_at, offset, pointer
-from fastsedd_kernels.gemm.arithmetic import UNROLL
+from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.epilogue import (
     PARTS,
     VECTOR,
@@ -43,8 +41,10 @@ from fastsedd_kernels.gemm.microkernel import (
     open_tiles,
     tile_rows,
 )
-from fastsedd_kernels.gemm.rows import SIDE, is_read_in_place, new_sums, rows_in_place, take_rows
-from fastsedd_kernels.parallel import Kernel, kernel
+from fastsedd_kernels.gemm.pack_a import SIDE, is_read_in_place, new_sums, rows_in_place, take_rows
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.simd.vector import CACHE_LINE, CROWDED, aligned, copy_padded, lanes_at, offset, pointer
 
 
 @jit

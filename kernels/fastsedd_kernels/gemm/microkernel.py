@@ -33,11 +33,11 @@ from numba.core import cgutils
 from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
-from fastsedd_kernels import _simd
-from fastsedd_kernels._jit import compile_symbol, is_symbol
-from fastsedd_kernels.cpu import Unit
 from fastsedd_kernels.gemm import amx
-from fastsedd_kernels.gemm.arithmetic import SHAPES, SUMS, UNROLL, WIDEST, Arithmetic, arithmetic_of, unit_of
+from fastsedd_kernels.gemm.dot_products import SHAPES, SUMS, UNROLL, WIDEST, Arithmetic, arithmetic_of, unit_of
+from fastsedd_kernels.runtime.cpu import Unit
+from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
+from fastsedd_kernels.simd import vector as _simd
 
 ROWS, VECTORS = SHAPES[float32]  # and of float64
 CHUNK = 4 * UNROLL  # k: short enough that a shallow product's tile has been asked for when it is stored

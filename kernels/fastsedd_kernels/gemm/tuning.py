@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastsedd_kernels._arrays import aligned_empty
 from fastsedd_kernels.gemm.api import linear
-from fastsedd_kernels.gemm.limits import DEFAULT, Limits, store, use
-from fastsedd_kernels.gemm.packing import pack
+from fastsedd_kernels.gemm.packed_weight import pack
+from fastsedd_kernels.gemm.tuned_blocks import DEFAULT, Limits, store, use
+from fastsedd_kernels.runtime.arrays import aligned_empty
 
 DEPTHS = (256, 384, 512, 768, 1024, 2048)
 TILES = (8, 16, 24, 32, 48, 64, 96)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numba import float32, types
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.activation.kernel import exp
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.simd.vector import (
     LANES,
     fma,
     load_first,
@@ -28,8 +30,6 @@ from fastsedd_kernels._simd import (
     store_vector,
     sum_lanes,
 )
-from fastsedd_kernels.activation import exp
-from fastsedd_kernels.parallel import kernel
 
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import (
+from fastsedd_kernels.gemm.blocking import plan
+from fastsedd_kernels.gemm.dot_products import COLUMNS
+from fastsedd_kernels.gemm.macrokernel import SUM_PANELS
+from fastsedd_kernels.gemm.packed_weight import PackedWeight
+from fastsedd_kernels.runtime.arrays import (
     aligned_empty,
     as_array,
     as_integer,
@@ -18,14 +22,10 @@ from fastsedd_kernels._arrays import (
     contiguous,
     output_like,
 )
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
-from fastsedd_kernels.gemm.blocking import plan
-from fastsedd_kernels.gemm.macrokernel import SUM_PANELS
-from fastsedd_kernels.gemm.packing import PackedWeight
-from fastsedd_kernels.parallel import get_num_threads
-from fastsedd_kernels.recording import run
-from fastsedd_kernels.sampling.head import CHOOSE, NONE, fill_uniform
-from fastsedd_kernels.sampling.kernel import draw_rows, tasks_for
+from fastsedd_kernels.runtime.capture import run
+from fastsedd_kernels.runtime.kernel import get_num_threads
+from fastsedd_kernels.sampling.categorical import draw_rows, tasks_for
+from fastsedd_kernels.sampling.fused_head import CHOOSE, NONE, fill_uniform
 
 METHODS = ("exact", "official")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsedd_kernels._jit import jit
+from fastsedd_kernels.runtime.jit import jit
 
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
 _MULTIPLIER_1 = np.uint64(0xCD9E8D57)

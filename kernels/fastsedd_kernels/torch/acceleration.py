@@ -10,10 +10,10 @@ from torch import nn
 
 from fastsedd_kernels.torch import fusion
 from fastsedd_kernels.torch.functions import NAMES, Functions
-from fastsedd_kernels.torch.layers import LayerForward, layer_forward
 from fastsedd_kernels.torch.modules import Forward, LinearForward, Packs, forward_for
 from fastsedd_kernels.torch.scratch import Scratch
 from fastsedd_kernels.torch.tensors import DTYPES
+from fastsedd_kernels.torch.transformer_layers import LayerForward, layer_forward
 
 _STORED = ("float32", "bfloat16", "int8")
 

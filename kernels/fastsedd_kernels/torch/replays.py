@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 import fastsedd_kernels as fk
-from fastsedd_kernels.recording import is_recording
+from fastsedd_kernels.runtime.capture import is_recording
 from fastsedd_kernels.torch.per_thread import PerThread
 
 

@@ -18,8 +18,8 @@ from llvmlite import ir
 from numba import float32, float64, int32, uint32
 from numba.core import cgutils
 
-from fastsedd_kernels import _simd
-from fastsedd_kernels.cpu import AVX512, Unit, dot_unit, isa
+from fastsedd_kernels.runtime.cpu import AVX512, Unit, dot_unit, isa
+from fastsedd_kernels.simd import vector as _simd
 
 UNROLL = 4  # k: a power of two, of which a micro-kernel makes a group
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}

@@ -12,9 +12,10 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, check_apart, contiguous, output_like
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.runtime.arrays import as_array, check_apart, contiguous, output_like
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.simd.vector import (
     LANES,
     fma,
     load_first,
@@ -29,7 +30,6 @@ from fastsedd_kernels._simd import (
     times_power_of_two,
     where_less,
 )
-from fastsedd_kernels.parallel import kernel
 
 _ONE = float32(1.0)
 _LOG2_E = float32(1.4426950408889634)

@@ -10,7 +10,7 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
-from fastsedd_kernels._cache import KernelCache, cache_folder
+from fastsedd_kernels.runtime.cache import KernelCache, cache_folder
 
 # Products may be contracted to FMA, and nothing else: the vectors are explicit, so no sum needs reordering for speed,
 # and tricks of rounding (exp's) stay what they say. NaN and infinity keep their meaning.

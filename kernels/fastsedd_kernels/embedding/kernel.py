@@ -8,9 +8,9 @@ import numpy as np
 from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array, as_integers, check_apart, contiguous, output_like
-from fastsedd_kernels.parallel import get_num_threads, kernel
-from fastsedd_kernels.recording import run
+from fastsedd_kernels.runtime.arrays import as_array, as_integers, check_apart, contiguous, output_like
+from fastsedd_kernels.runtime.capture import run
+from fastsedd_kernels.runtime.kernel import get_num_threads, kernel
 
 _TABLE = types.Array(float32, 2, "C", readonly=True)
 _ELEMENTS_A_TASK = 16384

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastsedd_kernels.cpu import cpu_info
+from fastsedd_kernels.runtime.cpu import cpu_info
 
 
 class Crossover(NamedTuple):

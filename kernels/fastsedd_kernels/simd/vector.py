@@ -17,8 +17,8 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels.cpu import isa, rounds_to_bfloat16
+from fastsedd_kernels.runtime.cpu import isa, rounds_to_bfloat16
+from fastsedd_kernels.runtime.jit import jit
 
 INDEX = ir.IntType(64)
 CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses

@@ -22,8 +22,12 @@ from typing import Any
 import numpy as np
 from numba import float32, float64, types
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.gemm.dot_products import UNROLL
+from fastsedd_kernels.gemm.microkernel import link_tile, multiply_tile, tile_rows
+from fastsedd_kernels.gemm.pack_b import pack_columns, pack_elements
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.simd.vector import (
     CACHE_LINE,
     aligned,
     ask_for,
@@ -38,10 +42,6 @@ from fastsedd_kernels._simd import (
     store_vector,
     stream_vector,
 )
-from fastsedd_kernels.gemm.arithmetic import UNROLL
-from fastsedd_kernels.gemm.microkernel import link_tile, multiply_tile, tile_rows
-from fastsedd_kernels.gemm.panels import pack_columns, pack_elements
-from fastsedd_kernels.parallel import Kernel, kernel
 
 PRODUCTS = 7
 STORE = 2  # in place of a sign: what a sum begins with

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastsedd_kernels._simd import CACHE_LINE, CROWDED
-from fastsedd_kernels.recording import run
+from fastsedd_kernels.runtime.capture import run
+from fastsedd_kernels.simd.vector import CACHE_LINE, CROWDED
 
 _FLOAT32 = (np.dtype(np.float32),)
 

@@ -31,7 +31,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-from fastsedd_kernels.cpu import dot_unit, isa
+from fastsedd_kernels.runtime.cpu import dot_unit, isa
 
 try:
     import fcntl
@@ -49,7 +49,7 @@ _PAUSE = 0.02
 def build_key() -> str:
     """Hash of the sources and of the compiler that would translate them."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, numpy.__version__)

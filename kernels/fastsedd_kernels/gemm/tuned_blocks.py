@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsedd_kernels._cache import cache_parent
-from fastsedd_kernels.cpu import cpu_info
+from fastsedd_kernels.runtime.cache import cache_parent
+from fastsedd_kernels.runtime.cpu import cpu_info
 
 _MOST = 1 << 16
 

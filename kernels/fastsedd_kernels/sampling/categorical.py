@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 
 _ROWS_A_TASK = 16

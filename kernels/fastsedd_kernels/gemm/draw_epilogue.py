@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numba import float32
 
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import LANES, load_some, offset, splat, sum_lanes
-from fastsedd_kernels.activation import exp
+from fastsedd_kernels.activation.kernel import exp
 from fastsedd_kernels.norm.kernel import highest
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.simd.vector import LANES, load_some, offset, splat, sum_lanes
 
 _ZERO = float32(0.0)
 _NOTHING = float32(-np.inf)

@@ -13,11 +13,11 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from fastsedd_kernels._arrays import aligned_empty
-from fastsedd_kernels._jit import jit
-from fastsedd_kernels._simd import lanes_at, load_vector, offset, pointer, store_vector, transpose_square
-from fastsedd_kernels.gemm.arithmetic import COLUMNS
-from fastsedd_kernels.parallel import Kernel, KernelCall, get_num_threads, kernel
+from fastsedd_kernels.gemm.dot_products import COLUMNS
+from fastsedd_kernels.runtime.arrays import aligned_empty
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.kernel import Kernel, KernelCall, get_num_threads, kernel
+from fastsedd_kernels.simd.vector import lanes_at, load_vector, offset, pointer, store_vector, transpose_square
 
 PANELS_A_TASK = 8  # at most: neighbours share pages of B
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd_kernels._arrays import aligned_empty
-from fastsedd_kernels.recording import is_recording
+from fastsedd_kernels.runtime.arrays import aligned_empty
+from fastsedd_kernels.runtime.capture import is_recording
 
 MOST_KEPT = 256 << 20  # bytes
 

@@ -9,12 +9,12 @@ import numpy as np
 from numba import types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels._arrays import as_array
-from fastsedd_kernels._simd import pointer
-from fastsedd_kernels.gemm.panels import pack_transposed, read_only
-from fastsedd_kernels.gemm.rows import ZERO_POINT, take_rows, whole_words
-from fastsedd_kernels.gemm.strassen import MOST_LEVELS, pack_sums
-from fastsedd_kernels.parallel import kernel
+from fastsedd_kernels.gemm.pack_a import ZERO_POINT, take_rows, whole_words
+from fastsedd_kernels.gemm.pack_b import pack_transposed, read_only
+from fastsedd_kernels.gemm.strassen.product import MOST_LEVELS, pack_sums
+from fastsedd_kernels.runtime.arrays import as_array
+from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.simd.vector import pointer
 
 ROWS_A_TASK = 64
 

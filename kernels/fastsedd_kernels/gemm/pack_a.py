@@ -16,8 +16,10 @@ import numpy as np
 from numba import float32, int32, types, uint32
 from numba.extending import overload
 
-from fastsedd_kernels._jit import OVERLOAD, jit
-from fastsedd_kernels._simd import (
+from fastsedd_kernels.gemm.dot_products import unit_of
+from fastsedd_kernels.runtime.cpu import Unit
+from fastsedd_kernels.runtime.jit import OVERLOAD, jit
+from fastsedd_kernels.simd.vector import (
     LANES,
     absolute,
     fma,
@@ -31,8 +33,6 @@ from fastsedd_kernels._simd import (
     store_bytes,
     sum_lanes,
 )
-from fastsedd_kernels.cpu import Unit
-from fastsedd_kernels.gemm.arithmetic import unit_of
 
 SIDE = 16  # rows of a tile register, and words in a row
 _ZERO = float32(0.0)

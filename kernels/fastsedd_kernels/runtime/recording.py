@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd_kernels.parallel import Kernel, Program
-from fastsedd_kernels.recording import Call, capture
+from fastsedd_kernels.runtime.capture import Call, capture
+from fastsedd_kernels.runtime.kernel import Kernel, Program
 
 # Kernels in one region: an interrupt waits until it ends.
 _MOST_STEPS = 32

@@ -35,9 +35,11 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc.parallel import _check_tbb_version_compatible
 
-from fastsedd_kernels._arrays import aligned_empty
-from fastsedd_kernels._jit import address_of, compile_entry, compile_symbol
-from fastsedd_kernels._region import (
+from fastsedd_kernels.runtime.arrays import aligned_empty
+from fastsedd_kernels.runtime.capture import is_recording, run
+from fastsedd_kernels.runtime.cpu import available_cores
+from fastsedd_kernels.runtime.jit import address_of, compile_entry, compile_symbol
+from fastsedd_kernels.runtime.region import (
     COUNTERS,
     FAILED,
     LINE,
@@ -49,9 +51,7 @@ from fastsedd_kernels._region import (
     new_counters,
     part,
 )
-from fastsedd_kernels._tasks import KEPT_BYTES, call_task, keep_call, run_tasks
-from fastsedd_kernels.cpu import available_cores
-from fastsedd_kernels.recording import is_recording, run
+from fastsedd_kernels.runtime.trampoline import KEPT_BYTES, call_task, keep_call, run_tasks
 
 # Best first: TBB takes half as long again beside NumPy, whose threads stay awake (docs/promises.md).
 _LAYERS = {"omp": "numba.np.ufunc.omppool", "tbb": "numba.np.ufunc.tbbpool"}

@@ -1,0 +1,1 @@
+"""GELU, SiLU and the exponential."""

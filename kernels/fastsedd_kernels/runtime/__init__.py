@@ -1,0 +1,1 @@
+"""The ground that every kernel stands on: compilation, cache, threads, arrays."""

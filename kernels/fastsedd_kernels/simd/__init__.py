@@ -1,0 +1,1 @@
+"""Vectors in LLVM IR, the vocabulary of the kernels."""
