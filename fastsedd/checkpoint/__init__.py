@@ -75,9 +75,13 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
             return read.tokenizer
         return location.tokenizer_in(hub.fetch_tokenizer(GPT2, offline=offline))
     path = Path(source)
-    if path.is_file():
+    if _exists(path) and not path.is_dir():
         return (path,)
-    folder = path if path.is_dir() else hub.fetch_tokenizer(str(source), offline=offline)
+    if path.is_dir():
+        folder = path
+    else:
+        name, revision = hub.address(str(source)) or (str(source).rstrip("/"), None)
+        folder = hub.fetch_tokenizer(name, revision, offline=offline)
     files = location.tokenizer_in(folder)
     if not files:
         raise CheckpointError(f"{source}: holds no tokenizer, allowed: tokenizer.json, or vocab.json and merges.txt")
@@ -86,12 +90,33 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
 
 def _path(source: str | Path, revision: str | None, offline: bool) -> Path:
     path = Path(source)
-    name = hub.parse(source) if isinstance(source, str) else None
-    if name is not None and not path.exists():
+    name = None
+    if isinstance(source, str) and not _exists(path):
+        pasted = hub.address(source)
+        if pasted is None:
+            name = hub.parse(source)
+        else:
+            name, revision = hub.parse(pasted[0]), _one_revision(source, pasted[1], revision)
+            if name is None:
+                raise CheckpointError(f"{source}: names no owner, allowed: https://huggingface.co/owner/name")
+    if name is not None:
         return hub.fetch(name, revision, offline=offline)
     if revision is not None:
-        raise CheckpointError(f"{source}: is no name on the hub: revision {revision!r} is for those alone")
+        raise CheckpointError(f"{source}: is not a name on the hub: revision {revision!r} is for those alone")
     return path
+
+
+def _one_revision(source: str, stated: str | None, given: str | None) -> str | None:
+    if stated is not None and given is not None and stated != given:
+        raise CheckpointError(f"{source}: names the revision {stated!r}, but {given!r} was requested")
+    return given if stated is None else stated
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL: `location.find` says so
+        return False
 
 
 def _config(path: Path) -> ModelConfig:

@@ -6,12 +6,16 @@ again without the network.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from fastsedd.checkpoint import grid_json, location, sharded
 from fastsedd.checkpoint.weights import is_weights
@@ -20,7 +24,14 @@ from fastsedd.errors import CheckpointError, UnavailableError
 _PART = r"[A-Za-z0-9][\w.\-]*"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:/({_PART}(?:/{_PART})*))?", re.ASCII)
 _REVISION = "main"
-_MOST_NAME = 255
+_MAX_NAME = 255
+
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_ADDRESS = re.compile(rf"(?:([A-Za-z][\w+.\-]*)://|(?=(?:{'|'.join(map(re.escape, _HOSTS))})/))(.*)", re.DOTALL)
+_VIEWS = ("tree", "blob", "resolve", "raw", "commit")  # what an address names before the revision
+
+# What only a network says: anything else that the operating system refuses is about files.
+_NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.EADDRNOTAVAIL}
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
@@ -33,11 +44,49 @@ class Name(NamedTuple):
 
 
 def parse(text: str) -> Name | None:
-    """`owner/name` or `owner/name/path/in/it`; None for what is no such name."""
-    matched = _NAME.fullmatch(text) if len(text) <= _MOST_NAME else None
+    """`owner/name` or `owner/name/path/in/it`, with a slash at the end or without; None for anything else."""
+    matched = _NAME.fullmatch(text.removesuffix("/")) if len(text) <= _MAX_NAME else None
     if matched is None or is_weights(matched[1]):
         return None
     return Name(matched[1], matched[2] or "")
+
+
+def address(text: str) -> tuple[str, str | None] | None:
+    """A web address of the hub, or hf://, as `parse` takes it: a name, and the revision that it states, if it does.
+
+    None for what is not an address. Raises CheckpointError for one of another place or of a data set.
+    """
+    matched = _ADDRESS.fullmatch(text.strip())
+    if matched is None:
+        return None
+    scheme = (matched[1] or "https").lower()
+    host, parts = ("", _parts(matched[2])) if scheme == "hf" else _split(matched[2])
+    own = {*_HOSTS, "", _split(os.environ.get("HF_ENDPOINT", "").partition("://")[2])[0]}
+    if scheme not in ("http", "https", "hf") or host not in own:
+        raise CheckpointError(f"{text}: an address, allowed: a path, owner/name or an address of {_HOSTS[0]}")
+    revision = None
+    if len(parts) > 1 and "@" in parts[1]:  # hf://owner/name@revision
+        parts[1], revision = parts[1].split("@", 1)
+    elif scheme != "hf" and parts[2:3] and parts[2] in _VIEWS:
+        revision = parts[3] if len(parts) > 3 else None
+        parts[2:4] = []
+    name = "/".join(parts[1:] if parts[:1] == ["models"] and len(parts) > 2 else parts)
+    if parts[:1] in (["datasets"], ["spaces"]) or (parse(name) is None and not re.fullmatch(_PART, name)):
+        raise CheckpointError(f"{text}: is not the address of a model, allowed: https://{_HOSTS[0]}/owner/name")
+    return name, revision
+
+
+def _split(address: str) -> tuple[str, list[str]]:
+    """The host of an address, and what follows it up to a question mark, in parts."""
+    try:
+        found = urlsplit(f"//{address}")
+    except ValueError:
+        return "?", []
+    return found.netloc, _parts(unquote(found.path))
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
 
 
 def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> Path:
@@ -70,15 +119,15 @@ def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> 
     return _inside(folder, name)
 
 
-def fetch_tokenizer(repository: str, *, offline: bool = False) -> Path:
+def fetch_tokenizer(repository: str, revision: str | None = None, *, offline: bool = False) -> Path:
     """A folder with the files of a repository's tokenizer, as far as it has them. Raises as `fetch` does."""
     library = _library(repository)
-    cached = _cached(library, repository, None)
+    cached = _cached(library, repository, revision)
     if cached is not None and location.tokenizer_in(cached):  # a tokenizer does not change: the hub is not asked again
         return cached
     if offline or library.constants.HF_HUB_OFFLINE:
         raise UnavailableError(f"{repository}: is not in the hub's cache, and the network is not to be used")
-    return _download(library, repository, None, TOKENIZER_FILES)
+    return _download(library, repository, revision, TOKENIZER_FILES)
 
 
 def _library(name: str) -> Any:
@@ -150,10 +199,27 @@ def _errors(library: Any, repository: str, revision: str | None) -> Iterator[Non
     except errors.HFValidationError as error:
         raise CheckpointError(f"{repository}: {_first_line(error)}") from None
     except Exception as error:  # whatever the HTTP library raises of which that library happens to be made
+        if (refused := _refused_file(error)) is not None:
+            raise UnavailableError(
+                f"{repository}: cannot be kept in the hub's cache, {library.constants.HF_HUB_CACHE}: {refused}"
+            ) from None
         raise UnavailableError(
             f"{repository}: no such file or folder, and the hub cannot be asked: "
             f"{type(error).__name__}: {_first_line(error)}"
         ) from None
+
+
+def _refused_file(error: BaseException | None) -> str | None:
+    """Why a file could not be written: a full disk, a folder that may not be written to. None for other errors."""
+    while error is not None:
+        network = isinstance(error, (ConnectionError, TimeoutError, socket.gaierror))
+        # HTTP libraries' errors are OSErrors too, of types of their own.
+        if isinstance(error, OSError) and type(error).__module__ == "builtins" and not network:
+            return None if error.errno is None or error.errno in _NETWORK else os.strerror(error.errno)
+        if f"os error {errno.ENOSPC})" in str(error):  # of the transfers that are written in Rust
+            return os.strerror(errno.ENOSPC)
+        error = error.__cause__
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,8 @@ def decode(path: Path, kind: type[_T], most: int = MOST_BYTES) -> _T:
 
 
 def content(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A small file, whole. Raises CheckpointError where it cannot be read or is larger."""
+    """A small file, whole, without a byte-order mark. Raises CheckpointError where it cannot be read, is larger or is
+    UTF-16."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -31,4 +33,6 @@ def content(path: Path, most: int = MOST_BYTES) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > most:
         raise CheckpointError(f"{path}: has more than {most} bytes, allowed: at most that")
-    return data
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CheckpointError(f"{path}: is UTF-16, allowed: UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)

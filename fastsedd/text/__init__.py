@@ -13,7 +13,7 @@ from fastsedd.text.byte_pairs import BytePairs
 from fastsedd.text.characters import CharacterTokenizer
 from fastsedd.text.token_ids import TokenIds
 
-__all__ = ["BytePairs", "CharacterTokenizer", "TokenIds", "Tokenizer", "for_config"]
+__all__ = ["BytePairs", "CharacterTokenizer", "TokenIds", "Tokenizer", "choose"]
 
 
 class Tokenizer(Protocol):

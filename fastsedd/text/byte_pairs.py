@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from fastsedd.errors import CheckpointError, UnavailableError
 
 END_OF_TEXT = "<|endoftext|>"
-MOST_BYTES = 1 << 26
+MAX_BYTES = 1 << 26
 
 
 class BytePairs:
@@ -20,50 +22,89 @@ class BytePairs:
     def __init__(self, files: tuple[Path, ...], tokens: int) -> None:
         """files : tokenizer.json, or vocab.json and merges.txt; tokens : of the model, the mask not counted.
 
-        Raises CheckpointError for files that are none, UnavailableError where the library is not installed.
+        Raises CheckpointError for files that hold no tokenizer, UnavailableError where the library is not installed.
         """
-        self._tokenizer = _read(files)
+        self._tokenizer = _load(files)
         self._tokens = tokens
         self.description = f"byte pairs of {files[0]}"
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """int32 [n]. Raises ValueError, in one line, for text whose pieces the model has no tokens for."""
+        """int32 [n]. Raises ValueError, in one line, for text that the tokens would not give back as it is: where the
+        tokenizer rewrites it (lower case, spaces, unknown characters), or the model has no token for a piece."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"character {text[error.start]!r} at position {error.start} is no text") from None
+            raise ValueError(f"character {text[error.start]!r} at position {error.start} is not text") from None
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if max(ids, default=0) >= self._tokens:
             raise ValueError(f"a piece of the text has the token {max(ids)}, allowed: 0 to {self._tokens - 1}")
+        kept = self._decode(ids)
+        if kept != text:
+            raise ValueError(f"the tokenizer rewrites the text: {_difference(text, kept)}")
         return np.array(ids, np.int32)
 
     def decode(self, tokens: NDArray[np.int32], mask: str = "_") -> str:
-        """Tokens that are no whole characters are shown as U+FFFD."""
+        """The text of tokens, int32 [n]; those that are not whole characters are shown as U+FFFD."""
         ids = np.asarray(tokens)
         masked = np.flatnonzero(ids == self._tokens)
         pieces = np.split(ids, np.stack([masked, masked + 1], 1).reshape(-1))
-        return "".join(mask if i % 2 else self._piece(piece) for i, piece in enumerate(pieces))
+        return "".join(mask if i % 2 else self._decode(piece.tolist()) for i, piece in enumerate(pieces))
 
-    def _piece(self, ids: NDArray[np.int32]) -> str:
-        text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
 
-def _read(files: tuple[Path, ...]) -> Any:
+def _difference(text: str, kept: str) -> str:
+    """Where a text and what is kept of it part, in some characters of both."""
+    pairs = zip(text, kept, strict=False)
+    at = next((i for i, (given, got) in enumerate(pairs) if given != got), min(len(text), len(kept)))
+    return f"{text[at : at + 20]!r} at position {at} would become {kept[at : at + 20]!r}"
+
+
+def _load(files: tuple[Path, ...]) -> Any:
+    """The library's tokenizer, set to encode a text whole, and the same way every time."""
     try:
         import tokenizers
     except ImportError:
         raise UnavailableError(f"{files[0]}: needs tokenizers: pip install 'fastsedd[hub]'") from None
-    for file in files:
-        if (size := file.stat().st_size) > MOST_BYTES:
-            raise CheckpointError(f"{file}: has {size} bytes, allowed: at most {MOST_BYTES}")
+    contents = [_content(file) for file in files]
     try:
         if len(files) == 1:
-            return tokenizers.Tokenizer.from_file(str(files[0]))
-        vocabulary, merges = map(str, files)
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocabulary, merges))
+            tokenizer = tokenizers.Tokenizer.from_str(contents[0])
+        else:
+            tokenizer = _from_pairs(tokenizers, *contents)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None) is not None:  # merges left out at random, for training
+            tokenizer.model.dropout = None
     except Exception as error:  # the library raises no narrower one
-        raise CheckpointError(f"{files[0]}: is no tokenizer: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{files[0]}: is not a tokenizer: {' '.join(str(error).split())}") from None
+    return tokenizer
+
+
+def _content(file: Path) -> str:
+    """A file's text, without a byte-order mark."""
+    try:
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise CheckpointError(f"{file}: has {size} bytes, allowed: at most {MAX_BYTES}")
+        data = file.read_bytes()
+        return data.removeprefix(codecs.BOM_UTF8).decode()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: is not a tokenizer: not UTF-8 at byte {error.start}") from None
+
+
+def _from_pairs(tokenizers: Any, vocabulary: str, merges: str) -> Any:
+    """GPT-2's tokenizer: pieces of bytes, {piece: id} in JSON, and which two are joined, one pair a line."""
+    lines = [line for line in merges.replace("\r\n", "\n").split("\n") if line and not line.startswith("#version")]
+    pairs = [tuple(line.split(" ")) for line in lines]
+    broken = next((line for line in pairs if len(line) != 2), None)
+    if broken is not None:
+        raise ValueError(f"a merge has {len(broken)} pieces, allowed: 2")
+    model = tokenizers.models.BPE(json.loads(vocabulary), pairs)
+    tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     if tokenizer.token_to_id(END_OF_TEXT) is not None:

@@ -216,6 +216,24 @@ def test_a_template_is_read_as_it_stands(model: FakeModel, tmp_path: Path, from_
     assert model.requests[0]["template"] == text
 
 
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_byte_order_mark_is_not_text(model: FakeModel, tmp_path: Path, from_file: bool) -> None:
+    content = b"\xef\xbb\xbfROMEO:\r\n\xef\xbb\xbf{{40}}"
+    file = tmp_path / "scene.txt"
+    file.write_bytes(content)
+    arguments = ["generate", "--template", str(file) if from_file else "-"]
+    assert CliRunner().invoke(cli.main, arguments, input=None if from_file else content).exit_code == 0
+    assert model.requests[0]["template"] == "ROMEO:\n\ufeff{{40}}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_named(model: FakeModel, tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "scene.txt"
+    file.write_bytes("\ufeffROMEO".encode("utf-16-be") if encoding == "utf-16-be" else "ROMEO".encode(encoding))
+    result = run("generate", "--template", str(file))
+    assert result.exit_code == 1 and "is UTF-16, allowed: UTF-8" in result.stderr
+
+
 def test_a_template_that_is_no_text_or_no_file_is_refused(model: FakeModel, tmp_path: Path) -> None:
     file = tmp_path / "scene.txt"
     file.write_bytes(b"ab\xff")

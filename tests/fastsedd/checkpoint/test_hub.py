@@ -3,9 +3,11 @@ environment when it is imported."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from fastsedd import checkpoint
 from fastsedd.checkpoint import hub as hubs
 from fastsedd.checkpoint import layout
+from fastsedd.errors import CheckpointError
 
 pytest.importorskip("huggingface_hub")
 
@@ -108,7 +111,7 @@ def test_revisions(client: Client, published: Any) -> None:
     assert client.convert("owner/sedd", "--revision", "2" * 40, "--offline").returncode == 0
     assert "not in the hub's cache" in refusal(client.convert("owner/sedd", "--offline"))
     assert "has no revision 'v7'" in refusal(client.convert("owner/sedd", "--revision", "v7"))
-    assert "no name on the hub" in refusal(client.convert(str(client.folder), "--revision", "v1"))
+    assert "not a name on the hub" in refusal(client.convert(str(client.folder), "--revision", "v1"))
 
 
 def test_who_may_read(client: Client, hub: Any, published: Any) -> None:
@@ -234,7 +237,9 @@ def test_a_path_is_never_taken_for_a_name(client: Client, hub: Any, write_checkp
         ("owner/..", None),
         ("owner/name/../x", None),
         ("owner//name", None),
-        ("owner/name/", None),
+        ("owner/name/", ("owner/name", "")),
+        ("owner/name/folder/", ("owner/name", "folder")),
+        ("owner/name//", None),
         ("folder/model.safetensors", None),
         ("folder/model.safetensors.index.json", None),
         ("owner/näme", None),
@@ -244,3 +249,91 @@ def test_a_path_is_never_taken_for_a_name(client: Client, hub: Any, write_checkp
 )
 def test_what_is_a_name(text: str, expected: tuple[str, str] | None) -> None:
     assert hubs.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("owner/name", None),
+        ("/owner/name", None),
+        ("C:/owner/name", None),
+        ("https://huggingface.co/owner/name", ("owner/name", None)),
+        (" https://huggingface.co/owner/name/\n", ("owner/name", None)),
+        ("HTTPS://huggingface.co/owner/name", ("owner/name", None)),
+        ("https://huggingface.co/owner/name/tree/main", ("owner/name", "main")),
+        ("https://huggingface.co/owner/name/tree/v1/sub/dir?x=1#y", ("owner/name/sub/dir", "v1")),
+        ("https://huggingface.co/owner/name/resolve/main/x.bin?download=true", ("owner/name/x.bin", "main")),
+        ("https://huggingface.co/owner/name/blob/main/x.bin", ("owner/name/x.bin", "main")),
+        ("https://huggingface.co/owner/name/commit/abc", ("owner/name", "abc")),
+        ("huggingface.co/owner/name", ("owner/name", None)),
+        ("hf.co/owner/name/tree/v1", ("owner/name", "v1")),
+        ("hf://owner/name", ("owner/name", None)),
+        ("hf://owner/name@v1/x.bin", ("owner/name/x.bin", "v1")),
+        ("hf://models/owner/name", ("owner/name", None)),
+        ("https://huggingface.co/gpt2", ("gpt2", None)),
+        ("http://hub.example:8080/owner/name", ("owner/name", None)),
+    ],
+)
+def test_addresses(monkeypatch: pytest.MonkeyPatch, text: str, expected: tuple[str, str | None] | None) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example:8080")
+    assert hubs.address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/datasets/owner/name",
+        "https://huggingface.co/spaces/owner/name",
+        "https://huggingface.co/",
+        "https://huggingface.co",
+        "https://example.com/owner/name",
+        "https://huggingface.co.example.com/owner/name",
+        "https://[",
+        "s3://bucket/name",
+        "file:///tmp/x.safetensors",
+        "hf://",
+        "hf://datasets/owner/name",
+    ],
+)
+def test_addresses_of_something_else(text: str) -> None:
+    with pytest.raises(CheckpointError, match="allowed: ") as caught:
+        checkpoint.read(text)
+    assert str(caught.value).startswith(text) and "no such file" not in str(caught.value)
+
+
+def test_an_address_is_fetched_like_the_name_in_it(client: Client, hub: Any, published: Any) -> None:
+    assert client.convert(f"{hub.endpoint}/owner/sedd/tree/v1").returncode == 0
+    assert client.convert("owner/sedd/", "--revision", "v1", "--offline").returncode == 0
+    assert "names the revision 'v1', but 'main' was requested" in refusal(
+        client.convert(f"{hub.endpoint}/owner/sedd/tree/v1", "--revision", "main")
+    )
+
+
+def test_a_disk_that_is_full_is_not_told_as_a_hub_out_of_reach(client: Client, published: Any) -> None:
+    """A limit on the size of files: what the operating system then refuses is what a full disk is, a write."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192));"
+        "from fastsedd.cli import main; main(['convert', 'owner/sedd', 'x'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=client.environment, cwd=client.folder
+    )
+    assert f"cannot be kept in the hub's cache, {client.folder}" in done.stderr and "File too large" in done.stderr
+    assert done.returncode == 1 and "cannot be asked" not in done.stderr
+    (client.folder / "file").write_text("")
+    done = client.convert("owner/sedd", HF_HUB_CACHE=str(client.folder / "file" / "x"))
+    assert done.returncode == 1 and "Not a directory" in done.stderr.splitlines()[-1]  # before it, the library's own
+
+
+def test_what_the_operating_system_says_of_files_and_of_networks() -> None:
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        assert hubs._refused_file(OSError(code, os.strerror(code))) == os.strerror(code)
+    wrapped = RuntimeError("could not be stored")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "full")
+    assert hubs._refused_file(wrapped) == os.strerror(errno.ENOSPC)
+    assert hubs._refused_file(RuntimeError("IO error: No space left on device (os error 28)")) is not None
+    for error in (
+        ConnectionRefusedError(errno.ECONNREFUSED, "x"), TimeoutError("x"), socket.gaierror(-2, "x"),
+        OSError(errno.ENETUNREACH, "x"), OSError("x"), RuntimeError("x"),
+    ):  # fmt: skip
+        assert hubs._refused_file(error) is None

@@ -277,3 +277,39 @@ def test_the_configs_that_are_read_are_written_the_same(tmp_path: Path, make_con
     for config in (make_config(), make_config("annotated", "uniform"), make_config(characters=None)):
         (tmp_path / "config.json").write_text(json.dumps(config_json.document(config)))
         assert config_json.read(tmp_path / "config.json") == config
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows(write_checkpoint, make_config, make_document) -> None:
+    folder = write_checkpoint(make_config())
+    text = json.dumps(make_document(make_config()), indent=2).replace("\n", "\r\n")
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert checkpoint.read(folder).config == make_config()
+    (folder / "config.json").unlink()
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())  # JSON is YAML
+    assert checkpoint.read(folder).config == make_config()
+
+
+@pytest.mark.parametrize("name", ["config.json", ".hydra/config.yaml", "model.safetensors.index.json"])
+def test_utf_16_is_named(write_checkpoint, make_config, make_document, name: str) -> None:
+    folder = write_checkpoint(make_config())
+    if name != "config.json":
+        (folder / "config.json").unlink()
+    if name.startswith("model"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(json.dumps(make_document(make_config())).encode("utf-16"))
+    assert "is UTF-16, allowed: UTF-8" in refusal(folder)
+
+
+def test_links_and_names_with_spaces(write_checkpoint, make_config, tmp_path: Path) -> None:
+    folder = write_checkpoint(make_config())
+    spaced = tmp_path / "my models (1)"
+    spaced.mkdir()
+    (spaced / "the weights.safetensors").symlink_to(folder / "model.safetensors")
+    (spaced / "config.json").symlink_to(folder / "config.json")
+    (tmp_path / "link").symlink_to(spaced, target_is_directory=True)
+    for path in (spaced, tmp_path / "link", spaced / "the weights.safetensors"):
+        assert checkpoint.read(path).config == make_config()
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+    assert "loop.safetensors: " in refusal(tmp_path / "loop.safetensors")

@@ -70,6 +70,120 @@ def test_one_file_is_as_good_as_two(tmp_path: Path, folder: Path, pairs: text.By
     assert one.decode(one.encode(CORPUS)) == CORPUS
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_files_as_editors_on_windows_write_them(
+    tmp_path: Path, folder: Path, pairs: text.BytePairs, mark: str, newline: str
+) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        content = (folder / name).read_text(encoding="utf-8").replace("\n", newline)
+        (tmp_path / name).write_bytes((mark + content).encode())
+    saved = pairs._tokenizer.to_str(pretty=True).replace("\n", newline)
+    (tmp_path / "tokenizer.json").write_bytes((mark + saved).encode())
+    for files in ((tmp_path / "vocab.json", tmp_path / "merges.txt"), (tmp_path / "tokenizer.json",)):
+        assert text.BytePairs(files, TOKENS).encode(CORPUS).tolist() == pairs.encode(CORPUS).tolist()
+
+
+def changed(pairs: text.BytePairs, folder: Path, **changes: object) -> text.BytePairs:
+    """The same tokenizer, its tokenizer.json with other values at the top or, as model__KEY, in the model."""
+    document = json.loads(pairs._tokenizer.to_str())
+    for key, value in changes.items():
+        (document["model"] if key.startswith("model__") else document)[key.removeprefix("model__")] = value
+    (folder / "changed.json").write_text(json.dumps(document))
+    return text.BytePairs((folder / "changed.json",), TOKENS)
+
+
+CUT = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+PADDED = {
+    "strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+    "pad_token": "!",
+}  # fmt: skip
+FRAMED = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "E", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"E": {"id": "E", "ids": [TOKENS - 1], "tokens": ["<|endoftext|>"]}},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truncation": CUT},
+        {"truncation": CUT | {"direction": "Left", "max_length": 1}},
+        {"padding": PADDED},
+        {"truncation": CUT, "padding": PADDED | {"strategy": "BatchLongest", "pad_to_multiple_of": 8}},
+        {"post_processor": FRAMED},
+        {"truncation": CUT, "padding": PADDED, "post_processor": FRAMED},
+        {"model__dropout": 0.9},
+    ],
+)
+def test_settings_for_training_do_not_touch_the_text(
+    tmp_path: Path, pairs: text.BytePairs, changes: dict[str, object]
+) -> None:
+    """Truncation, padding, framing tokens and merges that are left out at random."""
+    other = changed(pairs, tmp_path, **changes)
+    for given_text in (CORPUS, "", "hello", "x" * 5000):
+        assert other.encode(given_text).tolist() == pairs.encode(given_text).tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "given_text", "words"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "hello World", "'World' at position 6 would become 'world'"),
+        ({"normalizer": {"type": "NFC"}}, "cafe\u0301", "at position 3"),
+        ({"normalizer": {"type": "Strip", "strip_left": False, "strip_right": True}}, "hello ", "' ' at position 5"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "\n"}, "content": " "}}, "a\nb", "position 1"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x"}}, "hello", "would become 'xhello'"),
+        (
+            {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
+            "hello", "would become ' hello'",
+        ),
+        ({"pre_tokenizer": {"type": "Whitespace"}, "decoder": None}, "hello wo", "rewrites the text"),
+        ({"pre_tokenizer": None}, "a\tb", "'\\tb' at position 1 would become 'b'"),
+        ({"decoder": None}, "hello wo", "rewrites the text"),
+    ],
+)  # fmt: skip
+def test_text_that_would_be_rewritten_is_refused(
+    tmp_path: Path, pairs: text.BytePairs, changes: dict[str, object], given_text: str, words: str
+) -> None:
+    other = changed(pairs, tmp_path, **changes)
+    with pytest.raises(ValueError, match="the tokenizer rewrites the text") as caught:
+        other.encode(given_text)
+    assert words in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_text_that_a_rewriting_tokenizer_keeps_is_taken(tmp_path: Path, pairs: text.BytePairs) -> None:
+    lower = changed(pairs, tmp_path, normalizer={"type": "Lowercase"})
+    assert lower.encode("hello wo").tolist() == pairs.encode("hello wo").tolist()
+    spaced = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    assert changed(pairs, tmp_path, pre_tokenizer=spaced).encode(" wo").tolist() == pairs.encode(" wo").tolist()
+
+
+def test_unknown_characters_and_bytes(tmp_path: Path) -> None:
+    """Without a token for what is unknown it would be left out; with one for each byte it is kept."""
+    vocabulary = {"a": 0, "b": 1, "<unk>": 2}
+    for unknown in (None, "<unk>"):
+        tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token=unknown)).save(str(tmp_path / "t.json"))
+        with pytest.raises(ValueError, match="rewrites the text: 'cb' at position 1"):
+            text.BytePairs((tmp_path / "t.json",), 3).encode("acb")
+    octets = {f"<0x{i:02X}>": i for i in range(256)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(octets | {"a": 256}, [], byte_fallback=True))
+    tokenizer.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()])
+    tokenizer.save(str(tmp_path / "t.json"))
+    assert text.BytePairs((tmp_path / "t.json",), 257).encode("aé").tolist() == [256, 0xC3, 0xA9]
+
+
+def test_an_added_token_that_takes_the_space_beside_it(tmp_path: Path, pairs: text.BytePairs) -> None:
+    other = json.loads(pairs._tokenizer.to_str())
+    other["added_tokens"][0] |= {"lstrip": True}
+    (tmp_path / "t.json").write_text(json.dumps(other))
+    stripping = text.BytePairs((tmp_path / "t.json",), TOKENS)
+    assert stripping.encode("wo<|endoftext|>").tolist()[-1] == TOKENS - 1
+    with pytest.raises(ValueError, match="rewrites the text"):
+        stripping.encode("wo <|endoftext|>")
+
+
 def test_tokens_that_a_model_does_not_have(folder: Path) -> None:
     small = text.BytePairs((folder / "vocab.json", folder / "merges.txt"), 256)
     with pytest.raises(ValueError, match="allowed: 0 to 255"):
@@ -89,13 +203,13 @@ def test_files_that_are_no_tokenizer(tmp_path: Path, content: str) -> None:
             (tmp_path / name).write_text(content)
         if (len(names), content) == (2, "{}"):
             continue  # a vocabulary of nothing
-        with pytest.raises(CheckpointError, match="is no tokenizer") as caught:
+        with pytest.raises(CheckpointError, match="is not a tokenizer") as caught:
             text.BytePairs(tuple(tmp_path / name for name in names), 5)
         assert str(caught.value).isprintable()
 
 
 def test_files_that_are_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsedd.text.byte_pairs.MOST_BYTES", 100)
+    monkeypatch.setattr("fastsedd.text.byte_pairs.MAX_BYTES", 100)
     with pytest.raises(CheckpointError, match="allowed: at most 100"):
         text.BytePairs((folder / "vocab.json", folder / "merges.txt"), 5)
 
@@ -142,7 +256,7 @@ def test_without_it_texts_are_token_ids_and_it_is_said(
 
 def test_a_broken_tokenizer_is_an_error_not_token_ids(model_folder: Path) -> None:
     (model_folder / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is no tokenizer"):
+    with pytest.raises(CheckpointError, match="is not a tokenizer"):
         fastsedd.load(model_folder)
 
 
