@@ -60,6 +60,8 @@ def read(source: str | Path, revision: str | None = None, *, offline: bool = Fal
     grid_path = found.weights.with_name(grid_json.NAME)
     grid = grid_json.read(grid_path) if grid_path.exists() else None
     tensors = {name: stored[name] for name in layout.shapes(config)}
+    for name, tensor in tensors.items():
+        tensor.check_dtype(name)
     return Checkpoint(config, tensors, found.weights, found.tokenizer, grid)
 
 

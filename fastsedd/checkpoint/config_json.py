@@ -48,9 +48,9 @@ class Stored(msgspec.Struct):
     """The keys that matter, in config.json and in the trainer's own config."""
 
     tokens: int
-    graph: _Graph
     noise: _Noise
     model: _Model
+    graph: _Graph | None = None  # which RADD's does not state
     tokenizer: _Tokenizer | str | None = None
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
@@ -105,13 +105,19 @@ def model_config(stored: Stored) -> ModelConfig:
         heads=model.n_heads,
         cond_dim=model.cond_dim,
         length=model.length,
-        graph="absorb" if stored.graph.type == "absorb" else "uniform",
+        graph=_graph(stored.graph, architecture),
         noise=_noise_config(stored.noise),
         scale_by_sigma=model.scale_by_sigma and architecture != "radd",
         time_conditioning=architecture != "radd",
         characters=_characters(stored.tokenizer),
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
+
+
+def _graph(stored: _Graph | None, architecture: str) -> Literal["absorb", "uniform"]:
+    if stored is None and architecture != "radd":
+        raise ValueError("Object missing required field `graph`, allowed: absorb, uniform")
+    return "absorb" if stored is None or stored.type == "absorb" else "uniform"
 
 
 def _mdlm_config(stored: _Mdlm) -> ModelConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastsedd.checkpoint.layout import IGNORED
-from fastsedd.checkpoint.unpickler import PickleError, Tensor
+from fastsedd.checkpoint.unpickler import Other, PickleError, Tensor
 
 STATE_DICTS = ("model", "state_dict", "model_state_dict")  # the keys that trainers keep one under
 WRAPPERS = ("module.", "_orig_mod.", "module.")  # DistributedDataParallel's and torch.compile's, before every name
@@ -29,14 +29,18 @@ def weights(document: Any) -> dict[str, Tensor]:
 
 def _dict(value: Any) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise PickleError(f"holds a {type(value).__name__}, allowed: a state dict")
+        raise PickleError(f"holds a {_kind(value)}, allowed: a state dict")
     return value
+
+
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, Other) else type(value).__name__
 
 
 def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise PickleError(f"{str(name)!r} is no tensor, allowed: a state dict of tensors")
+            raise PickleError(f"{str(name)!r} is a {_kind(value)}, allowed: a state dict of tensors")
     named = dict(state)
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in named):

@@ -107,7 +107,8 @@ class StoredTensor:
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A read-only float32 array of its own. Raises CheckpointError where a value is not finite, or the file is not
-        what it was."""
+        what it was, or holds another dtype than those that are read."""
+        self.check_dtype(name)
         values = np.empty(self._span, np.float32)
         with self.file.opened() as file:
             for first in range(0, len(values), CHUNK):
@@ -122,6 +123,11 @@ class StoredTensor:
             tensor = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, self.shape, strides))
         tensor.flags.writeable = False
         return tensor
+
+    def check_dtype(self, name: str) -> None:
+        """Raise CheckpointError for a dtype that is not read: tensors that are not used may have any."""
+        if self.dtype not in DTYPES:
+            raise CheckpointError(f"{self.file.path}: {name!r} has dtype {self.dtype}, allowed: {', '.join(DTYPES)}")
 
     @property
     def _span(self) -> int:

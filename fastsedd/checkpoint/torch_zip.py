@@ -8,7 +8,7 @@ from io import FileIO
 from pathlib import Path
 
 from fastsedd.checkpoint import state_dict, unpickler
-from fastsedd.checkpoint.stored import DTYPES, StoredFile, StoredTensor
+from fastsedd.checkpoint.stored import StoredFile, StoredTensor
 from fastsedd.errors import CheckpointError
 
 MOST_DIRECTORY = 1 << 22  # bytes of the archive's list of entries
@@ -61,18 +61,14 @@ class _Archive:
         offset = self._offset(entry)
         if storage.elements * storage.itemsize != entry.file_size or offset + entry.file_size > self._stored.size:
             raise self._broken(f"the storage of {name!r} has {entry.file_size} bytes for {storage.elements} elements")
-        if storage.dtype not in DTYPES:
-            raise CheckpointError(
-                f"{self._stored.path}: {name!r} has dtype {storage.dtype}, allowed: {', '.join(DTYPES)}"
-            )
         last = tensor.offset + sum(
             (count - 1) * stride for count, stride in zip(tensor.shape, tensor.strides, strict=True)
         )
-        if 0 not in tensor.shape and last >= storage.elements:
+        if 0 not in tensor.shape and (last + 1) * tensor.itemsize > entry.file_size:
             raise self._broken(f"{name!r} reaches beyond its storage")
         strides = None if tensor.strides == _adjacent(tensor.shape) else tensor.strides
-        begin = offset + tensor.offset * storage.itemsize
-        return StoredTensor(self._stored, storage.dtype, tensor.shape, begin, strides)
+        begin = offset + tensor.offset * tensor.itemsize
+        return StoredTensor(self._stored, tensor.dtype, tensor.shape, begin, strides)
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
         entry = self._entries.get(self._folder + name)

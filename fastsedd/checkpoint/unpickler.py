@@ -10,84 +10,17 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
-MOST_INSTRUCTIONS = 1 << 20  # tens of thousands of tensors
-MOST_INTEGER = 1 << 63
+from fastsedd.checkpoint import pickle_names
+from fastsedd.checkpoint.pickle_names import Name, Other, PickleError, Tensor
+
+__all__ = ["Other", "PickleError", "Tensor", "loads"]
+
+MAX_INSTRUCTIONS = 1 << 20  # tens of thousands of tensors
+MAX_INTEGER = 1 << 64
 
 _STOP = b"."
-
-# Of torch's storage classes: dtype and bytes an element.
-STORAGES = {
-    "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2), "BFloat16Storage": ("bfloat16", 2),
-    "DoubleStorage": ("float64", 8), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4),
-    "ShortStorage": ("int16", 2), "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
-}  # fmt: skip
-
-
-class PickleError(ValueError):
-    """One line: what the pickle holds."""
-
-
-class Storage(NamedTuple):
-    """A run of elements that is kept beside the pickle, under `key`."""
-
-    dtype: str
-    itemsize: int
-    key: str
-    elements: int
-
-
-class Tensor(NamedTuple):
-    """A view of a storage; offset and strides in elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class _Name(NamedTuple):
-    """A name that the pickle mentions, which is all that becomes of it."""
-
-    module: str
-    name: str
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
-    sizes = (offset, *_tuple(shape), *_tuple(strides))
-    if not isinstance(storage, Storage) or len(shape) != len(strides) or not all(map(_is_size, sizes)):
-        raise PickleError("a tensor has sizes that are none")
-    return Tensor(storage, offset, shape, strides)
-
-
-def _rebuild_parameter(tensor: Any, *rest: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise PickleError("a parameter is no tensor")
-    return tensor
-
-
-def _empty_dict(*pairs: Any) -> dict[Any, Any]:
-    if pairs:
-        raise PickleError("a dict is made of something else than its items")
-    return {}
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, tuple):
-        raise PickleError("a shape is no tuple")
-    return value
-
-
-# Of the functions and classes that the pickle may call: what makes the record that stands for the result.
-_RECORDS: dict[_Name, Callable[..., Any]] = {
-    _Name("collections", "OrderedDict"): _empty_dict,
-    _Name("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    _Name("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    _Name("torch", "Size"): _tuple,
-}
-
-_ALLOWED = _RECORDS.keys() | {_Name("torch", storage) for storage in STORAGES}
 
 
 def loads(pickled: bytes) -> Any:
@@ -107,7 +40,7 @@ def loads(pickled: bytes) -> Any:
 def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
     """Names and arguments, up to the first instruction that is not known here, whose argument is not even read."""
     file = BytesIO(pickled)
-    for _ in range(MOST_INSTRUCTIONS):
+    for _ in range(MAX_INSTRUCTIONS):
         code = file.read(1)
         if code == _STOP:
             return
@@ -117,12 +50,12 @@ def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
         if instruction.name not in _KNOWN:
             raise PickleError(f"has the instruction {instruction.name}, which weights do not need; nothing was run")
         yield instruction.name, _argument(instruction, file)
-    raise PickleError(f"has more than {MOST_INSTRUCTIONS} instructions, allowed: at most that")
+    raise PickleError(f"has more than {MAX_INSTRUCTIONS} instructions, allowed: at most that")
 
 
 def _argument(instruction: pickletools.OpcodeInfo, file: BytesIO) -> Any:
     if instruction.name == "GLOBAL":  # which the library joins into one string, escapes resolved
-        return _Name(_line(file), _line(file))
+        return Name(_line(file), _line(file))
     return None if instruction.arg is None else instruction.arg.reader(file)
 
 
@@ -162,8 +95,8 @@ class _Machine:
         del self._stack[first:]
         return items
 
-    def push_empty(self, kind: type[dict[Any, Any]] | type[list[Any]]) -> None:
-        self._stack.append(kind())
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
 
     def push_tuple(self, count: int | None) -> None:
         items = self.pop_marked() if count is None else [self.pop() for _ in range(count)][::-1]
@@ -175,38 +108,39 @@ class _Machine:
     def set_items(self, items: list[Any]) -> None:
         target = self._top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int)):  # the hash of a nested tuple may take forever
-                raise PickleError(f"a dict has a key of type {type(key).__name__}, allowed: str and int")
-            target[key] = value
+            pickle_names.set_item(target, key, value)
 
-    def push_name(self, name: _Name) -> None:
-        if name not in _ALLOWED:
+    def add_items(self, _: Any) -> None:
+        """The items of a set, which may be of any kind: dropped, not hashed."""
+        self.pop_marked()
+        self._top(Other)
+
+    def push_name(self, name: Name) -> None:
+        if name not in pickle_names.ALLOWED:
             raise PickleError(f"names {'.'.join(name)!r}, which weights are not made of; nothing was run")
         self._stack.append(name)
 
     def push_stack_name(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise PickleError("names something that is no name")
-        self.push_name(_Name(module, name))
+            raise PickleError("names something that is not a name")
+        self.push_name(Name(module, name))
 
     def push_storage(self, _: Any) -> None:
-        """("storage", class, key, device, elements)"""
-        kind, storage, key, _device, elements = _tuple(self.pop())
-        if kind != "storage" or not isinstance(storage, _Name) or not isinstance(key, str) or not _is_size(elements):
-            raise PickleError("refers to something that is no storage")
-        self._stack.append(Storage(*STORAGES[storage.name], key, elements))
+        self._stack.append(pickle_names.storage(self.pop()))
 
     def reduce(self, _: Any) -> None:
         arguments, name = self.pop(), self.pop()
-        if not isinstance(name, _Name) or name not in _RECORDS:
-            raise PickleError("calls something that is no function; nothing was run")
-        self._stack.append(_RECORDS[name](*_tuple(arguments)))
+        record = pickle_names.RECORDS.get(name) if isinstance(name, Name) else None
+        if record is None:
+            raise PickleError("calls something that is not a function; nothing was run")
+        self._stack.append(record(*pickle_names.as_tuple(arguments)))
 
     def build(self, _: Any) -> None:
-        """The attributes of an OrderedDict, on which no weight depends: dropped."""
+        """The state of an OrderedDict or a NumPy array, on which no weight depends: dropped."""
         self.pop()
-        self._top(dict)
+        if type(self._stack[-1]) is not Other:
+            self._top(dict)
 
     def remember(self, index: int | None) -> None:
         self._memo[len(self._memo) if index is None else index] = self._stack[-1]
@@ -221,12 +155,8 @@ class _Machine:
         return top
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MOST_INTEGER
-
-
 def _bounded(value: Any) -> Any:
-    if isinstance(value, int) and not -MOST_INTEGER <= value < MOST_INTEGER:
+    if isinstance(value, int) and not -MAX_INTEGER < value < MAX_INTEGER:
         raise PickleError("has a number of more than 64 bits")
     return value
 
@@ -235,14 +165,18 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "BINSTRING", "SHORT_BINSTRING",
 }  # fmt: skip
 
 _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda machine, version: None,
     "FRAME": lambda machine, length: None,
     "MARK": _Machine.mark,
-    "EMPTY_DICT": lambda machine, _: machine.push_empty(dict),
-    "EMPTY_LIST": lambda machine, _: machine.push_empty(list),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_SET": lambda machine, _: machine.push(Other("set")),
+    "ADDITEMS": _Machine.add_items,
+    "FROZENSET": lambda machine, _: machine.push(Other(f"frozenset of {len(machine.pop_marked())}")),
     "TUPLE": lambda machine, _: machine.push_tuple(None),
     "TUPLE1": lambda machine, _: machine.push_tuple(1),
     "TUPLE2": lambda machine, _: machine.push_tuple(2),

@@ -70,7 +70,7 @@ class TorchFile:
     def _tensor(self, array: np.ndarray) -> bytes:
         key = str(len(self.storages))
         self.storages.append(array.tobytes())
-        strides = tuple(stride // array.itemsize for stride in np.ascontiguousarray(array).strides)
+        strides = tuple(stride // array.itemsize for stride in np.ascontiguousarray(array).strides[: array.ndim])
         storage = ("storage", Raw(f"ctorch\n{STORAGES[array.dtype.name]}\n".encode()), key, "cpu", array.size)
         arguments = (Raw(self._emit(storage) + b"Q"), 0, array.shape, strides, False, OrderedDict())
         return b"ctorch._utils\n_rebuild_tensor_v2\n" + self._emit(arguments) + b"R"

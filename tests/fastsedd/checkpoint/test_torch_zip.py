@@ -232,9 +232,9 @@ def test_this_files_writer_is_pytorchs(tmp_path: Path, torch_file: Callable[...,
         (b"cmodule_that_marks\nRun\n)\x81", "names 'module_that_marks.Run'"),
         (b"ccollections\nOrderedDict\n)\x81", "the instruction NEWOBJ"),
         (b"ccollections\nOrderedDict.__reduce__\n)R", "names 'collections.OrderedDict.__reduce__'"),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n}X\x04\x00\x00\x00evil\x88sb", "changes a _Name"),
-        (b"ctorch\nFloatStorage\n)R", "calls something that is no function"),
-        (b"}}b)R", "calls something that is no function"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n}X\x04\x00\x00\x00evil\x88sb", "changes a Name"),
+        (b"ctorch\nFloatStorage\n)R", "calls something that is not a function"),
+        (b"}}b)R", "calls something that is not a function"),
         (b"cevil\x1b[2J\nx\n", "names 'evil\\x1b[2J.x'"),
         (b"\x82\x01", "the instruction EXT1"),
         (b"P0\n", "the instruction PERSID"),
@@ -276,8 +276,8 @@ def test_those_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (b"h\x07.", "broken"),
         (b"K\x01.", "holds a int"),
         (b"](K\x01e.", "holds a list"),
-        (b"}X\x01\x00\x00\x00aK\x01s.", "'a' is no tensor"),
-        (b"}K\x01K\x01s.", "'1' is no tensor"),
+        (b"}X\x01\x00\x00\x00aK\x01s.", "'a' is a int"),
+        (b"}K\x01K\x01s.", "'1' is a int"),
         (b"})K\x01s.", "a key of type tuple"),
         (b"}(K\x01u.", "broken"),
         (b"K\x01K\x02a.", "changes a int"),
@@ -285,8 +285,8 @@ def test_those_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (b"\x8b\xff\xff\xff\x7f.", "broken"),
         (b"X\xff\xff\xff\x7f.", "broken"),
         (b"}r\xff\xff\xff\x7f.", "holds"),
-        (b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuJ\xff\xff\xff\xfftQ.", "no storage"),
-        (b"N" * (unpickler.MOST_INSTRUCTIONS + 1) + b".", "instructions"),
+        (b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuJ\xff\xff\xff\xfftQ.", "not a storage"),
+        (b"N" * (unpickler.MAX_INSTRUCTIONS + 1) + b".", "instructions"),
     ],
 )  # fmt: skip
 def test_a_broken_pickle(
@@ -304,7 +304,9 @@ def test_nested_tuples_cost_nothing() -> None:
     assert "the instruction DUP" in _pickle_refusal(nested)
     memoised = b"\x80\x02)" + b"".join(b"q\x01h\x01\x86" for _ in range(200))
     assert "a key of type tuple" in _pickle_refusal(memoised + b"q\x01}h\x01K\x01s.")
-    assert "no storage" in _pickle_refusal(memoised + b"q\x01}h\x01h\x01h\x01h\x01h\x01(h\x01h\x01h\x01h\x01h\x01tQ.")
+    assert "not a storage" in _pickle_refusal(
+        memoised + b"q\x01}h\x01h\x01h\x01h\x01h\x01(h\x01h\x01h\x01h\x01h\x01tQ."
+    )
 
 
 def _pickle_refusal(pickled: bytes) -> str:
@@ -378,4 +380,11 @@ def test_an_archive_with_a_long_list_of_entries(
 
 
 def test_other_dtypes_are_named(tmp_path: Path, torch_file: Callable[..., Path]) -> None:
-    assert "'a' has dtype float64" in refusal(torch_file(tmp_path / "x.bin", {"a": np.zeros(2)}))
+    """Of a tensor that is needed; one that is not may have any."""
+    state = published_state() | {"rotary_emb.inv_freq": np.ones(4)}
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_CONFIG))
+    torch_file(tmp_path / "pytorch_model.bin", state)
+    assert_holds(checkpoint.read(tmp_path), published_state())
+    torch_file(tmp_path / "pytorch_model.bin", state | {"blocks.0.norm1.weight": np.ones(16)})
+    with pytest.raises(CheckpointError, match=r"'blocks\.0\.norm1\.weight' has dtype float64, allowed: float32"):
+        checkpoint.read(tmp_path)
