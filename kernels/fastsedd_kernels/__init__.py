@@ -3,6 +3,11 @@
 Every function takes and returns NumPy arrays, has an `out=`, runs on all cores and compiles once for this CPU.
 """
 
+import numba as _numba
+
+if _numba.config.DISABLE_JIT:
+    raise ImportError("fastsedd_kernels is compiled by Numba, which NUMBA_DISABLE_JIT=1 forbids: unset that variable")
+
 from fastsedd_kernels import overloads as _overloads  # noqa: F401, makes the functions callable from njit functions
 from fastsedd_kernels.activation.kernel import gelu, silu
 from fastsedd_kernels.attention.api import attention
@@ -16,11 +21,14 @@ from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.runtime.arrays import aligned_empty, padded_empty
 from fastsedd_kernels.runtime.cache import cache_folder
+from fastsedd_kernels.runtime.cache import code_digest as _code_digest
 from fastsedd_kernels.runtime.cpu import CpuInfo, cpu_info
 from fastsedd_kernels.runtime.jit import on_compile
 from fastsedd_kernels.runtime.kernel import compile_all, get_num_threads, set_num_threads, threading_layer
 from fastsedd_kernels.runtime.recording import Recording, profile, record
 from fastsedd_kernels.sampling.api import Law, sample_categorical, sample_linear, sums_needed, uniform
+
+_code_digest()  # of what has been loaded just now
 
 __all__ = [
     "DEFAULT_LIMITS",

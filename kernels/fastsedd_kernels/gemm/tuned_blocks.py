@@ -61,7 +61,8 @@ def store(chosen: Limits) -> Path:
     """Keep the limits for this CPU, from now on and in later processes; the file. Raises OSError where it cannot."""
     global _current
     path = _path()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path is None:
+        raise OSError("tuned blocks cannot be kept: name a folder of your own in FASTSEDD_CACHE_DIR")
     incomplete = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
     try:
         incomplete.write_text(json.dumps(dataclasses.asdict(chosen)), encoding="utf-8")
@@ -74,13 +75,19 @@ def store(chosen: Limits) -> Path:
 
 def _load() -> Limits | None:
     """What is stored for this CPU; a file that holds anything else is as good as none."""
+    path = _path()
+    if path is None:
+        return None
     try:
-        return Limits(**json.loads(_path().read_text(encoding="utf-8")))
+        return Limits(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def _path() -> Path:
-    """One file for each kind of CPU and thread count that this user runs on."""
+def _path() -> Path | None:
+    """One file for each kind of CPU and thread count that this user runs on, or None where none can be kept."""
+    folder = cache_parent()
+    if folder is None:
+        return None
     key = hashlib.sha256(repr(cpu_info()).encode()).hexdigest()[:16]
-    return cache_parent() / f"blocking-{key}.json"
+    return folder / f"blocking-{key}.json"

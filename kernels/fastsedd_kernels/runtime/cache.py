@@ -1,10 +1,10 @@
 """Where compiled kernels are kept on disk, and when what lies there may be trusted.
 
-One folder holds the entries of one build: its name is a hash of everything that the machine code depends on (all
-sources of this package, Numba and its settings, llvmlite, NumPy, the target CPU and its features), so a changed helper,
+One folder holds the entries of one build: its name is a hash of everything that the machine code depends on (all code
+of this package, Numba and its settings, llvmlite, NumPy, the target CPU and its features), so a changed helper,
 constant or flag can never be served stale. An entry is a file that begins with the hash of the rest. Entries are
 pickles: a folder that others can write is refused. Several processes that lack the same entry take turns: one compiles
-it, the others wait and load it.
+it, the others wait and load it. Whatever fails here costs a compilation, never a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import tempfile
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +47,126 @@ _PATIENCE = 120.0  # seconds that a process waits for another that compiles, whi
 _PAUSE = 0.02
 
 
-def build_key() -> str:
-    """Hash of the sources and of the compiler that would translate them."""
+@functools.cache
+def code_digest() -> str | None:
+    """Hash of all code of this package that this process has loaded, or None where some of it cannot be seen.
+
+    The package computes it when it is imported: by the time that a kernel is compiled, an upgrade may have replaced
+    the files under a running process.
+    """
+    root = __name__.partition(".")[0]
     digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, module in sorted(sys.modules.items()):
+        if name != root and not name.startswith(f"{root}."):
+            continue
+        try:
+            for part in _module_contents(module):
+                digest.update(len(part).to_bytes(8, "little") + part)
+        except Exception:  # an importer that is not ours may raise anything
+            return None
+    return digest.hexdigest()
+
+
+def _module_contents(module: types.ModuleType) -> Iterator[bytes]:
+    """The source of a module, or its bytecode where it was not loaded from a source file (.pyc, zip, frozen)."""
+    specification: Any = module.__spec__
+    loader = specification.loader
+    yield specification.name.encode()
+    if type(loader) is SourceFileLoader:
+        yield loader.get_data(loader.path)
+    else:
+        code = loader.get_code(specification.name)
+        if code is None:
+            raise ImportError(f"{specification.name} has no bytecode")
+        yield from _code_contents(code)
+
+
+def _code_contents(value: Any) -> Iterator[bytes]:
+    """A code object, or a constant of one, as the same bytes in every process (unlike marshal's and a set's order)."""
+    if isinstance(value, types.CodeType):
+        counts = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags)
+        names = (value.co_name, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        yield value.co_code + getattr(value, "co_exceptiontable", b"")
+        yield repr((counts, names)).encode()
+        yield from _code_contents(value.co_consts)
+    elif isinstance(value, tuple):
+        yield b"tuple %d" % len(value)
+        for each in value:
+            yield from _code_contents(each)
+    elif isinstance(value, frozenset):
+        yield repr(sorted(map(repr, value))).encode()
+    else:
+        yield repr(value).encode()
+
+
+def build_key() -> str | None:
+    """Hash of this package's code and of the compiler that would translate it; None where the code cannot be seen."""
+    code = code_digest()
+    if code is None:
+        return None
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, numpy.__version__)
     target = (cpu_target.target_context.codegen().magic_tuple(), isa().name, dot_unit("bfloat16"), dot_unit("int8"))
     config = numba.config
     settings = (config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT)
-    digest.update(repr((versions, target, settings)).encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(repr((code, versions, target, settings)).encode()).hexdigest()[:16]
 
 
-def cache_parent() -> Path:
-    """Where what is kept for this user lies: `FASTSEDD_CACHE_DIR`, or in the user's cache folder of this platform."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fastsedd", appauthor=False))
+def _parents() -> Iterator[Path]:
+    """Folders for what is kept for this user, best first: `FASTSEDD_CACHE_DIR` alone, or else the user's cache folder
+    of this platform and, where that cannot be had, one of the user's own among the temporary files."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        yield Path(chosen).absolute()
+        return
+    try:
+        usual = Path(platformdirs.user_cache_dir("fastsedd", appauthor=False))
+    except RuntimeError:  # no home folder, which older versions of the library return as "~"
+        usual = Path("~")
+    if usual.is_absolute():
+        yield usual
+    if hasattr(os, "getuid"):
+        temporary = Path(tempfile.gettempdir(), f"fastsedd-{os.getuid()}")
+        if _is_usable(temporary):  # another user may have made it first
+            yield temporary.resolve()
+
+
+def cache_parent() -> Path | None:
+    """Where what is kept for this user lies, or None where there can be no such folder."""
+    return next((folder for folder in _parents() if _can_be_made(folder)), None)
 
 
 @functools.cache
 def cache_folder() -> Path | None:
     """The folder of this build's compiled kernels, or None where there can be none. It may be readable only."""
-    folder = cache_parent().absolute() / f"kernels-{build_key()}"
+    try:
+        key = build_key()
+        if key is not None:
+            return next((folder.resolve() for folder in _folders(key) if _is_usable(folder)), None)
+    except Exception as error:  # an environment that nobody has thought of
+        _warn_once(f"compiled kernels are not kept: {type(error).__name__}: {error}")
+    return None
+
+
+def _folders(key: str) -> Iterator[Path]:
+    for parent in _parents():
+        yield parent / f"kernels-{key}"
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether the folder is there now."""
     try:
         _make(folder)
-        return folder if _is_private(folder) else None
     except OSError:
-        return None
+        return False
+    return True
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether the folder is there now, and nobody else can change what is in it."""
+    try:
+        return _can_be_made(folder) and _is_private(folder)
+    except OSError:
+        return False
 
 
 def _make(folder: Path) -> None:
@@ -137,18 +230,14 @@ class KernelCache:
         """Keep what was compiled, if that may be: whole, under its name, or not at all."""
         if self._folder is None or compiled.lifted or compiled.library.has_dynamic_globals:
             return
-        contents = dumps(compiled._reduce())
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".incomplete", delete=False) as file:
-                try:
-                    file.write(hashlib.sha256(contents).digest() + contents)
-                    file.close()
-                    os.replace(file.name, self._folder / self._name(signature))
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+            # Without its annotated source, which nothing reads and Python may fail to find.
+            contents = dumps(compiled._replace(type_annotation="")._reduce())
+            _write_whole(self._folder / self._name(signature), hashlib.sha256(contents).digest() + contents)
         except OSError as error:
             _warn_once(f"compiled kernels are not kept in {self._folder}: {error.strerror}")
+        except Exception as error:  # of Numba's or Python's own, in a version that we do not know
+            _warn_once(f"compiled kernels are not kept: {type(error).__name__}: {error}")
 
     def _load(self, signature: Any, target_context: Any) -> Any:
         if self._folder is None:
@@ -172,8 +261,8 @@ class KernelCache:
             until = time.monotonic() + _PATIENCE
             while not _lock_byte(self._lock, place) and time.monotonic() < until:
                 time.sleep(_PAUSE)
-        except OSError:
-            pass  # a disk without locks or one that cannot be written: compile without a turn
+        except Exception:  # a disk without locks or one that cannot be written, a closure without a name
+            pass  # compile without a turn
 
     def _name(self, signature: Any) -> str:
         """The file of this function for that signature. Its code is part of the hash: it may come from elsewhere."""
@@ -183,6 +272,18 @@ class KernelCache:
         place = (function.__module__, function.__qualname__, code.co_firstlineno, str(signature))
         hashed = hashlib.sha256(repr((place, code.co_code, constants, code.co_names)).encode() + dumps(cells))
         return f"{function.__name__}-{hashed.hexdigest()[:16]}{SUFFIX}"
+
+
+def _write_whole(path: Path, contents: bytes) -> None:
+    """Write a file that takes its name once it is complete."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".incomplete", delete=False) as file:
+        try:
+            file.write(contents)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import ctypes
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import sys
 import threading
@@ -22,12 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-# libgomp's threads spin between regions and starve other libraries' threads; a short spin, of some 80 µs, keeps both
-# fast. It is read when libgomp is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
-import itertools
 
 import numba
 import numpy as np
@@ -100,6 +95,39 @@ def _run_region(threads: int, steps: int, program: Any) -> Any:
     return counters[FAILED]
 
 
+def _wanted_layers() -> tuple[str, ...]:
+    """The safe layers, best first: the one already running or chosen by the user, if any, leaves no choice."""
+    try:
+        running = numba.threading_layer()
+    except ValueError:  # none yet
+        running = numba.config.THREADING_LAYER
+    if running in _LAYERS:
+        return (running,)
+    return () if running == "workqueue" else tuple(_LAYERS)
+
+
+def _load_openmp() -> None:
+    """Load Numba's OpenMP layer, which starts nothing, and libgomp with it, if they are there and not loaded yet.
+
+    libgomp's threads spin between regions and starve other libraries' threads; a short spin, of some 80 µs, keeps both
+    fast. libgomp reads the variable when it is loaded; processes started later must not inherit it.
+    """
+    variable = "GOMP_SPINCOUNT"
+    chosen = variable in os.environ
+    if not chosen:
+        os.environ[variable] = "2000"
+    try:
+        importlib.import_module(_LAYERS["omp"])
+    except ImportError:
+        pass  # a slim machine
+    finally:
+        if not chosen:
+            del os.environ[variable]
+
+
+if "omp" in _wanted_layers():
+    _load_openmp()
+
 _region = threading.Lock()
 _forked = _forked_off_main = False  # whether this process is the child of a fork, and of another thread than the main
 _forking_from_main = True
@@ -132,17 +160,6 @@ def _load_tbb() -> None:
         except OSError as error:
             raise ImportError(str(error)) from error
     _check_tbb_version_compatible()
-
-
-def _wanted_layers() -> tuple[str, ...]:
-    """The safe layers, best first: the one already running or chosen by the user, if any, leaves no choice."""
-    try:
-        running = numba.threading_layer()
-    except ValueError:  # none yet
-        running = numba.config.THREADING_LAYER
-    if running in _LAYERS:
-        return (running,)
-    return () if running == "workqueue" else tuple(_LAYERS)
 
 
 def set_num_threads(count: int) -> None:
