@@ -50,6 +50,8 @@ class Other:
         self.kind = kind
 
 
+_KEYS = (str, int, float, bytes, Other)  # of dicts
+
 # Of PyTorch's dtypes: bytes an element.
 _DTYPES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "double": 8, "float": 4, "half": 2,
@@ -149,9 +151,7 @@ def _dict(*arguments: Any) -> dict[Any, Any]:
 
 
 def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
-    if key is not None and not isinstance(
-        key, (str, int, float, bytes, Other)
-    ):  # to hash a nested tuple may take forever
+    if key is not None and not isinstance(key, _KEYS):  # to hash a nested tuple may take forever
         raise PickleError(f"a dict has a key of type {type(key).__name__}, allowed: str, numbers and None")
     target[key] = value
 
