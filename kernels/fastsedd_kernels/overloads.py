@@ -49,10 +49,10 @@ from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.norm.api import layer_norm, softmax
 from fastsedd_kernels.norm.kernel import layer_norm_rows, softmax_rows
 from fastsedd_kernels.runtime.kernel import Kernel
+from fastsedd_kernels.runtime.scalar import INDEX
 from fastsedd_kernels.runtime.trampoline import run_tasks
 from fastsedd_kernels.sampling.api import METHODS, sample_categorical
 from fastsedd_kernels.sampling.categorical import draw_rows, tasks_for
-from fastsedd_kernels.simd.vector import INDEX
 
 # ---- calling a kernel ----------------------------------------------------------------------------------------------
 

@@ -15,10 +15,13 @@ from llvmlite import ir
 from numba import float32, float64, types
 from numba.extending import intrinsic
 
+from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
-from fastsedd_kernels.simd import vector as _simd
-from fastsedd_kernels.simd.vector import LANES, lanes_of, load_vector, offset, pointer, sum_lanes
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd import emit
+from fastsedd_kernels.simd.emit import lanes_of
+from fastsedd_kernels.simd.vector import LANES, load_vector, sum_lanes
 
 # As many independent chains as the register tile of the GEMM has: enough to hide the latency of FMA.
 _CHAINS = isa().tile_rows * isa().tile_vectors
@@ -32,17 +35,17 @@ def _run_chains(typing_context: Any, start: Any, count: Any) -> Any:
     """Run _CHAINS chains x = x * x + x of vectors for `count` steps; their sum, so that none is left out."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        vector = _simd.vector_type(start, lanes_of(start))
-        first = _simd.broadcast(builder, arguments[0], vector)
+        vector = emit.vector_type(start, lanes_of(start))
+        first = emit.broadcast(builder, arguments[0], vector)
         before, loop = builder.block, builder.append_basic_block("steps")
         builder.branch(loop)
         builder.position_at_end(loop)
-        step = builder.phi(_simd.INDEX)
+        step = builder.phi(scalar.INDEX)
         chains = [builder.phi(vector) for _ in range(_CHAINS)]
-        results = [_simd.multiply_add(builder, chain, first, first, vector) for chain in chains]
-        following = builder.add(step, _simd.index(1))
+        results = [emit.multiply_add(builder, chain, first, first, vector) for chain in chains]
+        following = builder.add(step, scalar.index(1))
         for phi, result in zip([step, *chains], [following, *results], strict=True):
-            phi.add_incoming(_simd.index(0) if phi is step else first, before)
+            phi.add_incoming(scalar.index(0) if phi is step else first, before)
             phi.add_incoming(result, loop)
         done = builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed("<", following, arguments[1]), loop, done)

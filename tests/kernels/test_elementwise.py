@@ -11,7 +11,8 @@ import pytest
 from fastsedd_kernels.activation.kernel import exp
 from fastsedd_kernels.gemm.reference import activate
 from fastsedd_kernels.norm import reference
-from fastsedd_kernels.simd.vector import LANES, load_vector, pointer, store_vector
+from fastsedd_kernels.runtime.scalar import pointer
+from fastsedd_kernels.simd.vector import LANES, load_vector, store_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

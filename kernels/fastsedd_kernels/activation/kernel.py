@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd_kernels.runtime.arrays import as_array, check_apart, contiguous, output_like
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.runtime.scalar import pointer
 from fastsedd_kernels.simd.vector import (
     LANES,
     fma,
@@ -22,7 +23,6 @@ from fastsedd_kernels.simd.vector import (
     max_lanes,
     maximum,
     minimum,
-    pointer,
     polynomial,
     power_of_two,
     splat,

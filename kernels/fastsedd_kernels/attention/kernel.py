@@ -35,19 +35,17 @@ from fastsedd_kernels.gemm.microkernel import (
 from fastsedd_kernels.gemm.pack_a import elements_a_word, place_of_word, take_rows, words_of
 from fastsedd_kernels.gemm.pack_b import pack_columns
 from fastsedd_kernels.norm.kernel import highest
+from fastsedd_kernels.runtime.cpu import CACHE_LINE
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd.narrow import store_bfloat16, store_pairs
 from fastsedd_kernels.simd.vector import (
-    CACHE_LINE,
     LANES,
     lanes_at,
     load_some,
     load_vector,
-    offset,
-    pointer,
     splat,
-    store_bfloat16,
-    store_pairs,
     store_some,
     store_vector,
     sum_lanes,

@@ -26,7 +26,8 @@ from numba.core import cgutils
 
 from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.pack_a import SIDE
-from fastsedd_kernels.simd import vector as _simd
+from fastsedd_kernels.runtime import scalar
+from fastsedd_kernels.simd import emit
 
 WORD_BYTES = 4
 _ASK_ROWS = 4  # of the result, with each step of k
@@ -49,7 +50,7 @@ def _tile(number: int) -> ir.Constant:
 
 def _move(builder: ir.IRBuilder, name: str, tile: int, pointer: Any, stride: Any) -> None:
     """Load or store a tile, whose rows are `stride` words apart."""
-    step = builder.mul(stride, _simd.index(WORD_BYTES))
+    step = builder.mul(stride, scalar.index(WORD_BYTES))
     _call(builder, name, _tile(tile), builder.bitcast(pointer, _BYTES), step)
 
 
@@ -64,15 +65,15 @@ def close_tiles(builder: ir.IRBuilder) -> None:
     _call(builder, "tilerelease")
 
 
-def emit(builder: ir.IRBuilder, element: Any, m: Any, vectors: Any, operands: Any) -> None:
+def emit_tile(builder: ir.IRBuilder, element: Any, m: Any, vectors: Any, operands: Any) -> None:
     """A tile of C, as wide and as high as need be: of one or two tile registers each way."""
     product = "tdpbf16ps" if element == uint32 else "tdpbusd"
     done = builder.append_basic_block("tile_done")
-    high = builder.zext(builder.icmp_signed(">", m, _simd.index(SIDE)), _simd.INDEX)
-    switch = builder.switch(builder.add(builder.mul(high, _simd.index(2)), vectors), done)
+    high = builder.zext(builder.icmp_signed(">", m, scalar.index(SIDE)), scalar.INDEX)
+    switch = builder.switch(builder.add(builder.mul(high, scalar.index(2)), vectors), done)
     for rows, columns in itertools.product((1, 2), (1, 2)):
         block = builder.append_basic_block(f"tiles_{rows}x{columns}")
-        switch.add_case(_simd.index(2 * (rows - 1) + columns), block)
+        switch.add_case(scalar.index(2 * (rows - 1) + columns), block)
         builder.position_at_end(block)
         _emit_tiles(builder, product, rows, columns, operands)
         builder.branch(done)
@@ -84,7 +85,7 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
 
     def place(pointer: Any, step: Any, i: int, j: int) -> Any:
         """Where tile (i, j) begins of a matrix whose rows are `step` elements apart."""
-        return builder.gep(pointer, [builder.add(builder.mul(step, _simd.index(i * SIDE)), _simd.index(j * SIDE))])
+        return builder.gep(pointer, [builder.add(builder.mul(step, scalar.index(i * SIDE)), scalar.index(j * SIDE))])
 
     with builder.if_else(operands.accumulate) as (accumulate, clear):
         with accumulate:
@@ -95,30 +96,30 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
             for i, j in tiles:
                 _call(builder, "tilezero", _tile(2 * i + j))
 
-    steps = builder.sdiv(operands.k, _simd.index(SIDE))
-    lines = builder.mul(operands.ahead_lines, _simd.index(SIDE // UNROLL))
-    result_asked_for = builder.sub(steps, _simd.index(rows * SIDE // _ASK_ROWS))
+    steps = builder.sdiv(operands.k, scalar.index(SIDE))
+    lines = builder.mul(operands.ahead_lines, scalar.index(SIDE // UNROLL))
+    result_asked_for = builder.sub(steps, scalar.index(rows * SIDE // _ASK_ROWS))
 
     def step(steps_left: Any, values: list[Any]) -> list[Any]:
         a, b, ahead, row = values
         for i in range(rows):
-            _move(builder, "tileloadd64", 4 + i, place(a, operands.lda, i, 0), _simd.index(SIDE))
+            _move(builder, "tileloadd64", 4 + i, place(a, operands.lda, i, 0), scalar.index(SIDE))
         for j in range(columns):
             _move(builder, "tileloadd64", 6 + j, place(b, operands.ldb, 0, j), operands.ldb)
         for i, j in tiles:
             _call(builder, product, _tile(2 * i + j), _tile(4 + i), _tile(6 + j))
-        ahead = _simd.repeat(builder, lines, [ahead], ask)[0]
+        ahead = scalar.repeat(builder, lines, [ahead], ask)[0]
         row = builder.select(builder.icmp_signed("==", steps_left, result_asked_for), operands.beside, row)
         for _, j in itertools.product(range(_ASK_ROWS), range(columns)):
-            _simd.prefetch(builder, builder.gep(row, [_simd.index(j * SIDE)]), write=True)
+            emit.prefetch(builder, builder.gep(row, [scalar.index(j * SIDE)]), write=True)
             row = builder.gep(row, [operands.result_step]) if j == columns - 1 else row
-        below = builder.gep(b, [builder.mul(operands.ldb, _simd.index(SIDE))])
-        return [builder.gep(a, [_simd.index(SIDE * SIDE)]), below, ahead, row]
+        below = builder.gep(b, [builder.mul(operands.ldb, scalar.index(SIDE))])
+        return [builder.gep(a, [scalar.index(SIDE * SIDE)]), below, ahead, row]
 
     def ask(_: Any, values: list[Any]) -> list[Any]:
-        _simd.prefetch(builder, values[0])
-        return [builder.gep(values[0], [_simd.index(SIDE)])]
+        emit.prefetch(builder, values[0])
+        return [builder.gep(values[0], [scalar.index(SIDE)])]
 
-    _simd.repeat(builder, steps, [operands.a, operands.b, operands.ahead, operands.result], step)
+    scalar.repeat(builder, steps, [operands.a, operands.b, operands.ahead, operands.result], step)
     for i, j in tiles:
         _move(builder, "tilestored64", 2 * i + j, place(operands.c, operands.ldc, i, j), operands.ldc)

@@ -19,7 +19,7 @@ from numba import float32, float64, int32, uint32
 from numba.core import cgutils
 
 from fastsedd_kernels.runtime.cpu import AVX512, Unit, dot_unit, isa
-from fastsedd_kernels.simd import vector as _simd
+from fastsedd_kernels.simd import emit
 
 UNROLL = 4  # k: a power of two, of which a micro-kernel makes a group
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
@@ -48,13 +48,13 @@ class Arithmetic(Protocol):
 
 class _Fused:
     def __init__(self, element: Any) -> None:
-        self.operand = self.total = _simd.vector_type(element, _simd.lanes_of(element))
+        self.operand = self.total = emit.vector_type(element, emit.lanes_of(element))
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
         return operand
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
-        return _simd.multiply_add(builder, a, b, total, self.total)
+        return emit.multiply_add(builder, a, b, total, self.total)
 
 
 def _words() -> ir.VectorType:
@@ -81,7 +81,7 @@ class _WidenedPairs:
     """bfloat16 is the upper half of a float32: half the memory traffic, with float32 arithmetic."""
 
     def __init__(self) -> None:
-        self.operand, self.total = _words(), _simd.vector_type(float32, isa().lanes)
+        self.operand, self.total = _words(), emit.vector_type(float32, isa().lanes)
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
         half, upper = (ir.Constant(self.operand, [bits] * self.operand.count) for bits in (16, 0xFFFF0000))
@@ -90,7 +90,7 @@ class _WidenedPairs:
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         for x, y in zip(a, b, strict=True):
-            total = _simd.multiply_add(builder, x, y, total, self.total)
+            total = emit.multiply_add(builder, x, y, total, self.total)
         return total
 
 
@@ -127,7 +127,7 @@ def arithmetic_of(element: Any) -> Arithmetic:
     """How the micro-kernel multiplies matrices of that element on this CPU. Not for AMX, which has its own."""
     if element == uint32:
         if unit_of(element) is Unit.AVX512:
-            return _DotProduct("llvm.x86.avx512bf16.dpbf16ps.512", _simd.vector_type(float32, 16))
+            return _DotProduct("llvm.x86.avx512bf16.dpbf16ps.512", emit.vector_type(float32, 16))
         return _WidenedPairs()
     if element == int32:
         if unit_of(element) is Unit.AVX512:

@@ -18,7 +18,8 @@ from numba import float32
 from fastsedd_kernels.activation.kernel import exp
 from fastsedd_kernels.norm.kernel import highest
 from fastsedd_kernels.runtime.jit import jit
-from fastsedd_kernels.simd.vector import LANES, load_some, offset, splat, sum_lanes
+from fastsedd_kernels.runtime.scalar import offset
+from fastsedd_kernels.simd.vector import LANES, load_some, splat, sum_lanes
 
 _ZERO = float32(0.0)
 _NOTHING = float32(-np.inf)

@@ -19,18 +19,9 @@ from fastsedd_kernels.activation.kernel import GELU, GELU_TANH, SILU, activate
 from fastsedd_kernels.gemm.draw_epilogue import sum_tile
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
 from fastsedd_kernels.runtime.kernel import kernel
-from fastsedd_kernels.simd.vector import (
-    LANES,
-    as_float32,
-    load_integers,
-    load_some,
-    load_vector,
-    offset,
-    pointer,
-    splat,
-    store_some,
-    store_vector,
-)
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd.narrow import as_float32, load_integers
+from fastsedd_kernels.simd.vector import LANES, load_some, load_vector, splat, store_some, store_vector
 
 IDENTITY = 0
 ROWS_A_TASK = 16  # of `finish_rows`

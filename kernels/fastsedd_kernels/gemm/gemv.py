@@ -19,11 +19,13 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
+from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.arrays import contiguous
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
-from fastsedd_kernels.simd import vector as _simd
-from fastsedd_kernels.simd.vector import copy_padded, lanes_at, load_vector, offset, pointer, sum_lanes
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd import emit
+from fastsedd_kernels.simd.vector import copy_padded, lanes_at, load_vector, sum_lanes
 
 FEW_ROWS = 8  # more reuse B so often that packing it pays
 
@@ -53,25 +55,25 @@ def multiply_few_rows(few: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> 
 def _emit_row_sums(builder: Any, vector: Any, rows: int, deep: int, operands: list[Any]) -> None:
     """sums += few . B, register by register, for that many rows of `few` and of B: see `_add_products`."""
     few, b, ldb, ahead, registers, sums, stride = operands
-    below = [builder.mul(ldb, _simd.index(k)) for k in range(deep)]
-    beside = [builder.mul(stride, _simd.index(r)) for r in range(rows)]
+    below = [builder.mul(ldb, scalar.index(k)) for k in range(deep)]
+    beside = [builder.mul(stride, scalar.index(r)) for r in range(rows)]
 
     def products(_: Any, moving: list[Any]) -> list[Any]:
         places = [builder.gep(moving[1], [row]) for row in beside]
-        totals = [_simd.load(builder, place, vector) for place in places]
+        totals = [emit.load(builder, place, vector) for place in places]
         for k, row in enumerate(below):
             source = builder.gep(moving[0], [row])
-            _simd.prefetch(builder, builder.gep(source, [ahead]))
-            loaded = _simd.load(builder, source, vector)
+            emit.prefetch(builder, builder.gep(source, [ahead]))
+            loaded = emit.load(builder, source, vector)
             for r in range(rows):
-                factor = builder.load(builder.gep(few, [_simd.index(r * deep + k)]))
-                factor = _simd.broadcast(builder, factor, vector)
-                totals[r] = _simd.multiply_add(builder, factor, loaded, totals[r], vector)
+                factor = builder.load(builder.gep(few, [scalar.index(r * deep + k)]))
+                factor = emit.broadcast(builder, factor, vector)
+                totals[r] = emit.multiply_add(builder, factor, loaded, totals[r], vector)
         for total, place in zip(totals, places, strict=True):
-            _simd.store(builder, total, place, vector)
-        return [builder.gep(pointer, [_simd.index(vector.count)]) for pointer in moving]
+            emit.store(builder, total, place, vector)
+        return [builder.gep(pointer, [scalar.index(vector.count)]) for pointer in moving]
 
-    _simd.repeat(builder, registers, [b, sums], products)
+    scalar.repeat(builder, registers, [b, sums], products)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -87,12 +89,12 @@ def _add_products(
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         held, taken, *operands = values
-        vector = _simd.vector_type(few.dtype, _simd.lanes_of(few.dtype))
+        vector = emit.vector_type(few.dtype, emit.lanes_of(few.dtype))
         done = builder.append_basic_block("added")
-        switch = builder.switch(builder.add(builder.mul(held, _simd.index(_DEEP + 1)), taken), done)
+        switch = builder.switch(builder.add(builder.mul(held, scalar.index(_DEEP + 1)), taken), done)
         for height, depth in itertools.product(_HEIGHTS, (1, _DEEP)):
             block = builder.append_basic_block(f"add_{height}x{depth}")
-            switch.add_case(_simd.index(height * (_DEEP + 1) + depth), block)
+            switch.add_case(scalar.index(height * (_DEEP + 1) + depth), block)
             builder.position_at_end(block)
             _emit_row_sums(builder, vector, height, depth, operands)
             builder.branch(done)
@@ -160,26 +162,26 @@ def _dot_function(rows: int) -> Any:
     def add_dots(
         typing_context: Any, a: Any, lda: Any, c0: Any, c1: Any, c2: Any, c3: Any, ahead: Any, registers: Any, sums: Any
     ) -> Any:  # fmt: skip
-        vector = _simd.vector_type(a.dtype, _simd.lanes_of(a.dtype))
+        vector = emit.vector_type(a.dtype, emit.lanes_of(a.dtype))
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             first, step, *columns, beyond, count, target = values
-            starts = [builder.gep(first, [builder.mul(step, _simd.index(r))]) for r in range(rows)]
-            places = [builder.gep(target, [_simd.index(i * vector.count)]) for i in range(4 * rows)]
-            totals = [_simd.load(builder, place, vector) for place in places]
+            starts = [builder.gep(first, [builder.mul(step, scalar.index(r))]) for r in range(rows)]
+            places = [builder.gep(target, [scalar.index(i * vector.count)]) for i in range(4 * rows)]
+            totals = [emit.load(builder, place, vector) for place in places]
 
             def products(_: Any, moving: list[Any]) -> list[Any]:
                 pointers, so_far = moving[: rows + 4], moving[rows + 4 :]
                 for column in pointers[rows:]:
-                    _simd.prefetch(builder, builder.gep(column, [beyond]))
-                loaded = [_simd.load(builder, pointer, vector) for pointer in pointers]
+                    emit.prefetch(builder, builder.gep(column, [beyond]))
+                loaded = [emit.load(builder, pointer, vector) for pointer in pointers]
                 pairs = itertools.product(loaded[:rows], loaded[rows:])
-                added = [_simd.multiply_add(builder, x, y, z, vector) for (x, y), z in zip(pairs, so_far, strict=True)]
-                return [*(builder.gep(pointer, [_simd.index(vector.count)]) for pointer in pointers), *added]
+                added = [emit.multiply_add(builder, x, y, z, vector) for (x, y), z in zip(pairs, so_far, strict=True)]
+                return [*(builder.gep(pointer, [scalar.index(vector.count)]) for pointer in pointers), *added]
 
-            ended = _simd.repeat(builder, count, [*starts, *columns, *totals], products)
+            ended = scalar.repeat(builder, count, [*starts, *columns, *totals], products)
             for total, place in zip(ended[rows + 4 :], places, strict=True):
-                _simd.store(builder, total, place, vector)
+                emit.store(builder, total, place, vector)
             return context.get_dummy_value()
 
         return types.void(a, types.intp, a, a, a, a, types.intp, types.intp, a), codegen

@@ -42,9 +42,11 @@ from fastsedd_kernels.gemm.microkernel import (
     tile_rows,
 )
 from fastsedd_kernels.gemm.pack_a import SIDE, is_read_in_place, new_sums, rows_in_place, take_rows
+from fastsedd_kernels.runtime.cpu import CACHE_LINE, CROWDED
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
-from fastsedd_kernels.simd.vector import CACHE_LINE, CROWDED, aligned, copy_padded, lanes_at, offset, pointer
+from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
+from fastsedd_kernels.simd.vector import copy_padded, lanes_at
 
 
 @jit

@@ -35,9 +35,10 @@ from numba.extending import intrinsic
 
 from fastsedd_kernels.gemm import amx
 from fastsedd_kernels.gemm.dot_products import SHAPES, SUMS, UNROLL, WIDEST, Arithmetic, arithmetic_of, unit_of
+from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import Unit
 from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
-from fastsedd_kernels.simd import vector as _simd
+from fastsedd_kernels.simd import emit
 
 ROWS, VECTORS = SHAPES[float32]  # and of float64
 CHUNK = 4 * UNROLL  # k: short enough that a shallow product's tile has been asked for when it is stored
@@ -96,12 +97,12 @@ def _runs_on_amx(element: Any) -> bool:
 
 
 # MR and NR; and the columns of the widest tile.
-tile_rows = _of_element(types.intp, lambda _, element: _simd.index(SHAPES[element].rows))
+tile_rows = _of_element(types.intp, lambda _, element: scalar.index(SHAPES[element].rows))
 tile_columns = _of_element(
-    types.intp, lambda _, element: _simd.index(SHAPES[element].vectors * _simd.lanes_of(element))
+    types.intp, lambda _, element: scalar.index(SHAPES[element].vectors * emit.lanes_of(element))
 )
 widest_columns = _of_element(
-    types.intp, lambda _, element: _simd.index(WIDEST[element].vectors * _simd.lanes_of(element))
+    types.intp, lambda _, element: scalar.index(WIDEST[element].vectors * emit.lanes_of(element))
 )
 
 # Whether B is multiplied by tile registers, which write 16 rows or 32.
@@ -122,8 +123,8 @@ def tile_rows_of(typing_context: Any, b: Any, vectors: Any) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         element = b.dtype
-        narrow = builder.icmp_signed("<=", arguments[1], _simd.index(SHAPES[element].vectors))
-        return builder.select(narrow, _simd.index(SHAPES[element].rows), _simd.index(WIDEST[element].rows))
+        narrow = builder.icmp_signed("<=", arguments[1], scalar.index(SHAPES[element].vectors))
+        return builder.select(narrow, scalar.index(SHAPES[element].rows), scalar.index(WIDEST[element].rows))
 
     return types.intp(b, types.intp), codegen
 
@@ -178,16 +179,16 @@ def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> An
         m, registers, packed = arguments
         values = _Operands(*cgutils.unpack_tuple(builder, packed))
         if _runs_on_amx(element):
-            amx.emit(builder, element, m, registers, values)
+            amx.emit_tile(builder, element, m, registers, values)
             return context.get_dummy_value()
         arithmetic = arithmetic_of(element)
         done = builder.append_basic_block("tile_done")
-        switch = builder.switch(builder.add(builder.mul(m, _simd.index(width)), registers), done)
+        switch = builder.switch(builder.add(builder.mul(m, scalar.index(width)), registers), done)
         for vectors in range(1, width + 1):
             most = _most_rows(element, vectors)
             for rows in range(1, most + 1):
                 block = builder.append_basic_block(f"tile_{rows}x{vectors}")
-                switch.add_case(_simd.index(rows * width + vectors), block)
+                switch.add_case(scalar.index(rows * width + vectors), block)
                 builder.position_at_end(block)
                 _Tile(builder, arithmetic, rows, vectors, rows == most, values).emit()
                 builder.branch(done)
@@ -235,10 +236,10 @@ class _Tile:
         self.builder, self.arithmetic, self.operands = builder, arithmetic, operands
         self.rows, self.vectors, self.full_height = rows, vectors, full_height
         self.lanes = arithmetic.operand.count
-        lda = _simd.opaque(builder, operands.lda)
-        triple = _simd.opaque(builder, builder.mul(lda, _simd.index(3)))
-        twice, fourfold = (builder.mul(lda, _simd.index(times)) for times in (2, 4))
-        self.below = (_simd.index(0), lda, twice, triple, fourfold)
+        lda = scalar.opaque(builder, operands.lda)
+        triple = scalar.opaque(builder, builder.mul(lda, scalar.index(3)))
+        twice, fourfold = (builder.mul(lda, scalar.index(times)) for times in (2, 4))
+        self.below = (scalar.index(0), lda, twice, triple, fourfold)
 
     def emit(self) -> None:
         """Load or clear the accumulators, run over k, store them."""
@@ -247,38 +248,38 @@ class _Tile:
         values = self._in_chunks(values) if self.full_height else self._in_groups(operands.k, values)
         targets = self._vectors(operands.c, operands.ldc)
         for target, total in zip(targets, self._cursor(values).sums, strict=True):
-            _simd.store(self.builder, total, target, self.arithmetic.total)
+            emit.store(self.builder, total, target, self.arithmetic.total)
 
     def _in_chunks(self, values: list[Any]) -> list[Any]:
         """All of k: first what is no whole group, then chunks, each of which asks for a row of the result."""
         builder, operands = self.builder, self.operands
-        alone = builder.and_(operands.k, _simd.index(UNROLL - 1))
-        values = _simd.repeat(builder, alone, values, self._step)
+        alone = builder.and_(operands.k, scalar.index(UNROLL - 1))
+        values = scalar.repeat(builder, alone, values, self._step)
         depth = builder.sub(operands.k, alone)
         chunks = self._parts(depth, CHUNK)
-        result_asked_for = builder.sub(chunks, _simd.index(self.rows))
+        result_asked_for = builder.sub(chunks, scalar.index(self.rows))
 
         def chunk(chunks_left: Any, values: list[Any]) -> list[Any]:
             row, left, *rest = values
             row = builder.select(builder.icmp_signed("==", chunks_left, result_asked_for), operands.beside, row)
             # By a vector's end: where it spans two cache lines, the tile before wrote the other.
             for j in range(self.vectors):
-                _simd.prefetch(builder, builder.gep(row, [_simd.index((j + 1) * self.lanes - 1)]), write=True)
+                emit.prefetch(builder, builder.gep(row, [scalar.index((j + 1) * self.lanes - 1)]), write=True)
             here = self._at_most(left, CHUNK)
             rest = self._in_groups(here, rest)
             return [builder.gep(row, [operands.result_step]), builder.sub(left, here), *rest]
 
-        _, _, *values = _simd.repeat(builder, chunks, [operands.result, depth, *values], chunk)
+        _, _, *values = scalar.repeat(builder, chunks, [operands.result, depth, *values], chunk)
         return values
 
     def _in_groups(self, k: Any, values: list[Any]) -> list[Any]:
-        _, *values = _simd.repeat(self.builder, self._parts(k, UNROLL), [k, *values], self._group)
+        _, *values = scalar.repeat(self.builder, self._parts(k, UNROLL), [k, *values], self._group)
         return values
 
     def _vectors(self, first: Any, step: Any) -> list[Any]:
         """Pointers to the vectors of a tile, row by row."""
-        rows = [self.builder.mul(step, _simd.index(i)) for i in range(self.rows)]
-        columns = [_simd.index(j * self.lanes) for j in range(self.vectors)]
+        rows = [self.builder.mul(step, scalar.index(i)) for i in range(self.rows)]
+        columns = [scalar.index(j * self.lanes) for j in range(self.vectors)]
         return [self.builder.gep(first, [self.builder.add(row, column)]) for row in rows for column in columns]
 
     def _begin(self) -> list[Any]:
@@ -286,67 +287,67 @@ class _Tile:
         builder, operands, cleared = self.builder, self.operands, self.builder.block
         with builder.if_then(operands.accumulate):
             starts = self._vectors(operands.start, operands.start_step)
-            loaded = [_simd.load(builder, start, self.arithmetic.total) for start in starts]
+            loaded = [emit.load(builder, start, self.arithmetic.total) for start in starts]
             loading = builder.block
         sums = [builder.phi(self.arithmetic.total) for _ in loaded]
         for total, value in zip(sums, loaded, strict=True):
-            total.add_incoming(_simd.zeros(self.arithmetic.total), cleared)
+            total.add_incoming(emit.zeros(self.arithmetic.total), cleared)
             total.add_incoming(value, loading)
         return sums
 
     def _bases(self) -> list[Any]:
         """Pointers to every REACH-th row of A."""
         a, lda = self.operands.a, self.operands.lda
-        return [self.builder.gep(a, [self.builder.mul(lda, _simd.index(row))]) for row in range(0, self.rows, REACH)]
+        return [self.builder.gep(a, [self.builder.mul(lda, scalar.index(row))]) for row in range(0, self.rows, REACH)]
 
     def _cursor(self, values: list[Any]) -> _Cursor:
         sums = self.rows * self.vectors
         return _Cursor(values[0], values[1], values[2:-sums], values[-sums:])
 
     def _parts(self, k: Any, size: int) -> Any:
-        return self.builder.sdiv(self.builder.add(k, _simd.index(size - 1)), _simd.index(size))
+        return self.builder.sdiv(self.builder.add(k, scalar.index(size - 1)), scalar.index(size))
 
     def _at_most(self, k: Any, size: int) -> Any:
-        most = _simd.index(size)
+        most = scalar.index(size)
         return self.builder.select(self.builder.icmp_signed("<", k, most), k, most)
 
     def _group(self, _: Any, values: list[Any]) -> list[Any]:
         """What is left of k, and the cursor's values, after UNROLL of it, which are written out at full height."""
         left, *values = values
         cursor = self._cursor(values)
-        lines = _simd.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._ask)
+        lines = scalar.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._ask)
         values = cursor._replace(ahead=lines[0]).flat()
         if self.full_height:
             values = self._step(None, values, UNROLL)
         else:
-            values = _simd.repeat(self.builder, self._at_most(left, UNROLL), values, self._step)
-        return [self.builder.sub(left, _simd.index(UNROLL)), *values]
+            values = scalar.repeat(self.builder, self._at_most(left, UNROLL), values, self._step)
+        return [self.builder.sub(left, scalar.index(UNROLL)), *values]
 
     def _ask(self, _: Any, values: list[Any]) -> list[Any]:
         """Ask for the line of B at a pointer; the pointer to the next."""
-        _simd.prefetch(self.builder, values[0])
-        return [self.builder.gep(values[0], [_simd.index(self.lanes)])]
+        emit.prefetch(self.builder, values[0])
+        return [self.builder.gep(values[0], [scalar.index(self.lanes)])]
 
     def _step(self, _: Any, values: list[Any], times: int = 1) -> list[Any]:
         """The cursor's values after that many k, written out."""
         cursor = self._cursor(values)
         for k in range(times):
             cursor = self._add_products(cursor, k)
-        after = (self.builder.gep(base, [_simd.index(times)]) for base in cursor.bases)
-        return cursor._replace(bases=[_simd.opaque(self.builder, base) for base in after]).flat()
+        after = (self.builder.gep(base, [scalar.index(times)]) for base in cursor.bases)
+        return cursor._replace(bases=[scalar.opaque(self.builder, base) for base in after]).flat()
 
     def _add_products(self, cursor: _Cursor, k: int) -> _Cursor:
         """The sums after one k, the k-th after the bases: a row of B in registers, each of A's elements broadcast."""
         builder, arithmetic, operands = self.builder, self.arithmetic, self.operands
         b = []
         for j in range(self.vectors):
-            source = builder.gep(cursor.b, [_simd.index(j * self.lanes)])
-            b.append(arithmetic.prepare(builder, _simd.load(builder, source, arithmetic.operand)))
+            source = builder.gep(cursor.b, [scalar.index(j * self.lanes)])
+            b.append(arithmetic.prepare(builder, emit.load(builder, source, arithmetic.operand)))
         sums = []
         for row in range(self.rows):
             address = builder.gep(cursor.bases[row // REACH], [self.below[row % REACH]])
-            element = builder.load(builder.gep(address, [_simd.index(k)]))
-            a = arithmetic.prepare(builder, _simd.broadcast(builder, element, arithmetic.operand))
+            element = builder.load(builder.gep(address, [scalar.index(k)]))
+            a = arithmetic.prepare(builder, emit.broadcast(builder, element, arithmetic.operand))
             before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
             sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
         return cursor._replace(b=builder.gep(cursor.b, [operands.ldb]), sums=sums)

@@ -19,20 +19,9 @@ from numba.extending import overload
 from fastsedd_kernels.gemm.dot_products import unit_of
 from fastsedd_kernels.runtime.cpu import Unit
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
-from fastsedd_kernels.simd.vector import (
-    LANES,
-    absolute,
-    fma,
-    load_some,
-    max_lanes,
-    maximum,
-    offset,
-    pointer,
-    splat,
-    store_bfloat16,
-    store_bytes,
-    sum_lanes,
-)
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd.narrow import store_bfloat16, store_bytes
+from fastsedd_kernels.simd.vector import LANES, absolute, fma, load_some, max_lanes, maximum, splat, sum_lanes
 
 SIDE = 16  # rows of a tile register, and words in a row
 _ZERO = float32(0.0)

@@ -14,7 +14,7 @@ from fastsedd_kernels.gemm.pack_b import pack_transposed, read_only
 from fastsedd_kernels.gemm.strassen.product import MOST_LEVELS, pack_sums
 from fastsedd_kernels.runtime.arrays import as_array
 from fastsedd_kernels.runtime.kernel import kernel
-from fastsedd_kernels.simd.vector import pointer
+from fastsedd_kernels.runtime.scalar import pointer
 
 ROWS_A_TASK = 64
 

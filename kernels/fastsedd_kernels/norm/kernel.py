@@ -14,6 +14,7 @@ from numba import float32, types
 from fastsedd_kernels.activation.kernel import exp
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.simd.vector import (
     LANES,
     fma,
@@ -22,8 +23,6 @@ from fastsedd_kernels.simd.vector import (
     load_vector,
     max_lanes,
     maximum,
-    offset,
-    pointer,
     splat,
     store_first,
     store_some,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastsedd_kernels.runtime.capture import run
-from fastsedd_kernels.simd.vector import CACHE_LINE, CROWDED
+from fastsedd_kernels.runtime.cpu import CACHE_LINE, CROWDED
 
 _FLOAT32 = (np.dtype(np.float32),)
 

@@ -61,6 +61,10 @@ def isa() -> Isa:
     return NEON if "fmla" in assembly else PORTABLE
 
 
+CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
+CROWDED = 4096  # bytes; rows a multiple of it apart share few sets of L1, where they evict each other
+
+
 class Unit(enum.Enum):
     """What multiplies and sums several short numbers at a time."""
 

@@ -26,7 +26,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastsedd_kernels.runtime.jit import jit
-from fastsedd_kernels.simd.vector import pointer
+from fastsedd_kernels.runtime.scalar import pointer
 
 # Counters of a region, each on a cache line of its own; behind them one for each step, and then one for each task.
 _STARTED, _FINISHED, FAILED = 0, 8, 16

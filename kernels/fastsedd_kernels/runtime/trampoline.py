@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.core.errors import LoweringError
 from numba.extending import intrinsic
 
-from fastsedd_kernels.simd.vector import INDEX, index, repeat
+from fastsedd_kernels.runtime.scalar import INDEX, index, repeat
 
 _BYTES = ir.IntType(8).as_pointer()
 _TASK = types.none, (types.intp, types.voidptr)  # what one task returns and takes: its number, and where the rest is

@@ -26,10 +26,12 @@ from numba import float32, types, uint32
 
 from fastsedd_kernels.gemm.microkernel import close_tiles, has_tiles, link_tile, multiply_tile, open_tiles
 from fastsedd_kernels.gemm.pack_a import SIDE, take_rows
+from fastsedd_kernels.runtime.cpu import CACHE_LINE
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.runtime.scalar import aligned, pointer
 from fastsedd_kernels.sampling.rng import philox
-from fastsedd_kernels.simd.vector import CACHE_LINE, aligned, lanes_at, pointer
+from fastsedd_kernels.simd.vector import lanes_at
 
 TRIES = 256
 MOST_FLOOR = 0.999  # of the mean of s: beyond it float32 sums of panels say too little of what is left

@@ -25,18 +25,16 @@ from numba import float32, float64, types
 from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.microkernel import link_tile, multiply_tile, tile_rows
 from fastsedd_kernels.gemm.pack_b import pack_columns, pack_elements
+from fastsedd_kernels.runtime.cpu import CACHE_LINE
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
 from fastsedd_kernels.simd.vector import (
-    CACHE_LINE,
-    aligned,
-    ask_for,
     fma,
     lanes_at,
     load_some,
     load_vector,
-    offset,
-    pointer,
+    prefetch_l2,
     splat,
     store_some,
     store_vector,
@@ -83,7 +81,7 @@ def _gather_row(source: Any, first: int, count: int, target: Any, next_row: int,
     No prefetcher of the CPU's sees runs this short coming.
     """
     for j in range(first, first + count, lanes_at(target)):
-        ask_for(pointer(source, j + next_row))
+        prefetch_l2(pointer(source, j + next_row))
         left = source.shape[0] - j
         value = load_some(pointer(source, j), left, zero) if left > 0 else splat(zero)
         store_vector(offset(target, j - first), value)

@@ -36,9 +36,9 @@ from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.strassen.kernel import MULTIPLY_BLOCKS, PACK_SUMS, PANELS_A_TASK, PRODUCTS, STORE
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.arrays import aligned_empty
+from fastsedd_kernels.runtime.cpu import CACHE_LINE
 from fastsedd_kernels.runtime.kernel import get_num_threads
 from fastsedd_kernels.runtime.scratch import scratch
-from fastsedd_kernels.simd.vector import CACHE_LINE
 
 MOST_LEVELS = 2
 MOST_COLUMNS = 4096  # of a slab

@@ -1,0 +1,98 @@
+"""Float32 registers to and from narrow numbers: bfloat16, two to a word, and bytes, four to a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastsedd_kernels.runtime.cpu import rounds_to_bfloat16
+from fastsedd_kernels.simd.emit import integers_like, load, store
+from fastsedd_kernels.simd.vector import POINTER, VECTOR, vector_function
+
+
+@vector_function(types.void, (VECTOR, types.CPointer(types.uint32)))
+def store_bfloat16(builder: Any, register: Any, value: Any, target: Any) -> None:
+    """Write a float32 register as bfloat16, two to a word: half a register."""
+    halves = _bfloat16(builder, register, value)
+    builder.store(halves, builder.bitcast(target, halves.type.as_pointer())).align = 4
+
+
+@vector_function(types.void, (VECTOR, VECTOR, types.CPointer(types.uint32)))
+def store_pairs(builder: Any, register: Any, first: Any, second: Any, target: Any) -> None:
+    """Write two float32 registers as one of words: in each, the bfloat16 of the one and of the other, above it."""
+    integers = integers_like(register)
+    low, high = (builder.zext(_bfloat16(builder, register, value), integers) for value in (first, second))
+    words = builder.or_(low, builder.shl(high, ir.Constant(integers, [16] * integers.count)))
+    store(builder, words, target, integers)
+
+
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
+
+
+def _bfloat16(builder: Any, register: ir.VectorType, value: Any) -> Any:
+    """Each lane as bfloat16, rounded to nearest even, in an integer of 16 bits; a NaN stays one.
+
+    The instruction for it, AVX512-BF16's, takes what is subnormal for 0, as those of the products do.
+    """
+    narrow = ir.VectorType(ir.IntType(16), register.count)
+    if not rounds_to_bfloat16():
+        return builder.trunc(_rounded_bits(builder, register, value), narrow)
+    signature = ir.FunctionType(ir.VectorType(_BFloat16(), register.count), [register])
+    name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * register.count}"
+    return builder.bitcast(
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [value]), narrow
+    )
+
+
+def _rounded_bits(builder: Any, register: ir.VectorType, value: Any) -> Any:
+    """`_bfloat16` in integers of 32 bits, by their arithmetic."""
+    integers = integers_like(register)
+
+    def constant(bits: int) -> ir.Constant:
+        return ir.Constant(integers, [bits] * integers.count)
+
+    bits = builder.bitcast(value, integers)
+    upper = builder.lshr(bits, constant(16))
+    odd = builder.and_(upper, constant(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, constant(0x7FFF))), constant(16))
+    quiet = builder.or_(upper, constant(0x40))  # a NaN that rounding would make infinite
+    return builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+
+
+@vector_function(types.void, (VECTOR, types.CPointer(types.int32)))
+def store_bytes(builder: Any, register: Any, value: Any, target: Any) -> None:
+    """Write the low byte of each lane's bits, four to a word: a quarter of a register."""
+    narrow = ir.VectorType(ir.IntType(8), register.count)
+    low = builder.trunc(builder.bitcast(value, integers_like(register)), narrow)
+    builder.store(low, builder.bitcast(target, narrow.as_pointer())).align = 4
+
+
+@vector_function(VECTOR, (POINTER,))
+def load_integers(builder: Any, register: Any, source: Any) -> Any:
+    """The int32 values that lie at a float32 pointer, as float32."""
+    integers = integers_like(register)
+    return builder.sitofp(load(builder, source, integers), register)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float32(typing_context: Any, pointer: Any) -> Any:
+    """The same address as a pointer to float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(pointer), codegen
