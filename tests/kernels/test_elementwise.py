@@ -9,7 +9,6 @@ import numba
 import numpy as np
 import pytest
 from fastsedd_kernels.activation.kernel import exp
-from fastsedd_kernels.gemm.reference import activate
 from fastsedd_kernels.norm import reference
 from fastsedd_kernels.runtime.scalar import pointer
 from fastsedd_kernels.simd.vector import LANES, load_vector, store_vector
@@ -41,20 +40,11 @@ def test_exp_is_within_two_ulp() -> None:
 
 
 def test_exp_at_the_ends() -> None:
-    x = np.zeros(LANES, np.float32)
+    x = np.zeros(2 * LANES, np.float32)
     x[:4] = -np.inf, -100.0, 100.0, np.inf
     np.testing.assert_array_equal(exp_array(x)[:5], np.array([0, 0, np.inf, np.inf, 1], np.float32))
     x[:] = np.nan
     assert np.isnan(exp_array(x)).all()
-
-
-@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
-def test_activations(name: str) -> None:
-    call = {"gelu": fk.gelu, "gelu_tanh": lambda x: fk.gelu(x, "tanh"), "silu": fk.silu}[name]
-    x = np.concatenate([np.linspace(-30, 30, 100_003), [-1e4, 1e4, 0.0]]).astype(np.float32)
-    exact = activate(x.astype(np.float64), name)
-    assert (np.abs(call(x) - exact) / np.maximum(1, np.abs(x))).max() < 4e-7
-    assert np.isnan(call(np.array([np.nan], np.float32))).all()
 
 
 def test_activation_in_place_and_of_any_shape() -> None:

@@ -8,19 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_BEYOND = -1e5  # below it each activation is 0 in float64
 
-def _erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
+
+def _erfc(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.vectorize(math.erfc, otypes=[np.float64])(x))
 
 
 def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float64]:
+    """The activation, to the last digits of its tails too; at minus infinity its limit, 0."""
+    limited = np.maximum(x, _BEYOND)
     if activation == "gelu":
-        return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+        return np.asarray(limited * 0.5 * _erfc(-limited / math.sqrt(2)))
     if activation == "gelu_tanh":
-        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-    if activation == "silu":
-        return np.asarray(0.5 * x * (1 + np.tanh(x / 2)))  # the sigmoid in a form that cannot overflow
-    return x
+        return np.asarray(limited * _sigmoid(2 * math.sqrt(2 / math.pi) * (limited + 0.044715 * limited**3)))
+    return np.asarray(limited * _sigmoid(limited)) if activation == "silu" else x
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def linear(
