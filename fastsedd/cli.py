@@ -47,19 +47,25 @@ MODEL = "a folder, a file of weights or a name on the hub (owner/name, or owner/
 
 _revision = click.option("--revision", metavar="R", help="Branch, tag or commit of a name on the hub.")
 _offline = click.option("--offline", is_flag=True, help="Use what the hub has sent before, and no network.")
+_heads = click.option(
+    "--heads", metavar="N", type=click.IntRange(min=1), help="Attention heads of a file that does not say how many."
+)
 
 
 def _source(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say where a model comes from, as one argument: what `fastsedd.load` takes besides a path."""
 
     @functools.wraps(command)
-    def gathered(*, revision: str | None, offline: bool, tokenizer: str | None, **options: Any) -> None:
-        return command(source={"revision": revision, "offline": offline, "tokenizer": tokenizer}, **options)
+    def gathered(
+        *, revision: str | None, offline: bool, tokenizer: str | None, heads: int | None, **options: Any
+    ) -> None:
+        source = {"revision": revision, "offline": offline, "tokenizer": tokenizer, "heads": heads}
+        return command(source=source, **options)
 
     tokenizer = click.option(
         "--tokenizer", metavar="T", help="A folder, a tokenizer.json or a name on the hub.  [default: the model's own]"
     )
-    return _revision(_offline(tokenizer(gathered)))
+    return _revision(_offline(tokenizer(_heads(gathered))))
 
 
 class _Commands(click.Group):
@@ -377,7 +383,8 @@ def fit_grid(
 @click.argument("target", metavar="DST", type=click.Path(file_okay=False, path_type=Path))
 @_revision
 @_offline
-def convert(source: str, target: Path, revision: str | None, offline: bool) -> None:
+@_heads
+def convert(source: str, target: Path, revision: str | None, offline: bool, heads: int | None) -> None:
     """Write a checkpoint anew, as DST/model.safetensors and DST/config.json, every value bit for bit.
 
     SRC is a folder, a file of weights (.safetensors, or .bin, .pt and .pth from PyTorch) or a name on the hub. Of a
@@ -385,7 +392,7 @@ def convert(source: str, target: Path, revision: str | None, offline: bool) -> N
     """
     _quiet_hub_off_terminals()
     with _counting("converting") as progress:
-        fastsedd.convert(source, target, revision, offline=offline, progress=progress)
+        fastsedd.convert(source, target, revision, offline=offline, heads=heads, progress=progress, note=_say)
     click.echo(f"{target} holds model.safetensors and config.json")
 
 
@@ -618,6 +625,7 @@ def _json_lines(samples: Iterable[Sample], model: str) -> Iterator[str]:
 def _facts(model: Model) -> list[tuple[str, str]]:
     config = model.config
     mask = "" if config.mask_token is None else " and a mask"
+    assumed = ", assumed: the file does not say (--heads N)" if model.assumed else ""
     sigma = f", sigma {config.noise.sigma_min:g} to {config.noise.sigma_max:g}"
     return [
         ("model", model.name),
@@ -627,7 +635,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         *model.precision,
         ("width", f"{config.width}"),
         ("blocks", f"{config.blocks}"),
-        ("heads", f"{config.heads} of {config.head_dim}"),
+        ("heads", f"{config.heads} of {config.head_dim}{assumed}"),
         ("length", f"{config.length} tokens"),
         ("vocabulary", f"{config.tokens} tokens{mask}"),
         ("tokenizer", model.tokenizer.description),

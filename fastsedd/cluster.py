@@ -41,6 +41,7 @@ class _Source:
     revision: str | None
     offline: bool
     tokenizer: str | None
+    heads: int | None
     threads: int | None
 
 
@@ -176,13 +177,14 @@ def connect(
     revision: str | None = None,
     offline: bool = False,
     tokenizer: str | Path | None = None,
+    heads: int | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[RemoteModel]:
     """A model on workers, for as long as the context lasts.
 
     scheduler : the address of a dask scheduler, "tcp://host:8786", or "local:N", N worker processes on this machine
-    path, dtype, revision, offline, tokenizer : as `fastsedd.load` takes them. Workers load the model themselves: a path
-        must be there on their machines too.
+    path, dtype, revision, offline, tokenizer, heads : as `fastsedd.load` takes them. Workers load the model themselves:
+        a path must be there on their machines too.
     threads : CPU threads a worker. If None, those that dask gave it (`dask worker --nthreads`), and on this machine an
         equal share of its cores.
     note : told, in one line, what a person should know
@@ -197,7 +199,7 @@ def connect(
     except ImportError:
         raise UnavailableError("a scheduler needs dask: pip install 'fastsedd[dask]'") from None
 
-    source = _Source(_everywhere(path), dtype, revision, offline, _everywhere(tokenizer), threads)
+    source = _Source(_everywhere(path), dtype, revision, offline, _everywhere(tokenizer), heads, threads)
     name = "shipped model" if path is None else str(path)
     with _cluster(local) as cluster:
         try:
@@ -255,7 +257,10 @@ _one_at_a_time = threading.Lock()  # a task uses all threads of its worker
 
 @functools.lru_cache(maxsize=1)
 def _loaded(source: _Source) -> Model:
-    return load(source.path, source.dtype, source.revision, offline=source.offline, tokenizer=source.tokenizer)
+    return load(
+        source.path, source.dtype, source.revision,
+        offline=source.offline, tokenizer=source.tokenizer, heads=source.heads,
+    )  # fmt: skip
 
 
 def _config(source: _Source) -> ModelConfig:

@@ -122,6 +122,7 @@ class Model:
         self._graph = _graph(read.config)
         self._noise = _noise(read.config)
         self.path = read.path  # of the weights' file
+        self.assumed = read.assumed  # what the checkpoint does not say, one line
         self.fitted: FittedTimes | None = read.grid
         self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
 
@@ -426,6 +427,7 @@ def load(
     *,
     offline: bool = False,
     tokenizer: str | Path | None = None,
+    heads: int | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Model:
     """Load a checkpoint: a folder, a file of weights, a name on the hub, or, with None, the shipped model.
@@ -436,13 +438,17 @@ def load(
     revision : a branch, tag or commit, of a name on the hub; its main branch if None
     offline : use what has been fetched before, and ask nothing of the network
     tokenizer : a folder, a tokenizer.json or a name on the hub, instead of the checkpoint's own
-    note : told, in one line, where the checkpoint's tokenizer is out of reach: texts are then token ids
+    heads : of a file that does not say how many it has, the one size that does not follow from its shapes
+    note : told, in one line each, what the files do not say and is assumed, and where the checkpoint's tokenizer is out
+        of reach: texts are then token ids
     Raises CheckpointError (a ValueError) for anything wrong with the files, UnavailableError, which is one, where they
     are out of reach, ValueError for another dtype.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, DTYPES))}")
-    read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline)
+    read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline, heads=heads)
+    if read.assumed:
+        note(f"assumed: {read.assumed}")
     name = "shipped model" if path is None else str(path)
     return Model(read, name, dtype, _tokenizer(read, tokenizer, offline, note))
 

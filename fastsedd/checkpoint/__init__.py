@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from fastsedd.checkpoint import config_json, grid_json, hub, hydra_config, layout, location, weights
+from fastsedd.checkpoint import bare, config_json, grid_json, hub, hydra_config, layout, location, weights
 from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
 from fastsedd.config import FittedTimes, ModelConfig
 from fastsedd.errors import CheckpointError
-from fastsedd.text.characters import TINY_SHAKESPEARE
 
 __all__ = ["Checkpoint", "find_tokenizer", "read"]
 
@@ -24,6 +23,7 @@ class Checkpoint:
 
     stored : where its tensors lie; path : the weights' file; tokenizer : files beside it
     grid : the time grid that was fitted to it, if it is there
+    assumed : what its files do not say and is taken for granted, one line; "" where nothing is
     """
 
     config: ModelConfig
@@ -31,6 +31,7 @@ class Checkpoint:
     path: Path
     tokenizer: tuple[Path, ...] = ()
     grid: FittedTimes | None = None
+    assumed: str = ""
 
     @property
     def tensors(self) -> LazyTensors:
@@ -44,25 +45,34 @@ class Checkpoint:
         return max(DTYPES, key=dtypes.count)
 
 
-def read(source: str | Path, revision: str | None = None, *, offline: bool = False) -> Checkpoint:
+def read(
+    source: str | Path, revision: str | None = None, *, offline: bool = False, heads: int | None = None
+) -> Checkpoint:
     """Find and check a checkpoint: a folder, a file of weights with its config beside it, or a name on the hub.
 
-    Of the tensors only what the file says of them is read here. Without a config they must be the article's, from whose
-    shapes everything follows. A path that exists is never taken for a name; a Path is never one.
-    Raises CheckpointError, in one line, for anything else.
+    Of the tensors only what the file says of them is read here. Without a config they must be the article's, of whose
+    sizes `heads` alone does not follow from the shapes: see `fastsedd.checkpoint.bare`. A path that exists is never
+    taken for a name; a Path is never one.
+    Raises CheckpointError, in one line, for anything else, and where a config says other heads than `heads`.
     """
     found = location.find(_path(source, revision, offline))
     stated = None if found.config is None else _config(found.config)  # refused before the weights are looked at
     stored = weights.read(found.weights)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    config = _without_config(found.weights, shapes) if stated is None else stated
+    if stated is None:
+        config, assumed = bare.read(found.weights, shapes, weights.read_beside(found.weights), heads)
+    else:
+        config, assumed = stated, ""
+    if heads is not None and heads != config.heads:
+        where = found.config or found.weights
+        raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
     layout.check(found.weights, config, shapes)
     grid_path = found.weights.with_name(grid_json.NAME)
     grid = grid_json.read(grid_path) if grid_path.exists() else None
     tensors = {name: stored[name] for name in layout.shapes(config)}
     for name, tensor in tensors.items():
         tensor.check_dtype(name)
-    return Checkpoint(config, tensors, found.weights, found.tokenizer, grid)
+    return Checkpoint(config, tensors, found.weights, found.tokenizer, grid, assumed)
 
 
 def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offline: bool = False) -> tuple[Path, ...]:
@@ -123,10 +133,3 @@ def _exists(path: Path) -> bool:
 
 def _config(path: Path) -> ModelConfig:
     return hydra_config.read(path) if path.suffix == ".yaml" else config_json.read(path)
-
-
-def _without_config(path: Path, shapes: layout.Shapes) -> ModelConfig:
-    config = layout.infer_annotated(path, shapes)
-    if config.tokens == len(TINY_SHAKESPEARE):  # the only text that this architecture was published for
-        config = replace(config, characters=TINY_SHAKESPEARE)
-    return config

@@ -83,6 +83,13 @@ def read(path: Path) -> ModelConfig:
     return checked(path, lambda: model_config(small_file.decode(path, Stored)))
 
 
+def from_document(path: Path, document: Any) -> ModelConfig:
+    """The config that a decoded document states, as `read` reads one from a file."""
+    if document.get("model_type") == "mdlm":
+        return checked(path, lambda: _mdlm_config(msgspec.convert(document, _Mdlm)))
+    return checked(path, lambda: model_config(msgspec.convert(document, Stored)))
+
+
 def checked(path: Path, load: Callable[[], ModelConfig]) -> ModelConfig:
     """The config that `load` returns. Raises CheckpointError, naming the file, for whatever is wrong with it."""
     try:

@@ -21,20 +21,25 @@ def convert(
     revision: str | None = None,
     *,
     offline: bool = False,
+    heads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a checkpoint anew, its values bit for bit; of a training run, the moving average.
 
-    source, revision, offline : as `fastsedd.load` takes them
+    source, revision, offline, heads : as `fastsedd.load` takes them
     target : the folder to make, whole or not at all; it may be there already if it is empty
     progress(done, total) : called after each tensor
+    note : told, in one line, what the files do not say and is assumed
     Returns the folder. Raises CheckpointError for anything wrong with the source, ValueError for a target that holds
     something, OSError where it cannot be written.
     """
     folder = Path(target)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"target: {folder} is there already, allowed: a new or an empty folder")
-    read = checkpoint.read(source, revision, offline=offline)
+    read = checkpoint.read(source, revision, offline=offline, heads=heads)
+    if read.assumed:
+        note(f"assumed: {read.assumed}")
     incomplete = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.incomplete")
     incomplete.mkdir()
     try:

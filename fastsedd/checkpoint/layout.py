@@ -10,7 +10,6 @@ from fastsedd.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-HEAD_DIM = 64  # of the article's model, which has no config to tell
 IGNORED = frozenset({"rotary_emb.inv_freq", "backbone.rotary_emb.inv_freq"})  # a buffer that published files carry
 
 
@@ -100,7 +99,7 @@ def check(path: Path, config: ModelConfig, found: Shapes) -> None:
         raise CheckpointError(f"{path}: {extra[0]!r}{more}: not expected in the {config.architecture} architecture")
 
 
-def infer_annotated(path: Path, found: Shapes) -> ModelConfig:
+def infer_annotated(path: Path, found: Shapes, heads: int) -> ModelConfig:
     """The config of the article's bare file, whose every size but the heads' follows from its shapes."""
     tokens, width = _matrix(path, found, "transformer.wte.weight")
     length, _ = _matrix(path, found, "transformer.wpe.weight")
@@ -108,7 +107,7 @@ def infer_annotated(path: Path, found: Shapes) -> ModelConfig:
     blocks = len({name.split(".")[2] for name in found if name.startswith("transformer.h.")})
     try:
         return ModelConfig(
-            "annotated", tokens, width, blocks, max(1, width // HEAD_DIM), cond_dim, length,
+            "annotated", tokens, width, blocks, heads, cond_dim, length,
             graph="uniform", noise=NoiseConfig("geometric"), scale_by_sigma=False,
         )  # fmt: skip
     except ValueError as error:

@@ -74,8 +74,8 @@ def read(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What a file says of itself besides its tensors. Raises CheckpointError for a broken header."""
+def read_beside(path: Path) -> dict[str, str]:
+    """What a file holds besides its tensors. Raises CheckpointError for a broken header."""
     return _read_header(StoredFile.at(path)).metadata
 
 

@@ -27,6 +27,14 @@ def weights(document: Any) -> dict[str, Tensor]:
     return tensors
 
 
+def beside(document: Any) -> dict[str, Any]:
+    """What is kept beside the weights, by name; nothing where the document is the state dict itself."""
+    state = _dict(document)
+    if not any(isinstance(state.get(key), dict) for key in STATE_DICTS):
+        return {}
+    return {key: value for key, value in state.items() if isinstance(key, str) and key not in STATE_DICTS}
+
+
 def _dict(value: Any) -> dict[Any, Any]:
     if not isinstance(value, dict):
         raise PickleError(f"holds a {_kind(value)}, allowed: a state dict")

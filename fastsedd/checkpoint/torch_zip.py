@@ -6,6 +6,7 @@ import struct
 import zipfile
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from fastsedd.checkpoint import state_dict, unpickler
 from fastsedd.checkpoint.stored import StoredFile, StoredTensor
@@ -29,6 +30,13 @@ def read(path: Path) -> dict[str, StoredTensor]:
         except unpickler.PickleError as error:
             raise CheckpointError(f"{path}: its pickle {error}") from None
         return {name: archive.locate(name, tensor) for name, tensor in tensors.items()}
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """What a file holds besides its tensors, whose pickle `read` has accepted."""
+    stored = StoredFile.at(path)
+    with stored.opened() as file:
+        return state_dict.beside(unpickler.loads(_Archive(stored, file).pickled()))
 
 
 class _Archive:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fastsedd.checkpoint import safetensors_file, sharded, torch_zip
 from fastsedd.checkpoint.stored import StoredTensor
@@ -27,6 +29,13 @@ def read(path: Path) -> dict[str, StoredTensor]:
     if path.name.endswith(sharded.SUFFIX):
         return sharded.read(path, _read_one)
     return _read_one(path)
+
+
+def read_beside(path: Path) -> Mapping[str, Any]:
+    """What a file of weights holds besides its tensors, by name; of an index, its first file. `read` comes first."""
+    if path.name.endswith(sharded.SUFFIX):
+        path = path.with_name(sharded.shards(path)[0])
+    return safetensors_file.read_beside(path) if path.suffix == ".safetensors" else torch_zip.read_beside(path)
 
 
 def _read_one(path: Path) -> dict[str, StoredTensor]:

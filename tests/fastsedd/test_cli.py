@@ -48,6 +48,7 @@ class FakeModel:
     parameters: int = 1_234_567
     stored_dtype: str = "float16"
     fitted: None = None
+    assumed: str = ""
     dtype: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(description="characters '\\n abc'"))
@@ -252,9 +253,9 @@ def test_the_dtype_reaches_the_model(model: FakeModel, command: str) -> None:
 @pytest.mark.parametrize("command", ["generate", "inspect"])
 def test_where_a_model_comes_from_reaches_it(model: FakeModel, command: str) -> None:
     run(command)
-    assert model.source == {"revision": None, "offline": False, "tokenizer": None}
-    run(command, "--revision", "v1", "--offline", "--tokenizer", "gpt2")
-    assert model.source == {"revision": "v1", "offline": True, "tokenizer": "gpt2"}
+    assert model.source == {"revision": None, "offline": False, "tokenizer": None, "heads": None}
+    run(command, "--revision", "v1", "--offline", "--tokenizer", "gpt2", "--heads", "3")
+    assert model.source == {"revision": "v1", "offline": True, "tokenizer": "gpt2", "heads": 3}
 
 
 def test_a_note_of_the_model_is_said_unless_quiet(model: FakeModel) -> None:

@@ -140,8 +140,9 @@ def test_a_file_inside_a_repository_without_a_config(
     hub.repositories["owner/articles"] = {
         "README.md": b"", "src/model.c": b"", "converted_safetensors/model_epoch_25.safetensors": weights,
     }  # fmt: skip
-    assert client.convert(f"owner/articles{name}").returncode == 0
-    assert client.convert(f"owner/articles{name}", "--offline").returncode == 0
+    assert "does not say how many heads" in refusal(client.convert(f"owner/articles{name}"))
+    assert client.convert(f"owner/articles{name}", "--heads", "2").returncode == 0
+    assert client.convert(f"owner/articles{name}", "--offline", "--heads", "2").returncode == 0
     assert checkpoint.read(client.result).config.architecture == "annotated"
     hub.repositories["owner/articles"]["converted_safetensors/model_epoch_24.safetensors"] = weights
     if not name.endswith("25.safetensors"):
