@@ -10,13 +10,14 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 import fastsedd
+from fastsedd import signals, streams
 
 # What takes long to import (NumPy, Numba, rich) is imported by the commands that need it: help comes at once.
 if TYPE_CHECKING:
@@ -69,19 +70,56 @@ def _source(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Commands(click.Group):
-    """Ends every command that fails with one line and its exit code."""
+    """Ends every command that fails, or is stopped by a signal, with one line and its exit code."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        streams.prepare()
+        try:
+            with signals.raised():
+                return super().main(*args, **settings)
+        except KeyboardInterrupt as stopped:  # outside a command
+            sys.exit(_say_stopped(stopped))
+        except OSError as error:  # help for a disk that is full
+            streams.drop_stdout()
+            _say_error(error)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            streams.finish()
+            return result
         except BrokenPipeError:
+            streams.drop_stdout()
             raise  # nobody reads on: Click ends the program without a word
-        except (ValueError, OSError, MemoryError) as error:
-            _say(f"fastsedd: error: {' '.join(str(error).split()) or type(error).__name__}")
+        except (ImportError, ValueError, OSError, MemoryError) as error:
+            _say_error(error)
+            _settle_stdout()
             ctx.exit(1)
-        except KeyboardInterrupt:
-            _say("fastsedd: interrupted")
-            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt as stopped:
+            code = _say_stopped(stopped)
+            _settle_stdout()
+            ctx.exit(code)
+
+
+def _say_error(error: Exception) -> None:
+    words = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.filename2 is None and error.strerror:
+        words = f"{error.filename}: {error.strerror}"  # without "[Errno 28]"
+    _say(f"fastsedd: error: {' '.join(words.split()) or type(error).__name__}")
+
+
+def _say_stopped(stopped: KeyboardInterrupt) -> int:
+    """Say what ended the program; its exit code."""
+    code = stopped.code if isinstance(stopped, signals.Stopped) else INTERRUPTED
+    _say("fastsedd: interrupted" if code == INTERRUPTED else f"fastsedd: ended by {stopped}")
+    return code
+
+
+def _settle_stdout() -> None:
+    """Write what stdout still holds, of a command that has failed for another reason."""
+    with suppress(OSError):
+        streams.finish()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -199,9 +237,15 @@ def generate(
         raise click.UsageError("--resume goes on with a file of JSON lines: give --json and --output FILE")
     if template is not None:
         request["template"] = _read(template)
-    resumed = _resumed(output) if resume else None
-    seed = _seed(seed, resumed)
-    with _writer(model, source, threads, dtype, scheduler, quiet=quiet) as writer:
+    if output is None:
+        streams.require_stdout()
+        note = streams.note()
+        if note is not None and not (as_json or quiet):
+            _say(note)
+    with _exclusive(output), ExitStack() as held:
+        resumed = _resumed(output) if resume else None
+        seed = _seed(seed, resumed)
+        writer = held.enter_context(_writer(model, source, threads, dtype, scheduler, quiet=quiet))
         asked = num_samples
         if output is not None and resumed is not None:
             steps = request["steps"] or writer.config.generation.steps
@@ -215,6 +259,7 @@ def generate(
             with _output(output, grows=as_json, resumed=resumed, quiet=quiet) as write:
                 for line in _json_lines(samples, writer.name) if as_json else _lines(samples):
                     write(line)
+                    signals.check()
 
 
 @main.command()
@@ -226,6 +271,7 @@ def inspect(model: str | None, source: dict[str, Any], dtype: Dtype) -> None:
 
     M is a folder, a file of weights or a name on the hub, by default the shipped model.
     """
+    streams.require_stdout()
     from fastsedd import display
 
     display.print_facts(_facts(_load(model, source, dtype=dtype)))
@@ -289,6 +335,7 @@ def evaluate(
     5-gram model (Kneser-Ney), its last 10 %, in windows as long as the texts, is measured beside them as real text.
     Standard errors are over texts.
     """
+    streams.require_stdout()
     if (samples is None) != (reference is None) or (samples is not None and paths):
         raise click.UsageError("--samples FILE and --reference FILE go together, without [M] FILE")
     if samples is not None and reference is not None:
@@ -432,6 +479,7 @@ def bench(
 
     The machine's limits are measured beside each kernel. benchmarks/ in the repository compares with more libraries.
     """
+    streams.require_stdout()
     from fastsedd import bench as benches
     from fastsedd import display
 
@@ -526,7 +574,7 @@ def _read(file: Path) -> str:
     Raises ValueError where it is not UTF-8.
     """
     try:
-        data = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
+        data = streams.read_stdin() if file == Path("-") else file.read_bytes()
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -546,6 +594,20 @@ def _seed(given: int | None, resumed: Lines | None) -> int:
     if given is None and resumed is not None:
         given = resumed.seed
     return secrets.randbits(32) if given is None else given
+
+
+@contextmanager
+def _exclusive(path: Path | None) -> Iterator[None]:
+    """Be the only process that writes a file, from before it is read to its end. Standard output needs none of it."""
+    if path is None:
+        yield
+        return
+    from fastsedd import file_lock, output
+
+    with file_lock.exclusive(path) as held:
+        if held:
+            output.remove_leftovers(path)
+        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +21,34 @@ _BEGINNING = b'{"text": '  # of every line
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name once it is complete. A device or a pipe has nothing to replace: it is written to."""
+    """A UTF-8 file that takes its name once it is complete; a device or a pipe, which cannot, is written to.
+
+    What has no UTF-8, a lone surrogate, is written as its backslash escape.
+    """
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             yield file
     else:
         target = path.resolve()
         incomplete = target.with_name(f".{target.name}.{os.getpid()}.incomplete")
         try:
-            with incomplete.open("x", encoding="utf-8") as file:
+            with incomplete.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
                 yield file
             incomplete.replace(target)
         finally:
             incomplete.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes have left of a file that they wrote whole. Only its one writer may."""
+    target = path.resolve()
+    ours = re.compile(rf"\.{re.escape(target.name)}\.\d+\.incomplete")
+    try:
+        for each in target.parent.iterdir():
+            if ours.fullmatch(each.name):
+                each.unlink(missing_ok=True)
+    except OSError:
+        pass  # they stay
 
 
 def json_line(sample: Sample, model: str) -> str:
@@ -50,7 +66,7 @@ def json_line(sample: Sample, model: str) -> str:
 
 
 class _Line(msgspec.Struct):
-    """What is read back of a line."""
+    """The fields of a line that are read back."""
 
     text: str
     tokens: list[int]
@@ -58,6 +74,17 @@ class _Line(msgspec.Struct):
     index: int
     steps: int
     model: str
+
+
+_decode_strictly = msgspec.json.Decoder(_Line).decode
+
+
+def _decode(line: bytes) -> _Line:
+    """Read a line back. Raises ValueError or RecursionError where it is not one of ours."""
+    try:
+        return _decode_strictly(line)
+    except msgspec.DecodeError:  # a text may hold lone surrogates, which are not JSON for everybody
+        return msgspec.convert(json.loads(line), _Line)
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,6 @@ def read_lines(path: Path) -> Lines:
     """
     if not path.is_file():
         return Lines()
-    decode = msgspec.json.Decoder(_Line).decode
     places: list[Place] = []
     first = 0
     request: tuple[int, int, str] | tuple[None, None, None] = (None, None, None)
@@ -129,8 +155,8 @@ def read_lines(path: Path) -> Lines:
                     raise ValueError(f"{path}: line {number}: is no text of fastsedd: {line[:40]!r}")
                 break
             try:
-                read = decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                read = _decode(line)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: line {number}: is no text of fastsedd: {error}") from None
             if places and (read.seed, read.steps, read.model) != request:
                 raise ValueError(f"{path}: line {number}: has another seed, steps or model than the lines before")

@@ -32,8 +32,11 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.checkpoint",
         "fastsedd.cluster",
         "fastsedd.display",
+        "fastsedd.file_lock",
         "fastsedd.output",
         "fastsedd.quality",
+        "fastsedd.signals",
+        "fastsedd.streams",
         "fastsedd_kernels",
         "click",
     },
@@ -73,11 +76,14 @@ PARTS: dict[str, set[str]] = {
     "fastsedd.quality": {"numpy"},
     "fastsedd.config": set(),
     "fastsedd.errors": set(),
+    "fastsedd.file_lock": set(),
+    "fastsedd.signals": set(),
+    "fastsedd.streams": set(),
     "fastsedd_kernels": {"llvmlite", "numba", "numpy", "platformdirs"},
     "fastsedd_kernels.torch": {"fastsedd_kernels", "numpy", "torch"},
 }
 
-PRINTERS = {"fastsedd.cli", "fastsedd.display"}
+PRINTERS = {"fastsedd.cli", "fastsedd.display", "fastsedd.streams"}
 
 
 @cache

@@ -8,10 +8,13 @@ import json
 def split(content: str, rule: str) -> list[str]:
     """The texts, in order. rule : a line of its own between two texts, in a file that is not JSON.
 
-    Raises ValueError, naming the line, for one that is no object with a text among lines that are.
+    A last line of JSON without its end is left out: it is still being written, or was torn.
+    Raises ValueError, naming the line, for one that is not an object with a text among lines that are.
     """
     lines = content.split("\n")  # JSON escapes the other ends of lines, but for those of Unicode
-    if lines and _text(lines[0]) is not None:
+    if _text(lines[0]) is not None:
+        if len(lines) > 1 and _text(lines[-1]) is None:
+            lines.pop()
         return [_checked(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     return content.removesuffix("\n").split(f"\n{rule}\n")
 

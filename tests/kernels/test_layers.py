@@ -132,6 +132,9 @@ assert interrupted == 3
 """
 AS_SIGINT = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
 
+# Python 3.12 and later warn of every fork beside threads; our children work.
+OF_ANY_FORK = "ignore:This process (pid:DeprecationWarning"
+
 # Numba's own line, where a thread other than the main one forks under TBB: the child is serial then.
 NUMBA_OF_A_FORK = "Numba: Attempted to fork from a non-main thread"
 
@@ -166,7 +169,8 @@ def test_matrix(layer: str, cell: str) -> None:
         pytest.skip("PyTorch is not installed")
     if cell in ("fork", "sigint") and not hasattr(os, "fork"):
         pytest.skip("POSIX only")
-    said = output_of(CELLS[cell].replace("{layer!r}", repr(layer)), NUMBA_THREADING_LAYER=ASKED[layer])
+    environment = {"NUMBA_THREADING_LAYER": ASKED[layer], "PYTHONWARNINGS": OF_ANY_FORK}
+    said = output_of(CELLS[cell].replace("{layer!r}", repr(layer)), **environment)
     assert [line for line in said.splitlines() if not line.startswith(NUMBA_OF_A_FORK)] == []
 
 

@@ -1,0 +1,62 @@
+"""Signals that end a program become an exception, so that it leaves nothing behind.
+
+Also for the first process of a container, to which the kernel delivers only those signals that it handles.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # as far as the platform has them
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked this process to end. Whichever it is, libraries treat it as an interrupt.
+
+    code : the conventional exit code, 128 and the signal's number
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+_received: list[int] = []
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raise `Stopped` in the main thread for the first signal that asks to end; later ones let it clean up.
+
+    Signals that are ignored when it begins, as under nohup, stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            before[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+
+
+def check() -> None:
+    """Raise `Stopped` again if a signal's has been lost, in a callback whose exceptions Python only prints."""
+    if _received:
+        raise Stopped(_received[0])
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) == 1:
+        raise Stopped(number)
