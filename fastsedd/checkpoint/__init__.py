@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsedd.checkpoint import bare, config_json, grid_json, hub, hydra_config, layout, location, weights
+from fastsedd.checkpoint import bare, config_json, grid_json, hub, hydra_config, layout, location, mask, weights
 from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
 from fastsedd.config import FittedTimes, ModelConfig
 from fastsedd.errors import CheckpointError
@@ -66,6 +66,7 @@ def read(
     if heads is not None and heads != config.heads:
         where = found.config or found.weights
         raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
+    mask.check(config, found.config or found.weights, found.weights.parent)
     layout.check(found.weights, config, shapes)
     grid_path = found.weights.with_name(grid_json.NAME)
     grid = grid_json.read(grid_path) if grid_path.exists() else None
@@ -88,6 +89,7 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
         return location.tokenizer_in(hub.fetch_tokenizer(GPT2, offline=offline))
     path = Path(source)
     if _exists(path) and not path.is_dir():
+        mask.check_files(read.config, (path,))
         return (path,)
     if path.is_dir():
         folder = path
@@ -97,6 +99,7 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
     files = location.tokenizer_in(folder)
     if not files:
         raise CheckpointError(f"{source}: holds no tokenizer, allowed: tokenizer.json, or vocab.json and merges.txt")
+    mask.check(read.config, folder, folder)
     return files
 
 

@@ -3,13 +3,14 @@ here are tolerated."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from fastsedd.checkpoint import small_file
+from fastsedd.checkpoint import mask, small_file
 from fastsedd.config import GenerationConfig, ModelConfig, NoiseConfig
 from fastsedd.errors import CheckpointError
 
@@ -44,7 +45,15 @@ class _Generation(msgspec.Struct):
     temperature: float = 1.0
 
 
-class Stored(msgspec.Struct):
+class _Masked(msgspec.Struct):
+    """The keys that configs state the mask under; here it is the last state."""
+
+    mask_token_id: int | None = None
+    mask_index: int | None = None
+    mask_id: int | None = None
+
+
+class Stored(_Masked, kw_only=True):
     """The keys that matter, in config.json and in the trainer's own config."""
 
     tokens: int
@@ -55,7 +64,7 @@ class Stored(msgspec.Struct):
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
 
-class _Mdlm(msgspec.Struct, tag_field="model_type", tag="mdlm"):
+class _Mdlm(_Masked, tag_field="model_type", tag="mdlm", kw_only=True):
     vocab_size: int  # with the mask
     model_length: int
     hidden_dim: int
@@ -64,12 +73,15 @@ class _Mdlm(msgspec.Struct, tag_field="model_type", tag="mdlm"):
     n_heads: int
     time_conditioning: bool = False
     tokenizer: _Tokenizer | str | None = None
+    tokenizer_name_or_path: str | None = None
     generation: _Generation = msgspec.field(default_factory=_Generation)
 
 
 class _Kind(msgspec.Struct):
     model_type: str = ""
 
+
+_BERT = re.compile(r"(?:.*/)?(?:distil)?bert-(?:base|large)-", re.IGNORECASE)
 
 _ARCHITECTURES: dict[str, Literal["annotated", "ddit", "radd"]] = {
     "annotated": "annotated", "ddit": "ddit", "radd": "radd", "ddit_wot": "radd",
@@ -104,7 +116,7 @@ def model_config(stored: Stored) -> ModelConfig:
     """Raises ValueError, naming the field, for what no model can be."""
     model = stored.model
     architecture = _ARCHITECTURES.get(model.type, _ARCHITECTURES["ddit"])
-    return ModelConfig(
+    config = ModelConfig(
         architecture=architecture,
         tokens=stored.tokens,
         width=model.hidden_size,
@@ -119,6 +131,8 @@ def model_config(stored: Stored) -> ModelConfig:
         characters=_characters(stored.tokenizer),
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
+    _check_mask(stored, config)
+    return config
 
 
 def _graph(stored: _Graph | None, architecture: str) -> Literal["absorb", "uniform"]:
@@ -128,7 +142,7 @@ def _graph(stored: _Graph | None, architecture: str) -> Literal["absorb", "unifo
 
 
 def _mdlm_config(stored: _Mdlm) -> ModelConfig:
-    return ModelConfig(
+    config = ModelConfig(
         architecture="mdlm",
         tokens=stored.vocab_size - 1,
         width=stored.hidden_dim,
@@ -143,6 +157,19 @@ def _mdlm_config(stored: _Mdlm) -> ModelConfig:
         characters=_characters(stored.tokenizer),
         generation=GenerationConfig(stored.generation.steps, stored.generation.temperature),
     )
+    _check_mask(stored, config)
+    for name in (stored.tokenizer, stored.tokenizer_name_or_path):
+        if isinstance(name, str) and _BERT.match(name) and config.mask_token != mask.BERT_MASK:
+            raise ValueError(f"tokenizer is {name!r}, whose mask is {mask.BERT_MASK}, allowed: one without a mask")
+    return config
+
+
+def _check_mask(stored: _Masked, config: ModelConfig) -> None:
+    for key in _Masked.__struct_fields__:
+        value = getattr(stored, key)
+        if value is not None and value != config.mask_token:
+            allowed = "none" if config.mask_token is None else f"{config.mask_token}, the last of {config.vocab_size}"
+            raise ValueError(f"{key} is {value}, allowed: {allowed}")
 
 
 def _noise_config(stored: _Noise) -> NoiseConfig:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from fastsedd.checkpoint import grid_json, location, sharded
+from fastsedd.checkpoint import grid_json, location, mask, sharded
 from fastsedd.checkpoint.weights import is_weights
 from fastsedd.errors import CheckpointError, UnavailableError
 
@@ -170,9 +170,8 @@ def _wanted(name: Name, files: Sequence[str]) -> list[str]:
         if not below:
             raise CheckpointError(f"{name.repository}: has no file or folder {name.inside!r}")
         weights = PurePosixPath(prefix + location.choose_weights("/".join(filter(None, name)), below))
-    others = map(
-        str, [*location.configs(weights), *(weights.parent / each for each in (*TOKENIZER_FILES, grid_json.NAME))]
-    )
+    beside = (*TOKENIZER_FILES, *mask.FILES, grid_json.NAME)
+    others = map(str, [*location.configs(weights), *(weights.parent / each for each in beside)])
     return [str(weights), *(file for file in others if file in files)]
 
 

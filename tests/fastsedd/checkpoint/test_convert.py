@@ -42,7 +42,10 @@ def test_bfloat16_and_mixed_dtypes_from_pytorch(
     torch_file(tmp_path / "model.pth", stored)
     progress: list[tuple[int, int]] = []
     target = fastsedd.convert(
-        tmp_path / "model.pth", tmp_path / "converted", progress=lambda done, total: progress.append((done, total))
+        tmp_path / "model.pth",
+        tmp_path / "converted",
+        heads=2,
+        progress=lambda done, total: progress.append((done, total)),
     )
     assert progress == [(i + 1, len(tensors)) for i in range(len(tensors))]
     found = checkpoint.read(target)
@@ -51,7 +54,7 @@ def test_bfloat16_and_mixed_dtypes_from_pytorch(
         expected = (bits.astype(np.uint32) << 16).view(np.float32) if bits.dtype == np.uint16 else bits
         np.testing.assert_array_equal(found.tensors[name], expected)
     text = fastsedd.load(target).generate(steps=2, seed=1).texts
-    assert text == fastsedd.load(tmp_path / "model.pth").generate(steps=2, seed=1).texts
+    assert text == fastsedd.load(tmp_path / "model.pth", heads=2).generate(steps=2, seed=1).texts
 
 
 def test_the_tokenizer_goes_along(tmp_path: Path, write_checkpoint: Any, make_config: Any) -> None:
