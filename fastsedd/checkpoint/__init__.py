@@ -91,10 +91,12 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
     if _exists(path) and not path.is_dir():
         mask.check_files(read.config, (path,))
         return (path,)
-    if path.is_dir():
+    if source != "" and _exists(path):  # a folder
         folder = path
     else:
         name, revision = hub.address(str(source)) or (str(source).rstrip("/"), None)
+        if not hub.is_repository(name):
+            raise CheckpointError(f"{source}: no such file or folder")
         folder = hub.fetch_tokenizer(name, revision, offline=offline)
     files = location.tokenizer_in(folder)
     if not files:
@@ -104,6 +106,8 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
 
 
 def _path(source: str | Path, revision: str | None, offline: bool) -> Path:
+    if source == "":
+        raise CheckpointError("the model is an empty path, allowed: a folder, a file or owner/name")
     path = Path(source)
     name = None
     if isinstance(source, str) and not _exists(path):

@@ -51,6 +51,11 @@ def parse(text: str) -> Name | None:
     return Name(matched[1], matched[2] or "")
 
 
+def is_repository(text: str) -> bool:
+    """Whether a text may name a whole repository; of the oldest there is no owner."""
+    return len(text) <= _MAX_NAME and re.fullmatch(rf"{_PART}(?:/{_PART})?", text, re.ASCII) is not None
+
+
 def address(text: str) -> tuple[str, str | None] | None:
     """A web address of the hub, or hf://, as `parse` takes it: a name, and the revision that it states, if it does.
 

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,17 +81,24 @@ def read_beside(path: Path) -> dict[str, str]:
 
 
 def _read_header(stored: StoredFile) -> _Header:
-    path = stored.path
     with stored.opened() as file:
         beginning = bytes(stored.read(file, 0, min(stored.size, 64)))
-        if beginning[8:9] != b"{":  # before it any byte may be part of the header's length
-            stored.refuse_mistaken(beginning, "safetensors")
-        length = int.from_bytes(beginning[:8], "little")
-        if stored.size < 8 or not 2 <= length <= stored.size - 8:
-            raise _broken(path, f"its header would have {length} bytes" if stored.size >= 8 else "it is too short")
-        if length > MAX_HEADER:
-            raise CheckpointError(f"{path}: its header has {length} bytes, allowed: at most {MAX_HEADER}")
-        header = bytes(stored.read(file, 8, length))
+        try:
+            return _parse(stored, file, beginning)
+        except CheckpointError:
+            if beginning[8:9] != b"{":  # in front of a header any byte may be part of its length
+                stored.refuse_mistaken(beginning, "safetensors")
+            raise
+
+
+def _parse(stored: StoredFile, file: FileIO, beginning: bytes) -> _Header:
+    path = stored.path
+    length = int.from_bytes(beginning[:8], "little")
+    if stored.size < 8 or not 2 <= length <= stored.size - 8:
+        raise _broken(path, f"its header would have {length} bytes" if stored.size >= 8 else "it is too short")
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{path}: its header has {length} bytes, allowed: at most {MAX_HEADER}")
+    header = bytes(stored.read(file, 8, length))
     try:
         document = _decode(header.decode())
         metadata = _metadata(document.pop(_METADATA, None))

@@ -158,10 +158,11 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, words: st
     assert words in message and str(path) in message
 
 
+@pytest.mark.parametrize("space", [b"", b" ", b"\n\t"])
 @pytest.mark.parametrize("length", [0x80, 0x280, 0x3C80, 0x4B50])
-def test_a_header_may_be_as_long_as_another_formats_mark(tmp_path: Path, length: int) -> None:
+def test_a_header_may_be_as_long_as_another_formats_mark(tmp_path: Path, length: int, space: bytes) -> None:
     """The length comes first: its bytes may be those that a pickle begins with, an HTML page or a zip archive."""
-    header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
+    header = (space + b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}').ljust(length)
     content = length.to_bytes(8, "little") + header + np.arange(2, dtype="<f4").tobytes()
     (tmp_path / "x.safetensors").write_bytes(content)
     np.testing.assert_array_equal(safetensors_file.read(tmp_path / "x.safetensors")["x"].read("x"), [0, 1])
@@ -303,3 +304,11 @@ def test_links_and_names_with_spaces(write_checkpoint, make_config, tmp_path: Pa
         assert checkpoint.read(path).config == make_config()
     (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
     assert "loop.safetensors: " in refusal(tmp_path / "loop.safetensors")
+
+
+def test_an_empty_path_is_not_the_current_folder(write_checkpoint, make_config, monkeypatch) -> None:
+    """An unset variable in a script."""
+    monkeypatch.chdir(write_checkpoint(make_config()))
+    assert checkpoint.read(".").config == make_config()
+    with pytest.raises(CheckpointError, match="the model is an empty path"):
+        checkpoint.read("")

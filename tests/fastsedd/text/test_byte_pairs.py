@@ -263,3 +263,9 @@ def test_a_broken_tokenizer_is_an_error_not_token_ids(model_folder: Path) -> Non
 def test_a_folder_without_a_tokenizer(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no tokenizer"):
         fastsedd.load(model_folder, tokenizer=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["", "/nowhere/x", "./x", "owner/name/folder", "a b", "x" * 5000])
+def test_a_tokenizer_that_is_nowhere(model_folder: Path, source: str) -> None:
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        fastsedd.load(model_folder, tokenizer=source)
