@@ -157,6 +157,18 @@ def test_bfloat16_weights() -> None:
     assert (drawn != expected).mean() <= 0.02
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_any_strides(dtype: str) -> None:
+    x, weight, bias = operands(2 * NR + 5)
+    packed, streams = fk.pack(weight, dtype), np.arange(len(x))
+    arguments: dict[str, Any] = {"law": fk.Law(), "seed": 3, "streams": streams}
+    expected = fk.sample_linear(x, packed, bias, **arguments)
+    wide = np.full((2 * len(x), 3 * x.shape[1]), np.nan, np.float32)
+    wide[::2, ::3] = x
+    for same in (np.asfortranarray(x), wide[::2, ::3], np.ascontiguousarray(x[:, ::-1])[:, ::-1]):
+        np.testing.assert_array_equal(fk.sample_linear(same, packed, bias, **arguments), expected)
+
+
 def test_a_product_of_many_slabs_is_the_same() -> None:
     rng = np.random.default_rng(7)
     x, weight = rng.standard_normal((9, 3000), np.float32), rng.standard_normal((NR + 2, 3000), np.float32) / 50

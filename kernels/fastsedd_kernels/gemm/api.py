@@ -29,6 +29,7 @@ from fastsedd_kernels.runtime.arrays import (
     groups_of_rows,
     output_like,
     output_rows_like,
+    with_adjacent_elements,
 )
 from fastsedd_kernels.runtime.capture import run
 from fastsedd_kernels.runtime.kernel import get_num_threads, run_both
@@ -91,7 +92,7 @@ def linear(
         return out
     panels = packed.panels
     arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
-    x = as_rows(x) if packed.dtype == "float32" else as_rows(_with_adjacent_elements(x))
+    x = as_rows(x) if packed.dtype == "float32" else as_rows(with_adjacent_elements(x))
     parts = (*parts, *packed.quantisation)
     MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, target, False, *arranged)
     return out
@@ -217,10 +218,6 @@ def _add_product(
         packing(b.T, panels, min(tasks, threads)),
         (MULTIPLY[a.dtype], tasks, (a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)),
     )
-
-
-def _with_adjacent_elements(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return x if x.strides[-1] == x.itemsize else contiguous(x)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

@@ -96,6 +96,11 @@ def as_rows(array: NDArray[Any]) -> NDArray[Any]:
     return _rows(array if _is_rows(array) else contiguous(array))
 
 
+def with_adjacent_elements(array: NDArray[Any]) -> NDArray[Any]:
+    """The array itself if neighbours along its last dimension are adjacent, else a copy: made anew with each replay."""
+    return array if array.strides[-1] == array.itemsize else contiguous(array)
+
+
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """numpy.empty, but from a cache line's edge on: kernels read and write such arrays up to a tenth faster.
 

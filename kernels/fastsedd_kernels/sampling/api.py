@@ -17,10 +17,10 @@ from fastsedd_kernels.runtime.arrays import (
     as_array,
     as_integer,
     as_integers,
-    as_rows,
     check_apart,
     contiguous,
     output_like,
+    with_adjacent_elements,
 )
 from fastsedd_kernels.runtime.capture import run
 from fastsedd_kernels.runtime.kernel import get_num_threads
@@ -118,7 +118,10 @@ def sample_linear(
     sharpened where the recorded one was not. Raises ValueError for a bad argument, and for a row without a positive
     weight or with a NaN.
     """
-    rows = as_rows(as_array("x", x))
+    given = as_array("x", x)
+    if given.ndim != 2:
+        raise ValueError(f"x has shape {given.shape}, must be [M, {weight.shape[1]}] for this weight")
+    rows = given if weight.dtype == "float32" else with_adjacent_elements(given)
     if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0:
         packed = f"{weight.dtype}, strassen={weight.strassen}"
         raise ValueError(f"weight is packed as {packed}, allowed: float32 or bfloat16, strassen=0")
