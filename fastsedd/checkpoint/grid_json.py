@@ -14,7 +14,7 @@ from fastsedd.errors import CheckpointError
 
 NAME = "grid.json"
 
-MOST_BYTES = 1 << 17
+MAX_BYTES = 1 << 17
 
 
 class _Stored(msgspec.Struct):
@@ -23,7 +23,7 @@ class _Stored(msgspec.Struct):
 
 def read(path: Path) -> FittedTimes:
     """Read and check a grid. Raises CheckpointError, naming the file and what is allowed."""
-    stored = small_file.decode(path, _Stored, MOST_BYTES)
+    stored = small_file.decode(path, _Stored, MAX_BYTES)
     try:
         return FittedTimes(tuple(stored.times))
     except ValueError as error:

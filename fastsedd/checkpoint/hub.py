@@ -87,11 +87,11 @@ def _split(address: str) -> tuple[str, list[str]]:
         found = urlsplit(f"//{address}")
     except ValueError:
         return "?", []
-    return found.netloc, _parts(unquote(found.path))
+    return found.netloc, _parts(found.path)
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part]
+    return [unquote(part) for part in path.split("/") if part]  # a revision may have slashes that are written as %2F
 
 
 def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> Path:

@@ -12,14 +12,14 @@ from fastsedd.checkpoint import config_json, small_file
 from fastsedd.config import ModelConfig
 from fastsedd.errors import CheckpointError, UnavailableError
 
-MOST_BYTES = 1 << 16
+MAX_BYTES = 1 << 16
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def read(path: Path) -> ModelConfig:
     """Read and check it. Raises CheckpointError, naming the key; UnavailableError where PyYAML is not installed."""
-    content = small_file.content(path, MOST_BYTES)
+    content = small_file.content(path, MAX_BYTES)
     return config_json.checked(
         path, lambda: config_json.model_config(msgspec.convert(_load(path, content), config_json.Stored))
     )

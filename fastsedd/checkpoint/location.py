@@ -23,7 +23,7 @@ CONFIG = "config.json"
 HYDRA_CONFIG = ".hydra/config.yaml"
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
-MOST_NAMES = 5  # of the candidates that an error shows
+MAX_NAMES = 5  # of the candidates that an error shows
 
 _Path = TypeVar("_Path", bound=PurePath)
 
@@ -64,7 +64,7 @@ def choose_weights(where: str, names: Sequence[str]) -> str:
         if len(at_depth) == 1:
             return at_depth[0]
         if at_depth:
-            shown = ", ".join(at_depth[:MOST_NAMES]) + (", …" if len(at_depth) > MOST_NAMES else "")
+            shown = ", ".join(at_depth[:MAX_NAMES]) + (", …" if len(at_depth) > MAX_NAMES else "")
             raise CheckpointError(f"{where}: holds {len(at_depth)} files of weights: name one of {shown}")
     raise CheckpointError(f"{where}: holds no file of weights, allowed: {', '.join(SUFFIXES)}")
 

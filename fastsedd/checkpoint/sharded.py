@@ -12,7 +12,7 @@ from fastsedd.checkpoint.stored import StoredTensor
 from fastsedd.errors import CheckpointError
 
 SUFFIX = ".index.json"
-MOST_SHARDS = 1024
+MAX_SHARDS = 1024
 
 
 class _Index(msgspec.Struct):
@@ -49,6 +49,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     for shard in set(found.values()):
         if not shard.endswith(suffix) or any(character in shard for character in "/\\:\0") or shard.startswith("."):
             raise CheckpointError(f"{index}: names {shard!r}, allowed: {suffix} files beside it")
-    if len(set(found.values())) > MOST_SHARDS:
-        raise CheckpointError(f"{index}: names {len(set(found.values()))} files, allowed: at most {MOST_SHARDS}")
+    if len(set(found.values())) > MAX_SHARDS:
+        raise CheckpointError(f"{index}: names {len(set(found.values()))} files, allowed: at most {MAX_SHARDS}")
     return found

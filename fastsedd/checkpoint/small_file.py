@@ -10,12 +10,12 @@ import msgspec
 
 from fastsedd.errors import CheckpointError
 
-MOST_BYTES = 1 << 22
+MAX_BYTES = 1 << 22
 
 _T = TypeVar("_T")
 
 
-def decode(path: Path, kind: type[_T], most: int = MOST_BYTES) -> _T:
+def decode(path: Path, kind: type[_T], most: int = MAX_BYTES) -> _T:
     """A JSON file as a struct. Raises CheckpointError for what is none."""
     try:
         return msgspec.json.decode(content(path, most), type=kind)
@@ -23,7 +23,7 @@ def decode(path: Path, kind: type[_T], most: int = MOST_BYTES) -> _T:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def content(path: Path, most: int = MOST_BYTES) -> bytes:
+def content(path: Path, most: int = MAX_BYTES) -> bytes:
     """A small file, whole, without a byte-order mark. Raises CheckpointError where it cannot be read, is larger or is
     UTF-16."""
     try:

@@ -12,8 +12,8 @@ from fastsedd.checkpoint import state_dict, unpickler
 from fastsedd.checkpoint.stored import StoredFile, StoredTensor
 from fastsedd.errors import CheckpointError
 
-MOST_DIRECTORY = 1 << 22  # bytes of the archive's list of entries
-MOST_PICKLE = 1 << 24
+MAX_DIRECTORY = 1 << 22  # bytes of the archive's list of entries
+MAX_PICKLE = 1 << 24
 
 _ENTRY = b"PK\x03\x04"  # what the header of an entry begins with
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and how long the name and the extra field are that follow
@@ -89,8 +89,8 @@ class _Archive:
         return entry
 
     def _content(self, entry: zipfile.ZipInfo) -> bytes:
-        if entry.file_size > MOST_PICKLE:
-            raise self._broken(f"{entry.filename!r} has {entry.file_size} bytes, allowed: at most {MOST_PICKLE}")
+        if entry.file_size > MAX_PICKLE:
+            raise self._broken(f"{entry.filename!r} has {entry.file_size} bytes, allowed: at most {MAX_PICKLE}")
         try:
             return self._zip.read(entry)
         except _ZIP_ERRORS as error:
@@ -124,7 +124,7 @@ class _Bounded:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int | None = -1) -> bytes:
-        most = max(MOST_DIRECTORY, MOST_PICKLE)
+        most = max(MAX_DIRECTORY, MAX_PICKLE)
         wanted = most + 1 if size is None or size < 0 else size
         if wanted > most + 1 or len(content := self._file.read(wanted)) > most:
             raise zipfile.BadZipFile(f"its list of entries has more than {most} bytes")

@@ -266,6 +266,8 @@ def test_what_is_a_name(text: str, expected: tuple[str, str] | None) -> None:
         ("https://huggingface.co/owner/name/resolve/main/x.bin?download=true", ("owner/name/x.bin", "main")),
         ("https://huggingface.co/owner/name/blob/main/x.bin", ("owner/name/x.bin", "main")),
         ("https://huggingface.co/owner/name/commit/abc", ("owner/name", "abc")),
+        ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F1", ("owner/name", "refs/pr/1")),
+        ("hf://owner/name@refs%2Fpr%2F1", ("owner/name", "refs/pr/1")),
         ("huggingface.co/owner/name", ("owner/name", None)),
         ("hf.co/owner/name/tree/v1", ("owner/name", "v1")),
         ("hf://owner/name", ("owner/name", None)),

@@ -111,8 +111,8 @@ def test_sizes_are_bounded_before_memory_is_taken(write_checkpoint, make_config,
     folder = write_checkpoint(make_config())
     monkeypatch.setattr(safetensors_file, "MAX_HEADER", 100)
     assert "its header has" in refusal(folder)
-    (folder / "config.json").write_bytes(b" " * (small_file.MOST_BYTES + 1))
-    assert f"more than {small_file.MOST_BYTES} bytes" in refusal(folder)
+    (folder / "config.json").write_bytes(b" " * (small_file.MAX_BYTES + 1))
+    assert f"more than {small_file.MAX_BYTES} bytes" in refusal(folder)
 
 
 def test_a_faulty_config_is_told_before_the_weights_are_read(write_checkpoint, make_config) -> None:

@@ -262,7 +262,7 @@ def test_generated_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_generated_files(tmp_path: Path, record_property: Any) -> None:
-    counts = compare(tmp_path, 20000)
+    counts = compare(tmp_path, 10000)
     record_property("files", counts)
     assert counts["tried"] // 5 < counts["accepted"] < counts["tried"]
 

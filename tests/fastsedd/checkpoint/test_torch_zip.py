@@ -374,8 +374,8 @@ def test_an_archive_with_a_long_list_of_entries(
     tmp_path: Path, torch_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = torch_file(tmp_path / "x.bin", published_state())
-    monkeypatch.setattr(torch_zip, "MOST_DIRECTORY", 100)
-    monkeypatch.setattr(torch_zip, "MOST_PICKLE", 100)
+    monkeypatch.setattr(torch_zip, "MAX_DIRECTORY", 100)
+    monkeypatch.setattr(torch_zip, "MAX_PICKLE", 100)
     assert "more than 100 bytes" in refusal(path)
 
 
