@@ -253,6 +253,7 @@ def test_what_lies_beside_the_weights(kind: str, protocol: int) -> None:
     assert unpickler.loads(pickled)["last"] == 7
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_what_pytorch_leaves_beside_the_weights(tmp_path: Path, protocol: int) -> None:
     torch = pytest.importorskip("torch")
