@@ -13,23 +13,24 @@ MARKERS = {"fastsedd": "o", "OpenBLAS": "^", "MKL": "s", "BLIS": "v", "PyTorch":
 
 
 def draw(entries: list[Entry], folder: Path) -> None:
-    """Write roofline.svg, and strassen.svg and quality.svg if these have been measured."""
+    """Write roofline.svg, strassen.svg and quality.svg, those of them that have been measured."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     pyplot.rcParams["svg.hashsalt"] = "fastsedd"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, fill in (("roofline", _roofline), ("strassen", _strassen)):
         figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
         if fill(axes, entries):
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         pyplot.close(figure)
-    figure, panels = pyplot.subplots(2, 2, figsize=(8, 7), layout="constrained", sharex="col", sharey="row")
-    if _quality(panels, entries):
+    if any(entry["kind"] == "texts" for entry in entries):
+        figure, panels = pyplot.subplots(2, 2, figsize=(8, 7), layout="constrained", sharex="col", sharey="row")
+        _quality(panels, entries)
         figure.savefig(folder / "quality.svg", metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
+        pyplot.close(figure)
 
 
 def _roofline(axes: Any, entries: list[Entry]) -> bool:
@@ -47,7 +48,7 @@ def _roofline(axes: Any, entries: list[Entry]) -> bool:
             [_rate(entry, name) for entry in timed],
             s=30 if ours else 14, marker=marker, label=name, alpha=0.8, zorder=3 if ours else 2,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte of operands and result", ylabel="GFLOP/s")
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte of operands and result", ylabel="GFLOP/s")
     axes.legend()
     return True
 
@@ -69,12 +70,12 @@ def _strassen(axes: Any, entries: list[Entry]) -> bool:
     return True
 
 
-def _quality(panels: Any, entries: list[Entry]) -> bool:
-    """Perplexity and share of real words, a row each, over steps and over seconds, a column each; real text dotted."""
+def _quality(panels: Any, entries: list[Entry]) -> None:
+    """Perplexity and real words, a row of panels each, over steps and over seconds, a column each; real text dotted."""
     texts = [entry for entry in entries if entry["kind"] == "texts"]
     lines = dict.fromkeys((entry["grid"], entry["draw"], entry["dtype"]) for entry in texts)
     for row, measure in zip(panels, ("5-gram perplexity", "real words"), strict=True):
-        for axes, over in zip(row, ("steps", "seconds_a_text"), strict=True):
+        for axes, over in zip(row, ("steps", "seconds_per_text"), strict=True):
             for line in lines:
                 own = [entry for entry in texts if (entry["grid"], entry["draw"], entry["dtype"]) == line]
                 values, errors = zip(*(entry["measures"][measure] for entry in own), strict=True)
@@ -84,9 +85,8 @@ def _quality(panels: Any, entries: list[Entry]) -> bool:
                     axes.axhline(entry["measures"][measure][0], color="black", ls=":", label="real text")
             axes.set(xscale="log", ylabel=measure)
     panels[1][0].set(xlabel="steps")
-    panels[1][1].set(xlabel="seconds a text")
+    panels[1][1].set(xlabel="seconds per text")
     panels[0][1].legend(fontsize="small")
-    return bool(texts)
 
 
 def _rate(entry: Entry, name: str) -> float:

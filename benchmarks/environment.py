@@ -1,4 +1,4 @@
-"""What a result was measured on: what a reader needs to compare it with their own, and nothing that names a machine."""
+"""The machine and the software behind a result, for readers to compare with their own; nothing names the host."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import fastsedd_kernels as fk
+import llvmlite.binding as llvm
 
 _PACKAGES = ("numba", "llvmlite", "numpy", "mkl", "blis", "torch", "transformers", "onnxruntime", "openvino")
 
 
 def describe() -> dict[str, Any]:
+    """CPU, microarchitecture as LLVM names it, instruction set in use, threads, caches in bytes, versions."""
     cpu = fk.cpu_info()
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": _model_name() or cpu.name,
+        "microarchitecture": llvm.get_host_cpu_name(),
         "isa": cpu.isa,
         "threads": fk.get_num_threads(),
         "caches": {"L1d": cpu.l1d, "L2": cpu.l2, "L3": cpu.l3},

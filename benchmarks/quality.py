@@ -17,7 +17,7 @@ from typing import Any
 
 import environment
 import numpy as np
-import report
+import result_files
 
 import fastsedd
 
@@ -42,13 +42,13 @@ def measure(text: str, times: int) -> list[dict[str, Any]]:
                 "error": bound.nats_error,
                 "difference": float(apart.mean()),
                 "difference_error": float(apart.std() / np.sqrt(len(apart))),
-                "seconds_a_text": _seconds_a_text(model),
+                "seconds_per_text": _seconds_per_text(model),
             }
         )
     return entries
 
 
-def _seconds_a_text(model: fastsedd.Model) -> float:
+def _seconds_per_text(model: fastsedd.Model) -> float:
     model.generate(steps=2, seed=0)
     taken = []
     for seed in range(TEXTS):
@@ -61,10 +61,10 @@ def _seconds_a_text(model: fastsedd.Model) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The likelihood bound and the speed of the shipped model's dtypes.")
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--times", type=int, default=8, help="noise levels a window (8)")
+    parser.add_argument("--times", type=int, default=8, help="noise levels per window (8)")
     options = parser.parse_args(arguments)
     entries = measure(options.file.read_text(encoding="utf-8"), options.times)
-    report.store("quality", environment.describe(), entries)
+    result_files.store("quality", environment.describe(), entries)
     print(json.dumps(entries, indent=1))
 
 

@@ -1,9 +1,9 @@
-"""How good the shipped model's texts are, against steps and seconds, for each grid, draw and dtype.
+"""Quality of the shipped model's texts, against steps and seconds, for each grid, draw and dtype.
 
-    python benchmarks/texts.py CORPUS               of which the model has seen the first 90 %; a quarter of an hour
+    python benchmarks/texts.py CORPUS               the model has seen its first 90 %; a quarter of an hour
     python benchmarks/texts.py CORPUS --only 32     the settings whose name holds this, such as fitted-32-exact-bfloat16
 
-Writes benchmarks/results/texts.json after every setting; those of other settings that it holds are kept.
+Writes texts.json in benchmarks/results/<CPU>/ after every setting; other settings in it are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import environment
 import numpy as np
-import report
+import result_files
 
 import fastsedd
 from fastsedd.quality.measures import Measures
@@ -55,7 +55,7 @@ def measure(setting: Setting, reference: fastsedd.Reference, texts: int) -> dict
     samples = list(model.stream(num_samples=texts, steps=setting.steps, **request))
     found = reference.measure([each.text for each in samples])
     seconds = statistics.median(each.seconds for each in samples)
-    return {"kind": "texts", **setting._asdict(), **_numbers(found.samples), "seconds_a_text": seconds}
+    return {"kind": "texts", **setting._asdict(), **_numbers(found.samples), "seconds_per_text": seconds}
 
 
 def real(reference: fastsedd.Reference, length: int) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def real(reference: fastsedd.Reference, length: int) -> dict[str, Any]:
 
 
 def fitted_grid(times: Sequence[float]) -> dict[str, Any]:
-    """How uneven the fitted grid is, and what its evenness costs the uniform one by the fit's own measure.
+    """Unevenness of the fitted grid, and what evenness costs the uniform one by the fit's own measure.
 
     The fit makes steps as dense as the root of what their length costs (`gridfit`), so that n steps of a density whose
     mean is 1 lose its square's mean over n, and n fitted ones 1 over n.
@@ -80,7 +80,7 @@ def _numbers(measures: Measures) -> dict[str, Any]:
 
 
 def _kept(results: Path) -> dict[str, dict[str, Any]]:
-    """What has been measured before, by the name of its setting."""
+    """Earlier measurements, by the name of their setting."""
     if not results.exists():
         return {}
     entries = json.loads(results.read_text(encoding="utf-8"))["entries"]
@@ -95,19 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The quality of the shipped model's texts.")
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
     parser.add_argument("--only", default="", metavar="NAME", help="settings whose name holds this (all)")
-    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts a setting ({TEXTS})")
-    parser.add_argument("--folder", type=Path, default=report.RESULTS, help="where texts.json is kept")
+    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts per setting ({TEXTS})")
+    parser.add_argument(
+        "--folder", type=Path, default=result_files.RESULTS, help="of results, instead of benchmarks/results"
+    )
     options = parser.parse_args(arguments)
     reference = fastsedd.Reference(options.corpus.read_text(encoding="utf-8"))
     model = fastsedd.load()
     beside = [real(reference, model.config.length)]
     if model.fitted is not None:
         beside.append(fitted_grid(model.fitted.times))
-    found = _kept(options.folder / "texts.json")
+    machine = environment.describe()
+    found = _kept(options.folder / result_files.folder_of(machine) / "texts.json")
     for setting in (each for each in settings() if options.only in str(each)):
         found[str(setting)] = measure(setting, reference, options.texts)
         ordered = [found[str(each)] for each in settings() if str(each) in found]
-        report.store("texts", environment.describe(), [*beside, *ordered], options.folder)
+        result_files.store("texts", machine, [*beside, *ordered], options.folder)
         print(json.dumps(found[str(setting)]), flush=True)
 
 

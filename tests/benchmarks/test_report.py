@@ -9,7 +9,10 @@ from typing import Any
 import contest
 import drawing
 import pytest
+import quality_sections
 import report
+import result_files
+from result_files import Machine
 
 ENVIRONMENT: dict[str, Any] = {
     "date": "2026-01-02",
@@ -46,7 +49,7 @@ ENTRIES = [
         "error": 0.1,
         "difference": 0.01,
         "difference_error": 0.002,
-        "seconds_a_text": 0.5,
+        "seconds_per_text": 0.5,
     },
     {
         "kind": "texts",
@@ -55,10 +58,10 @@ ENTRIES = [
         "draw": "exact",
         "dtype": "int8",
         "texts": 256,
-        "measures": {name: [0.75, 0.125] for name in report.TEXT_MEASURES},
-        "seconds_a_text": 0.25,
+        "measures": {name: [0.75, 0.125] for name in quality_sections.TEXT_MEASURES},
+        "seconds_per_text": 0.25,
     },
-    {"kind": "real texts", "texts": 9, "measures": {name: [0.5, 0.25] for name in report.TEXT_MEASURES}},
+    {"kind": "real texts", "texts": 9, "measures": {name: [0.5, 0.25] for name in quality_sections.TEXT_MEASURES}},
     entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
     entry(
         "strassen",
@@ -77,6 +80,10 @@ ENTRIES = [
 ]
 
 
+def machine(entries: list[dict[str, Any]]) -> Machine:
+    return Machine("a-cpu-4", {"run": ENVIRONMENT}, entries)
+
+
 def test_a_ratio_is_taken_within_its_round() -> None:
     seconds = {contest.OURS: [1.0, 2.0, 4.0], "peer": [2.0, 2.0, 12.0]}
     result = contest.summary(seconds, [10.0, 20.0, 5.0], 20)
@@ -86,7 +93,7 @@ def test_a_ratio_is_taken_within_its_round() -> None:
 
 
 def test_numbers_and_losses_are_shown() -> None:
-    text = report.render({"run": ENVIRONMENT}, ENTRIES)
+    text = report.render([machine(ENTRIES)])
     assert "| 64×384×1152 | 57 | 57 % | 2.00 | *0.50* | 100 |" in text
     assert "| 64×384×1152 | bias | +10.0 % |" in text
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
@@ -102,22 +109,51 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 
-def test_each_machine_is_named_with_what_ran_on_it() -> None:
-    other = ENVIRONMENT | {"cpu": "Another", "date": "2026-01-03"}
-    text = report.render({"gemm": ENVIRONMENT, "gemv": other, "matmul": ENVIRONMENT | {"date": "2026-01-04"}}, ENTRIES)
-    assert "`gemm`, `matmul`: A CPU (avx2), 4 threads" in text and "`gemv`: Another (avx2)" in text
-    assert text.count("2026-01-04") == 1 and "2026-01-02" not in text
+def test_software_that_differs_is_told_by_suite() -> None:
+    other = ENVIRONMENT | {"system": "Linux, Python 3.13.0", "caches": {"L2": 2 << 20}, "date": "2026-01-03"}
+    environments = {"gemm": ENVIRONMENT, "gemv": other, "matmul": ENVIRONMENT | {"date": "2026-01-04"}}
+    text = report.render([Machine("a-cpu-4", environments, ENTRIES)])
+    assert "`gemm`, `matmul`: A CPU (avx2), 4 threads; L2 1024 KiB" in text
+    assert "`gemv`: A CPU (avx2), 4 threads; L2 2048 KiB. Linux, Python 3.13.0" in text
+
+
+def test_each_kind_of_cpu_has_a_row_and_a_chapter(tmp_path: Path) -> None:
+    older = ENVIRONMENT | {"cpu": "An Older CPU", "microarchitecture": "znver3", "date": "2025-12-31"}
+    result_files.store("forward", ENVIRONMENT, ENTRIES, tmp_path)
+    result_files.store("forward", older, [ENTRIES[4]], tmp_path)
+    text = report.render(result_files.load(tmp_path))
+    assert "| A CPU | avx2 | 4 | 2026-01-02 | 1.50 |" in text and "| An Older CPU (znver3) | avx2 | 4 |" in text
+    assert text.index("\n# A CPU\n") < text.index("\n# An Older CPU (znver3)\n")
+    assert "](benchmarks/pictures/a-cpu-4/roofline.svg)" in text and "pictures/znver3-4/roofline" not in text
+
+
+def test_a_machine_replaces_its_own_results_only(tmp_path: Path) -> None:
+    result_files.store("gemv", ENVIRONMENT | {"cpu": "Another"}, [ENTRIES[0]], tmp_path)
+    for entries in (ENTRIES, ENTRIES[:2]):
+        result_files.store("gemv", ENVIRONMENT, entries, tmp_path)
+    assert {each.folder: len(each.entries) for each in result_files.load(tmp_path)} == {"a-cpu-4": 2, "another-4": 1}
+
+
+def test_readme_shows_forward_passes_of_one_text() -> None:
+    one = entry("forward", [8, 8, 8], 2e-3, {"OpenVINO": 3e-3}, model="annotated", batch=1)
+    table = report.readme_table([machine([*ENTRIES, one])])
+    assert "| one forward, ms | OpenVINO | **fastsedd** |" in table and "| annotated, float32 | 3 | **2** |" in table
+    assert "On 4 threads of an A CPU." in table
+    readme = f"before\n{report.FIRST}old\n{report.LAST}after\n"
+    assert report.with_table(readme, table) == f"before\n{report.FIRST}{table}\n{report.LAST}after\n"
+    with pytest.raises(ValueError, match=r"README.md has no place for the table"):
+        report.with_table("no marks", table)
 
 
 def test_the_report_of_nothing_has_no_tables() -> None:
-    assert "|" not in report.render({"run": ENVIRONMENT}, [])
+    assert "|" not in report.render([])
 
 
 def test_what_is_kept_gives_the_same_report(tmp_path: Path) -> None:
     document = {"machine_info": ENVIRONMENT, "benchmarks": [{"extra_info": each, "stats": {}} for each in ENTRIES]}
     (tmp_path / "run.json").write_text(json.dumps(document))
-    report.keep([tmp_path / "run.json"], tmp_path / "results")
-    assert report.render(*report.load(tmp_path / "results")) == report.render({"run": ENVIRONMENT}, ENTRIES)
+    result_files.keep([tmp_path / "run.json"], tmp_path / "results")
+    assert report.render(result_files.load(tmp_path / "results")) == report.render([machine(ENTRIES)])
 
 
 @pytest.mark.skipif(not report.REPORT.exists(), reason="BENCHMARKS.md: nothing has been measured yet")
@@ -129,9 +165,9 @@ def test_a_stale_report_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "BENCHMARKS.md").write_text("old")
-    (tmp_path / "run.json").write_text(json.dumps({"environment": ENVIRONMENT, "entries": ENTRIES}))
+    result_files.store("run", ENVIRONMENT, ENTRIES, tmp_path)
     monkeypatch.setattr(report, "REPORT", tmp_path / "BENCHMARKS.md")
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
     assert report.main(["--check"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -146,9 +182,9 @@ def test_the_picture_depends_on_the_results_alone(tmp_path: Path) -> None:
 
 def test_fitted_grid_is_placed_between_few_steps_and_many() -> None:
     def texts(grid: str, steps: int, value: float) -> dict[str, Any]:
-        measures = {name: [value, 0.1] for name in report.TEXT_MEASURES}
+        measures = {name: [value, 0.1] for name in quality_sections.TEXT_MEASURES}
         return {"kind": "texts", "grid": grid, "steps": steps, "draw": "exact", "dtype": "bfloat16", "texts": 256,
-                "measures": measures, "seconds_a_text": 0.25}  # fmt: skip
+                "measures": measures, "seconds_per_text": 0.25}  # fmt: skip
 
     entries = [
         texts("uniform", 32, 9.0),
@@ -156,7 +192,7 @@ def test_fitted_grid_is_placed_between_few_steps_and_many() -> None:
         texts("uniform", 128, 8.0),
         {"kind": "fitted grid", "density": [0.5, 1.5], "uniform_loss": 1.25},
     ]
-    rendered = report.render({"run": ENVIRONMENT}, entries)
-    assert "128 uniform steps gain over 32, 32 fitted ones gain 50 ± 10 % in perplexity" in rendered
+    rendered = report.render([machine(entries)])
+    assert "gain of 128 uniform steps over 32, 32 fitted ones reach 50 ± 10 % in perplexity" in rendered
     assert "0.50 to 1.50 times" in rendered and "25.0 % more" in rendered
-    assert "fitted ones gain" not in report.render({"run": ENVIRONMENT}, entries[:-1])
+    assert "fitted ones reach" not in report.render([machine(entries[:-1])])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import quality_sections
 import report
+import result_files
 import texts
 
 
@@ -19,8 +21,11 @@ def test_each_run_adds_to_what_is_there(tmp_path: Path) -> None:
     names = ["uniform-16-exact-bfloat16", "log-sigma-16-exact-bfloat16"]
     for name in reversed(names):
         texts.main([str(corpus), "--only", name, "--texts", "2", "--folder", str(tmp_path / "results")])
-    environments, entries = report.load(tmp_path / "results")
+    (machine,) = result_files.load(tmp_path / "results")
+    entries = machine.entries
     assert [entry["kind"] for entry in entries] == ["real texts", "fitted grid", "texts", "texts"]
     assert [entry["grid"] for entry in entries[2:]] == ["uniform", "log-sigma"]
-    assert all(set(report.TEXT_MEASURES) <= entry["measures"].keys() and entry["texts"] == 2 for entry in entries[2:])
-    assert "## How good the texts are" in report.render(environments, entries)
+    assert all(
+        set(quality_sections.TEXT_MEASURES) <= entry["measures"].keys() and entry["texts"] == 2 for entry in entries[2:]
+    )
+    assert "## Sample quality" in report.render([machine])

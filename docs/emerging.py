@@ -1,0 +1,99 @@
+"""docs/emerging.svg: one real run of the shipped model, in which each token appears at the step that unmasked it.
+
+python docs/emerging.py [--seed 7] [--steps 64] [--output docs/emerging.svg]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastsedd
+
+SECONDS = 12.0  # of a loop
+SETTLING = 0.7  # share of the loop in which tokens appear; the whole text stays for the rest
+LINE, WIDTH, SIZE, MARGIN = 20, 8.4, 14, 16  # pixels: a line's height, a character's width, the font, the border
+
+_STYLE = """\
+svg {{ background: #fff; }}
+text {{ font: {size}px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre; }}
+.m {{ fill: #b8bfc7; }} .t {{ fill: #24292f; }}
+@media (prefers-color-scheme: dark) {{ svg {{ background: #0d1117; }} .m {{ fill: #444c56; }} .t {{ fill: #e6edf3; }} }}
+tspan {{ animation-duration: {seconds}s; animation-iteration-count: infinite; animation-timing-function: linear; }}
+"""
+
+
+def settled(states: Sequence[NDArray[np.int32]]) -> NDArray[np.intp]:
+    """The step, counted from 0, from which on each token is the final one: intp [L]. states : int32 [L] per step"""
+    differs = np.stack(states) != states[-1]
+    return np.where(differs.any(axis=0), len(states) - np.argmax(differs[::-1], axis=0), 0)
+
+
+def run(model: fastsedd.Model, seed: int, steps: int) -> tuple[list[str], NDArray[np.intp]]:
+    """The final text in pieces, one per token, and the step at which each settled."""
+    states: list[NDArray[np.int32]] = []
+    model.generate(seed=seed, steps=steps, on_step=lambda step, steps, tokens: states.append(tokens[0].copy()))
+    return [model.tokenizer.decode(states[-1][i : i + 1]) for i in range(len(states[-1]))], settled(states)
+
+
+def svg(pieces: Sequence[str], steps: NDArray[np.intp]) -> str:
+    """The animation as one SVG: dots for what is masked, and each piece fading in, green at first."""
+    last = max(1, int(steps.max()))
+    lines = _lines(pieces, steps)
+    style = _STYLE.format(size=SIZE, seconds=SECONDS) + "\n".join(_keyframes(step, last) for step in range(last + 1))
+    width = 2 * MARGIN + WIDTH * max(sum(len(text) for text, _ in line) for line in lines)
+    rows = "\n".join(_row(line, MARGIN + LINE * (i + 0.75)) for i, line in enumerate(lines))
+    size = f'width="{width:.0f}" height="{2 * MARGIN + LINE * len(lines)}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>\n{style}\n</style>\n{rows}\n</svg>\n'
+
+
+def _lines(pieces: Sequence[str], steps: NDArray[np.intp]) -> list[list[tuple[str, int]]]:
+    """The text line by line, each a list of (characters, step)."""
+    lines: list[list[tuple[str, int]]] = [[]]
+    for piece, step in zip(pieces, steps, strict=True):
+        for i, part in enumerate(piece.split("\n")):
+            if i > 0:
+                lines.append([])
+            if part:
+                lines[-1].append((part, int(step)))
+    return lines
+
+
+def _row(line: Sequence[tuple[str, int]], y: float) -> str:
+    dots = "".join(f'<tspan class="m{step}">{"·" * len(text)}</tspan>' for text, step in line)
+    text = "".join(f'<tspan class="t{step}">{escape(text)}</tspan>' for text, step in line)
+    place = f'x="{MARGIN}" y="{y:.0f}"'
+    return f'<text class="m" {place}>{dots}</text>\n<text class="t" {place}>{text}</text>'
+
+
+def _keyframes(step: int, last: int) -> str:
+    """The moment, in per cent of the loop, at which tokens of that step appear, green for a while, and dots vanish."""
+    at = 3 + 100 * SETTLING * step / last * 0.95
+    before, shown, calm = f"0%, {at:.1f}%", f"{at + 0.5:.1f}%", f"{at + 8:.1f}%, 98%"
+    hidden, fresh, seen = "opacity: 0;", "opacity: 1; fill: #1a7f37;", "opacity: 1;"
+    return "\n".join(
+        [
+            f".t{step} {{ animation-name: t{step}; }} .m{step} {{ animation-name: m{step}; }}",
+            f"@keyframes t{step} {{ {before} {{ {hidden} }} {shown} {{ {fresh} }} {calm} {{ {seen} }}",
+            f"100% {{ {hidden} }} }}",
+            f"@keyframes m{step} {{ {before} {{ {seen} }} {shown}, 98% {{ {hidden} }} 100% {{ {seen} }} }}",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Draw one run of the shipped model as an animated SVG.")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("emerging.svg"))
+    options = parser.parse_args(arguments)
+    options.output.write_text(svg(*run(fastsedd.load(), options.seed, options.steps)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
