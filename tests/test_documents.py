@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import click
 import pytest
+
 from fastsedd.cli import main
 
 ROOT = Path(__file__).parents[1]
