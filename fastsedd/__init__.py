@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsedd.checkpoint.convert import convert
+    from fastsedd.choices import Dtype
     from fastsedd.config import FittedTimes
-    from fastsedd.engine import Dtype, Evaluation, Model, Result, Sample, evaluate, generate, load, warmup
+    from fastsedd.engine import Model
     from fastsedd.errors import CheckpointError, UnavailableError
+    from fastsedd.loading import evaluate, generate, load, warmup
     from fastsedd.quality.measures import Quality, Reference
+    from fastsedd.request import Request
+    from fastsedd.results import Evaluation, Result, Sample
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "Model",
     "Quality",
     "Reference",
+    "Request",
     "Result",
     "Sample",
     "UnavailableError",
@@ -35,9 +40,15 @@ __all__ = [
 
 _HOMES = {
     "CheckpointError": "errors",
+    "Dtype": "choices",
+    "Evaluation": "results",
     "FittedTimes": "config",
+    "Model": "engine",
     "Quality": "quality.measures",
     "Reference": "quality.measures",
+    "Request": "request",
+    "Result": "results",
+    "Sample": "results",
     "UnavailableError": "errors",
     "convert": "checkpoint.convert",
 }
@@ -48,4 +59,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'engine')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'loading')}"), name)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from itertools import pairwise
 
-# Another size is tried while a request still has so many batches to go: else there is nothing to win back.
+# Another size is tried while a request still has so many batches to go: otherwise the trial cannot pay for itself.
 _WORTH_TRYING = 8
 
 
 class BatchSize:
-    """The size of each next batch of a request, learnt from the batches before it: they are its texts, nothing is lost.
+    """The size of each next batch of a request, learnt from the batches before it, which are its texts: none is wasted.
 
-    most : what memory allows
+    most : as many as memory allows
     measured : whether smaller sizes, a half and a quarter of it, are tried as well; else each batch is of `most`
     """
 
@@ -21,7 +20,7 @@ class BatchSize:
         smaller = {most // 2, most // 4} - {0} if measured else set()
         self._most = most
         self._untried = sorted(smaller)
-        self._seconds: dict[int, float] = {}  # that a step takes for each sample, by size
+        self._seconds: dict[int, float] = {}  # per step and sample, by size
 
     def next(self, left: int) -> int:
         """Samples of the next batch, 1 to `left`, the number still to write."""
@@ -31,14 +30,13 @@ class BatchSize:
             return self._untried.pop()
         return min(self._fastest(), left)
 
-    def note(self, size: int, steps_ended: Sequence[float]) -> None:
-        """Learn from a batch: the time, in seconds, at which each of its steps ended.
+    def note(self, size: int, seconds: Sequence[float]) -> None:
+        """Learn from a batch: how long each of its steps took.
 
-        The median step counts: the first ones may compile kernels, and others may have had to wait for the CPU.
+        The median step counts, without the first: that one may compile kernels, and others may have waited for the CPU.
         """
-        taken = [after - before for before, after in pairwise(steps_ended)]
-        if taken:
-            self._seconds[size] = statistics.median(taken) / size
+        if len(seconds) > 1:
+            self._seconds[size] = statistics.median(seconds[1:]) / size
 
     def _fastest(self) -> int:
         return min(self._seconds, key=lambda size: self._seconds[size])

@@ -9,45 +9,40 @@ from __future__ import annotations
 import functools
 import math
 import re
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastsedd_kernels
 
 from fastsedd import __version__
+from fastsedd.choices import Dtype
 from fastsedd.config import ModelConfig
-from fastsedd.engine import Dtype, Model, Sample, load
+from fastsedd.engine import Model
 from fastsedd.errors import UnavailableError
+from fastsedd.loading import load, name_of
+from fastsedd.request import Options, Request, Source, shows_options
+from fastsedd.results import Sample
 
-_TASK_SECONDS = 10.0  # what is lost with a worker, at most
-_TASKS_A_WORKER = 2  # one that runs and one that waits: more would leave workers idle at the end
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Progress = Callable[[int, int], None]
+
+_TASK_SECONDS = 10.0  # of work, lost with a worker at most
+_TASKS_PER_WORKER = 2  # one that runs and one that waits: more would leave workers idle at the end
 
 _LOCAL = re.compile(r"local:([1-9]\d{0,3})")
 _ADDRESS = re.compile(r"[a-z]+://\S+")
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Which model a worker loads, with the arguments of `fastsedd.load`, and how many threads it uses."""
-
-    path: str | None
-    dtype: Dtype
-    revision: str | None
-    offline: bool
-    tokenizer: str | None
-    heads: int | None
-    threads: int | None
-
-
-@dataclass(frozen=True)
 class _Machine:
-    """What a worker's texts depend on besides the request."""
+    """The version and the CPU of a worker, on which its texts depend besides the request."""
 
     version: str
     cpu: fastsedd_kernels.CpuInfo
@@ -55,58 +50,56 @@ class _Machine:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a task returns."""
+    """The result of a task."""
 
     samples: list[Sample]
     machine: _Machine
 
 
 class RemoteModel:
-    """A model on the workers of a dask cluster: `stream` is that of `fastsedd.Model`, and gives the same samples.
+    """A model on the workers of a dask cluster: it runs requests as `fastsedd.Model` does, and gives the same samples.
 
-    name : as of `fastsedd.load`; config : of the model, told by a worker
+    name : as of `fastsedd.load`; config : of the model, as a worker has loaded it
     """
 
-    def __init__(self, client: Any, source: _Source, name: str, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Any, name: str, source: Source, threads: int | None, note: Callable[[str], None]
+    ) -> None:
         self.name = name
         self._client = client
         self._source = source
+        self._threads = threads
         self._note = note
-        self._told: set[_Machine] = set()
+        self._seen: set[_Machine] = set()
         self.config: ModelConfig = self._ask(_config, source)
 
+    @shows_options
     def stream(
-        self,
-        *,
-        num_samples: int = 1,
-        indices: Sequence[int] | None = None,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
-        **request: Any,
+        self, prefix: str = "", suffix: str = "", *, progress: Progress | None = None, **options: Unpack[Options]
     ) -> Iterator[Sample]:
         """The samples of a request, in the order of `indices`, each as soon as those before it are done.
 
-        progress(done, total) : called when a task is done, of all samples asked for
-        The other arguments are those of `Model.stream`, but for on_step. Raises what it raises, at once, and OSError
+        progress(done, total) : called when a task is done, of all requested samples
+        The other arguments are those of `Model.stream`, except on_step. Raises what it raises, at once, and OSError
         where workers cannot do it, or the scheduler is gone.
         """
-        seed = secrets.randbits(32) if seed is None else seed
-        request = {**request, "num_samples": num_samples, "seed": seed}
-        wanted = range(num_samples) if indices is None else indices
-        self._ask(_check, self._source, request, wanted)
-        return self._samples(wanted, request, progress)
+        return self.run(Request.of(prefix, suffix, **options), progress)
 
-    def _samples(
-        self, wanted: Sequence[int], request: dict[str, Any], progress: Callable[[int, int], None]
-    ) -> Iterator[Sample]:
+    def run(self, request: Request, progress: Progress | None = None) -> Iterator[Sample]:
+        """The samples of a request, as `stream` yields them."""
+        self._ask(_check, self._source, request)
+        return self._samples(request, progress or (lambda done, total: None))
+
+    def _samples(self, request: Request, progress: Progress) -> Iterator[Sample]:
         from distributed import as_completed
 
-        done: dict[int, Sample] = {}  # those before which one is missing yet
+        wanted = request.wanted
+        done: dict[int, Sample] = {}  # those before which one is still missing
         yielded = 0
         received = 0
-        queue = _Queue(wanted, request.get("batch_size"))
+        queue = _Queue(wanted, request.batch_size)
         running = as_completed(loop=self._client.loop, with_results=True)
-        with _retold():
+        with _one_line_errors():
             self._submit(queue, running, request)
             for _, part in running:
                 self._compare(part.machine)
@@ -119,29 +112,32 @@ class RemoteModel:
                     yield done.pop(wanted[yielded])
                     yielded += 1
 
-    def _submit(self, queue: _Queue, running: Any, request: dict[str, Any]) -> None:
-        """Keep every worker busy, those that have joined since included."""
+    def _submit(self, queue: _Queue, running: Any, request: Request) -> None:
+        """Keep every worker busy, including those that have joined since."""
         workers = max(1, len(self._client.nthreads()))
-        while queue.left and running.count() < _TASKS_A_WORKER * workers:
-            indices = queue.take(_TASKS_A_WORKER * workers)
-            running.add(self._client.submit(_write, self._source, request, indices, pure=False))
+        while queue.left and running.count() < _TASKS_PER_WORKER * workers:
+            part = replace(request, indices=tuple(queue.take(_TASKS_PER_WORKER * workers)))
+            running.add(self._client.submit(_write, self._source, self._threads, part, pure=False))
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns that some worker calls."""
+        """The result of a function, called by some worker."""
         if not self._client.nthreads():
-            self._note("no worker yet: waiting for one")
-        with _retold():
+            self._note("no workers yet: waiting for one")
+        with _one_line_errors():
             return self._client.submit(function, *arguments, pure=False).result()
 
     def _compare(self, machine: _Machine) -> None:
-        """Say once of each kind of worker that it is not like this one or those before."""
-        if machine in self._told:
+        """Note each kind of worker that differs from those before, once. Raises OSError for another version."""
+        if machine in self._seen:
             return
         if machine.version != __version__:
-            raise OSError(f"a worker has fastsedd {machine.version}, allowed: {__version__}, as here")
-        if self._told:
-            self._note(f"workers' CPUs differ ({machine.cpu.name}, {machine.cpu.isa}): so may a text, by who writes it")
-        self._told.add(machine)
+            raise OSError(f"a worker has fastsedd {machine.version}, allowed: {__version__}, the version here")
+        if self._seen:
+            self._note(
+                f"workers have different CPUs ({machine.cpu.name}, {machine.cpu.isa}): "
+                "the same seed may give different text on each"
+            )
+        self._seen.add(machine)
 
 
 class _Queue:
@@ -185,9 +181,9 @@ def connect(
     scheduler : the address of a dask scheduler, "tcp://host:8786", or "local:N", N worker processes on this machine
     path, dtype, revision, offline, tokenizer, heads : as `fastsedd.load` takes them. Workers load the model themselves:
         a path must be there on their machines too.
-    threads : CPU threads a worker. If None, those that dask gave it (`dask worker --nthreads`), and on this machine an
-        equal share of its cores.
-    note : told, in one line, what a person should know
+    threads : CPU threads per worker. If None, those that dask gave it (`dask worker --nthreads`), and on this machine
+        an equal share of its cores.
+    note : called with one line for each thing that a person should know
     Raises ValueError for a bad argument, UnavailableError, which is one, without the library, OSError where there is no
     scheduler or its workers cannot do it, and what `load` raises.
     """
@@ -199,20 +195,19 @@ def connect(
     except ImportError:
         raise UnavailableError("a scheduler needs dask: pip install 'fastsedd[dask]'") from None
 
-    source = _Source(_everywhere(path), dtype, revision, offline, _everywhere(tokenizer), heads, threads)
-    name = "shipped model" if path is None else str(path)
+    source = Source(_everywhere(path), dtype, revision, offline, _everywhere(tokenizer), heads)
     with _cluster(local) as cluster:
         try:
             client = distributed.Client(cluster or scheduler, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise OSError(f"scheduler {scheduler} does not answer: {error}") from None
         with client:
-            yield RemoteModel(client, source, name, note)
+            yield RemoteModel(client, name_of(path), source, threads, note)
 
 
 @contextmanager
 def _cluster(local: re.Match[str] | None) -> Iterator[Any]:
-    """Worker processes on this machine, where they are asked for."""
+    """Worker processes on this machine, if that is what the scheduler is."""
     if local is None:
         yield None
         return
@@ -236,48 +231,48 @@ def _everywhere(path: str | Path | None) -> str | None:
 
 
 @contextmanager
-def _retold() -> Iterator[None]:
-    """Dask's own errors, and those of a worker that lacks something, as an OSError of one line."""
+def _one_line_errors() -> Iterator[None]:
+    """Turn dask's own errors, and those of a worker that lacks something, into an OSError of one line."""
     import distributed
 
     try:
         yield
     except distributed.KilledWorker as error:
-        raise OSError(f"workers die whenever they get the same texts: {error}") from None
+        raise OSError(f"workers crashed repeatedly on the same samples: {error}") from None
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:
         raise OSError(f"workers or scheduler failed: {type(error).__name__}: {error}") from None
 
 
-# What follows runs on workers.
+# The functions below run on workers.
 
 _one_at_a_time = threading.Lock()  # a task uses all threads of its worker
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(source: _Source) -> Model:
+def _loaded(source: Source) -> Model:
     return load(
         source.path, source.dtype, source.revision,
         offline=source.offline, tokenizer=source.tokenizer, heads=source.heads,
     )  # fmt: skip
 
 
-def _config(source: _Source) -> ModelConfig:
+def _config(source: Source) -> ModelConfig:
     with _one_at_a_time:
         return _loaded(source).config
 
 
-def _check(source: _Source, request: dict[str, Any], indices: Sequence[int]) -> None:
-    """Raise what `Model.stream` has to say about a request, without running it."""
+def _check(source: Source, request: Request) -> None:
+    """Raise whatever `Model.run` refuses of a request, without writing a text."""
     with _one_at_a_time:
-        _loaded(source).stream(**request, indices=indices)
+        _loaded(source).run(request)
 
 
-def _write(source: _Source, request: dict[str, Any], indices: list[int]) -> _Part:
+def _write(source: Source, threads: int | None, request: Request) -> _Part:
     with _one_at_a_time:
-        _use_threads(source.threads)
-        samples = list(_loaded(source).stream(**request, indices=indices))
+        _use_threads(threads)
+        samples = list(_loaded(source).run(request))
     return _Part(samples, _Machine(__version__, fastsedd_kernels.cpu_info()))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import msgspec
 
 if TYPE_CHECKING:
-    from fastsedd.engine import Sample
+    from fastsedd.results import Sample
 
 _BEGINNING = b'{"text": '  # of every line
 

@@ -10,13 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.choices import check_integer
 from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.noise import Noise
 from fastsedd.diffusion.predictor import apply_temperature
 
 LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
 
-MOST_NODES = 1024
+MAX_NODES = 1024
 
 # A step's probabilities are looked at in pieces of about so many numbers.
 _PIECE = 1 << 20
@@ -78,9 +79,8 @@ def fit_times(
 
 
 def check_nodes(nodes: int) -> None:
-    """Raise ValueError for a number of nodes that `fit_times` would refuse once it runs."""
-    if not 2 <= nodes <= MOST_NODES:
-        raise ValueError(f"nodes is {nodes}, allowed: 2 to {MOST_NODES}")
+    """Raise ValueError for a number of nodes that `fit_times` refuses, before the texts are written."""
+    check_integer("nodes", nodes, 2, MAX_NODES)
 
 
 def step_cost(

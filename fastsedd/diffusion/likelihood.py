@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.choices import check_integer, check_seed
 from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.noise import Noise
 
 LogScore = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[Any]]
 
-MOST_TIMES = 1 << 16
+MAX_TIMES = 1 << 16
 
 
 def bound(
@@ -40,7 +41,8 @@ def bound(
     progress : called as ``progress(done, total)`` after each batch, of W times `times`
     Raises ValueError for times, seed, batch_size and windows outside their bounds.
     """
-    check_request(times, seed)
+    check_integer("times", times, 1, MAX_TIMES)
+    check_seed(seed)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
     if windows.ndim != 2 or windows.size == 0:
@@ -87,14 +89,6 @@ def ends(graph: Graph, noise: Noise) -> float:
     that of tokens drawn uniformly, whose integral is known. The published code leaves this out.
     """
     return math.log(graph.tokens) - graph.information(float(noise.total(0.0))) + graph.information(noise.total(1.0))
-
-
-def check_request(times: int, seed: int) -> None:
-    """Raise ValueError, naming the argument, for what `bound` would refuse once it runs."""
-    if not 1 <= times <= MOST_TIMES:
-        raise ValueError(f"times is {times}, allowed: 1 to {MOST_TIMES}")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed is {seed}, allowed: 0 <= seed < 2^64")
 
 
 def _uniform(seed: int, window: int, stratum: int, count: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Predictors: what one reverse step does with a network's log scores, as a law of draws or as rows of probabilities."""
+"""Predictors: a reverse step from a network's log scores, as a law of draws or as rows of probabilities."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from fastsedd_kernels import Law
 from numpy.typing import NDArray
 
+from fastsedd import choices
 from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.timegrid import Step
 
@@ -22,7 +23,7 @@ class Predictor:
     transition: Callable[[Graph, NDArray[np.float32], NDArray[np.int32], Step], NDArray[np.float32]]
 
 
-# Tweedie tau-leaping, which takes noise dsigma away at every position at once (Lou et al. 2024, equation 19).
+# Tweedie tau-leaping, which removes noise dsigma at every position at once (Lou et al. 2024, equation 19).
 ANALYTIC = Predictor(
     lambda graph, step: graph.reverse_law(step.dsigma),
     lambda graph, log_score, tokens, step: graph.reverse_transition(log_score, tokens, step.dsigma),
@@ -57,9 +58,13 @@ LIKELIEST = Predictor(
     _likeliest,
 )
 
-# By name: what all steps but the last do, and the last one. Of a network that predicts the clean token, MDLM's
+# By name: all steps but the last, and the last one. For a network that predicts the clean token, MDLM's
 # ancestral step (ddpm) is the analytic one: the chance to be unmasked is (e^dsigma - 1) / (e^sigma - 1) in both.
-PREDICTORS = {"analytic": (ANALYTIC, DENOISER), "euler": (EULER, DENOISER), "ddpm": (ANALYTIC, LIKELIEST)}
+PREDICTORS: dict[choices.Predictor, tuple[Predictor, Predictor]] = {
+    "analytic": (ANALYTIC, DENOISER),
+    "euler": (EULER, DENOISER),
+    "ddpm": (ANALYTIC, LIKELIEST),
+}
 
 
 def apply_temperature(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], temperature: float) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 import fastsedd
 from fastsedd import cluster
-from fastsedd.engine import Sample
 from fastsedd.errors import UnavailableError
+from fastsedd.results import Sample
 
 distributed = pytest.importorskip("distributed", reason="needs the dask extra")
 

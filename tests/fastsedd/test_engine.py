@@ -164,7 +164,7 @@ def test_samples_are_asked_for_by_index(model) -> None:
 
 def test_texts_do_not_depend_on_the_sizes_that_are_tried(model, monkeypatch) -> None:
     whole = model.generate(num_samples=40, steps=2, seed=5, batch_size=40).texts
-    monkeypatch.setattr(fastsedd.Model, "_checked_batch_size", lambda self, *_: 4)
+    monkeypatch.setattr(fastsedd.Model, "_batch_size", lambda self, *_: 4)
     assert model.generate(num_samples=40, steps=2, seed=5).texts == whole
 
 
@@ -205,7 +205,11 @@ def test_the_checkpoints_own_defaults(write_checkpoint, make_config) -> None:
         ({"template": "a{{}}", "suffix": "b"}, "template is given with a prefix or a suffix"),
         ({"fixed": {12: 0}}, "fixed has position 12, allowed: 0 to 11"),
         ({"fixed": {1: 5}}, "fixed has token 5, allowed: 0 to 4"),
-        ({"fixed": np.zeros(3, int)}, "fixed is int64 (3,), must be integers (12,)"),
+        ({"fixed": np.zeros(3, int)}, "fixed has 3 positions, allowed: 12, the length"),
+        ({"fixed": np.zeros(12)}, "fixed is float64 (12,), must be integers"),
+        ({"fixed": np.zeros((3, 4), int)}, "fixed is int64 (3, 4), must be integers"),
+        ({"fixed": {1: 1.5}}, "fixed holds 1.5, allowed: integers"),
+        ({"fixed": {1: -2}}, "fixed has token -2, allowed: 0 to 4, or -1 where free"),
         ({"fixed": {0: 2}, "prefix": "a"}, "fixed has token 2 at position 0, where the text has 1"),
         ({"predictor": "tweedie"}, "predictor is 'tweedie'"),
         ({"top_k": -1}, "top_k is -1"),

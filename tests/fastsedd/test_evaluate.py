@@ -77,7 +77,7 @@ def test_it_is_the_bound_of_the_reference_network(model, config, make_tensors) -
     tensors = make_tensors(config)
     expected = likelihood.bound(
         lambda tokens, sigma: reference.log_score(config, tensors, tokens, sigma),
-        model._graph, model._noise, windows, times=4, seed=0, batch_size=8,
+        model._process.graph, model._process.noise, windows, times=4, seed=0, batch_size=8,
     )  # fmt: skip
     np.testing.assert_allclose(model.evaluate(TEXT, times=4).by_window, expected, rtol=1e-5)
 

@@ -83,7 +83,7 @@ def test_a_bad_grid_is_one_line(folder, content: str, words: str) -> None:
 
 def test_what_cannot_be_done_is_told(folder) -> None:
     model = fastsedd.load(folder)
-    with pytest.raises(ValueError, match="grid is 'fitted', and none was fitted to this model"):
+    with pytest.raises(ValueError, match="grid is 'fitted', but no grid was fitted to this model"):
         model.stream(grid="fitted")
     with pytest.raises(ValueError, match="grid is 'cosine', allowed"):
         model.stream(grid="cosine")

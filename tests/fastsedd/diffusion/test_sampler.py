@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,18 @@ import pytest
 from fastsedd_kernels import Law, pack, sample_categorical, sample_linear
 from numpy.typing import NDArray
 
-from fastsedd.diffusion import sampler
+from fastsedd import choices
+from fastsedd.choices import Draw
+from fastsedd.config import MOST_LENGTH, MOST_STEPS
+from fastsedd.diffusion import grid_sampler
+from fastsedd.diffusion.choice import Choice
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
+from fastsedd.diffusion.grid_sampler import GridSampler
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
-from fastsedd.diffusion.sampler import Choice, Draw, draw_streams, sample
+from fastsedd.diffusion.predictor import PREDICTORS
+from fastsedd.diffusion.sampler import FREE, INDEX_BITS, POSITION_BITS, STEP_BITS, Batch, draw_streams
 from fastsedd.diffusion.timegrid import Step, TimeGrid, uniform_grid
+from fastsedd.request import MAX_SAMPLES
 
 TOKENS = 3
 JOINT = np.array([[8.0, 1.0, 3.0], [1.0, 6.0, 1.0], [4.0, 1.0, 7.0]]) / 32.0
@@ -26,6 +34,27 @@ both_draws = pytest.mark.parametrize("draw", ["exact", "official"])
 
 
 LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
+
+
+def sample(
+    network: Any,
+    graph: Graph,
+    grid: TimeGrid,
+    *,
+    indices: Sequence[int],
+    length: int,
+    seed: int,
+    fixed: NDArray[np.int32] | None = None,
+    choice: Choice | None = None,
+    on_step: Callable[[int, int, NDArray[np.int32]], None] | None = None,
+) -> NDArray[np.int32]:
+    """The texts of a batch, int32 [B, L]; on_step sees a copy of each state."""
+    given = np.full(length, FREE, np.int32) if fixed is None else fixed
+    sampler = GridSampler(graph, grid, Choice() if choice is None else choice)
+    for record in sampler.run(network, Batch(indices, seed, given)):
+        if on_step is not None:
+            on_step(record.step, record.steps, record.tokens.copy())
+    return record.tokens
 
 
 class FromLogScore:
@@ -199,7 +228,6 @@ def test_on_step_sees_every_state_and_keeps_it(graph: Graph, noise: Noise) -> No
         return score(tokens, sigma)
 
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
-        assert not tokens.flags.writeable
         seen.append((step, steps, tokens, tokens.copy()))
 
     network = FromLogScore(log_score, graph)
@@ -317,7 +345,7 @@ def test_rows_of_probabilities_are_seen_where_the_draw_needs_them(
         methods.append(method)
         return sample_categorical(*arguments, method=method)
 
-    monkeypatch.setattr(sampler, "sample_categorical", recording)
+    monkeypatch.setattr(grid_sampler, "sample_categorical", recording)
     graph, grid = Uniform(TOKENS), uniform_grid(Geometric(1e-3, 8.0), 3)
     sample(
         FromLogScore(true_log_score(graph, JOINT), graph), graph, grid, indices=[0], length=2, seed=21, choice=choice
@@ -327,20 +355,26 @@ def test_rows_of_probabilities_are_seen_where_the_draw_needs_them(
 
 @both_graphs
 @pytest.mark.parametrize(
-    ("top_k", "top_p", "allowed"), [(2, 1.0, [0, 2]), (0, 0.8, [0, 2]), (1, 1.0, [0]), (3, 0.5, [0])]
+    ("top_k", "top_p", "kept"), [(2, 1.0, [0, 2]), (0, 0.8, [0, 2]), (1, 1.0, [0]), (0, 0.5, [0]), (3, 0.5, [0])]
 )
-def test_truncation_leaves_the_likeliest(
-    graph: Graph, noise: Noise, top_k: int, top_p: float, allowed: list[int]
-) -> None:
-    """One position whose data is 0.6, 0.1, 0.3, denoised in one step from the mask, or from its least likely token."""
-    log_score = single_log_score(graph, np.array([0.6, 0.1, 0.3]))
-    grid = TimeGrid((), Step(0.5, 0.5, 0.5))
-    network = FromLogScore(log_score, graph)
-    texts = sample(
-        network, graph, grid, indices=range(4000), length=1, seed=24, choice=Choice(top_k=top_k, top_p=top_p)
-    )  # fmt: skip
-    if isinstance(graph, Absorb):
-        assert set(texts.ravel()) == set(allowed)
+def test_truncation_leaves_the_likeliest(graph: Graph, noise: Noise, top_k: int, top_p: float, kept: list[int]) -> None:
+    """Every jump of one step, from any state, lands on one of the likeliest tokens other than the current one."""
+    data = np.array([0.6, 0.1, 0.3])
+    network, grid = FromLogScore(single_log_score(graph, data), graph), TimeGrid((), Step(0.5, 0.5, 0.5))
+    count = 4000
+    batch = Batch(range(count), 24, np.full(1, FREE, np.int32))
+    start = graph.sample_limit(batch.seed, batch.streams(0)).ravel()
+    (record,) = GridSampler(graph, grid, Choice(top_k=top_k, top_p=top_p)).run(network, batch)
+    end = record.tokens.ravel()
+    for state in np.unique(start):
+        others = [token for token in np.argsort(-data) if token != state]  # the likeliest first
+        share = np.cumsum(data[others]) / data[others].sum()
+        of_k = others[:top_k] if top_k else others
+        expected = set(of_k[: int(np.searchsorted(share, top_p - 1e-9)) + 1]) if top_p < 1.0 else set(of_k)
+        if state == getattr(graph, "mask", None):
+            assert expected == set(kept)
+        jumped = (start == state) & (end != state)
+        assert set(end[jumped]) == expected
 
 
 @both_graphs
@@ -372,26 +406,29 @@ def test_streams_never_meet_at_the_edges_of_their_fields() -> None:
     assert int(np.max(numbers)) == 2**64 - 1
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("indices", [0, -1]),
-        ("indices", [2**28]),
-        ("length", 0),
-        ("length", 2**20 + 1),
-        ("seed", -1),
-        ("seed", 2**64),
-        ("fixed", np.zeros(3, dtype=np.int32)),
-        ("fixed", np.array([-2, 0], dtype=np.int32)),
-        ("fixed", np.array([TOKENS, 0], dtype=np.int32)),
-        ("grid", TimeGrid((Step(1.0, 1e-9, 1.0),) * (2**16 - 1), Step(1e-9, 1e-9, 1.0))),
-    ],
-)
-def test_a_bad_argument_is_named(argument: str, value: Any) -> None:
+def test_a_request_fits_the_fields_of_a_stream() -> None:
+    assert MAX_SAMPLES <= 1 << INDEX_BITS
+    assert MOST_STEPS + 2 <= 1 << STEP_BITS  # the denoiser's, and that of the limit
+    assert MOST_LENGTH <= 1 << POSITION_BITS
+    assert INDEX_BITS + STEP_BITS + POSITION_BITS == 64
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.05])
+def test_the_time_of_a_step_is_the_samplers_own(slow: float) -> None:
+    """Whoever looks at a state takes time that is not the step's."""
     graph = Absorb(TOKENS)
-    arguments: dict[str, Any] = {"grid": uniform_grid(LogLinear(), 2), "indices": [0], "length": 2, "seed": 0}
-    with pytest.raises(ValueError, match=argument):
-        sample(FromLogScore(true_log_score(graph, JOINT), graph), graph, **(arguments | {argument: value}))
+    sampler = GridSampler(graph, uniform_grid(LogLinear(), 2), Choice())
+    network = FromLogScore(zero_score(graph), graph)
+    started = time.perf_counter()
+    taken = 0.0
+    for record in sampler.run(network, Batch([0], 0, np.full(1, FREE, np.int32))):
+        taken += record.seconds
+        time.sleep(slow)
+    assert taken <= time.perf_counter() - started - 3 * slow
+
+
+def test_every_predictor_has_its_steps() -> None:
+    assert tuple(PREDICTORS) == choices.PREDICTORS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""A path or a name -> a `Model`; and requests in one call, with the model loaded for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fastsedd_kernels
+
+from fastsedd import checkpoint, text
+from fastsedd.choices import DTYPES, Dtype, check_one_of
+from fastsedd.engine import Model
+from fastsedd.errors import UnavailableError
+from fastsedd.request import OnStep, Options, shows_options
+from fastsedd.results import Evaluation, Result
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+SHIPPED = Path(__file__).parent / "assets"
+SHIPPED_NAME = "shipped model"
+
+
+def load(
+    path: str | Path | None = None,
+    dtype: Dtype = "float32",
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    tokenizer: str | Path | None = None,
+    heads: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Model:
+    """Load a checkpoint: a folder, a file of weights, a name on the hub, or, with None, the shipped model.
+
+    path : a str `owner/name`, or `owner/name/file`, that is not a path here is looked up on the Hugging Face hub
+    dtype : what its large layers are stored and multiplied in. "bfloat16" halves the memory, "int8" quarters it; norms,
+        the noise embedding and sums stay float32, and so does the model's output. The texts differ.
+    revision : a branch, tag or commit, of a name on the hub; its main branch if None
+    offline : use what has been fetched before, without the network
+    tokenizer : a folder, a tokenizer.json or a name on the hub, instead of the checkpoint's own
+    heads : of a file that does not say how many it has, the one size that does not follow from its shapes
+    note : called with one line for each thing that the files do not say and is assumed, and where the checkpoint's
+        tokenizer is out of reach: texts are then token ids
+    Raises CheckpointError (a ValueError) for anything wrong with the files, UnavailableError, which is one, where they
+    are out of reach, ValueError for another dtype.
+    """
+    check_one_of("dtype", dtype, DTYPES)
+    read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline, heads=heads)
+    if read.assumed:
+        note(f"assumed: {read.assumed}")
+    return Model(read, name_of(path), dtype, _tokenizer(read, tokenizer, offline, note))
+
+
+def name_of(path: str | Path | None) -> str:
+    """The name of the model that `load` finds there."""
+    return SHIPPED_NAME if path is None else str(path)
+
+
+def _tokenizer(
+    read: checkpoint.Checkpoint, source: str | Path | None, offline: bool, note: Callable[[str], None]
+) -> text.Tokenizer:
+    """The requested tokenizer, or the checkpoint's own, or token ids where that is out of reach."""
+    if source is None and read.config.characters is not None:
+        return text.choose(read.config)
+    try:
+        return text.choose(read.config, checkpoint.find_tokenizer(read, source, offline=offline))
+    except UnavailableError as error:
+        if source is not None:
+            raise
+        note(f"texts are token ids, for want of a tokenizer: {error}")
+        return text.choose(read.config)
+
+
+@shows_options
+def generate(
+    model: str | Path | None = None,
+    dtype: Dtype = "float32",
+    *,
+    on_step: OnStep | None = None,
+    **options: Unpack[Options],
+) -> Result:
+    """Load a checkpoint and write texts with it, in one call; see `load` and `Model.generate`."""
+    return load(model, dtype).generate(on_step=on_step, **options)
+
+
+def evaluate(
+    model: Model | str | Path | None,
+    text: str,
+    times: int = 8,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Bound a text's -log p under a model, or under the checkpoint that `load` finds; see `Model.evaluate`."""
+    loaded = model if isinstance(model, Model) else load(model)
+    return loaded.evaluate(text, times, batch_size, seed, progress)
+
+
+def warmup(progress: Callable[[int, int], None] | None = None) -> None:
+    """Compile every kernel for this CPU, or load it from the cache; `progress(done, total)` after each."""
+    fastsedd_kernels.compile_all(progress)

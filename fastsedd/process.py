@@ -1,0 +1,56 @@
+"""A model's diffusion process: its graph and noise, and the sampler that a request means for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastsedd.choices import PREDICTORS, Predictor
+from fastsedd.config import FittedTimes, ModelConfig
+from fastsedd.diffusion.graph import Absorb, Graph, Uniform
+from fastsedd.diffusion.grid_sampler import GridSampler
+from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
+from fastsedd.diffusion.timegrid import TimeGrid, fitted_grid, log_sigma_grid, uniform_grid
+from fastsedd.request import Request
+
+
+@dataclass(frozen=True)
+class Process:
+    """How a model's texts become noise, and are written back from it.
+
+    fitted : the time grid that was fitted to the model, if there is one
+    """
+
+    config: ModelConfig
+    graph: Graph
+    noise: Noise
+    fitted: FittedTimes | None = None
+
+    @classmethod
+    def of(cls, config: ModelConfig, fitted: FittedTimes | None = None) -> Process:
+        """The process that a config describes."""
+        graph: Graph = Absorb(config.tokens) if config.graph == "absorb" else Uniform(config.tokens)
+        noise: Noise = LogLinear()
+        if config.noise.type != "loglinear":
+            noise = Geometric(config.noise.sigma_min, config.noise.sigma_max)
+        return cls(config, graph, noise, fitted)
+
+    def sampler(self, request: Request) -> GridSampler:
+        """Raises ValueError, naming the argument, for a predictor or a grid that this model does not have."""
+        generation = request.generation(self.config.generation)
+        choice = request.choice(self._own_predictor(), generation.temperature)
+        if choice.predictor == "ddpm" and not self.config.normalised:
+            allowed = ", ".join(repr(each) for each in PREDICTORS if each != "ddpm")
+            raise ValueError(f"predictor is 'ddpm', allowed for this model: {allowed}")
+        return GridSampler(self.graph, self._time_grid(request, generation.steps), choice)
+
+    def _own_predictor(self) -> Predictor:
+        return "ddpm" if self.config.architecture == "mdlm" else "analytic"
+
+    def _time_grid(self, request: Request, steps: int) -> TimeGrid:
+        if isinstance(request.grid, FittedTimes):
+            return fitted_grid(self.noise, steps, request.grid.times)
+        if request.grid == "fitted":
+            if self.fitted is None:
+                raise ValueError("grid is 'fitted', but no grid was fitted to this model: run fastsedd fit-grid first")
+            return fitted_grid(self.noise, steps, self.fitted.times)
+        return (uniform_grid if request.grid == "uniform" else log_sigma_grid)(self.noise, steps)

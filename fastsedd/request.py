@@ -1,0 +1,217 @@
+"""A request for texts: frozen, checked once where it is built, the same for Python, the command line and workers."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
+
+from fastsedd.choices import GRIDS, Draw, Dtype, Grid, Predictor, check_integer, check_one_of, check_seed
+from fastsedd.config import MOST_STEPS, FittedTimes, GenerationConfig
+from fastsedd.diffusion.choice import Choice
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Unpack
+
+Fixed = Union[Mapping[int, int], "ArrayLike"]
+OnStep = Callable[[int, int, "NDArray[np.int32]"], None]
+
+MAX_SAMPLES = 1 << 28  # a sample index has 28 bits of a random stream's number
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: the arguments of `fastsedd.load`. It can be pickled."""
+
+    path: str | None = None
+    dtype: Dtype = "float32"
+    revision: str | None = None
+    offline: bool = False
+    tokenizer: str | None = None
+    heads: int | None = None
+
+
+@dataclass(frozen=True)
+class FixedTokens:
+    """Tokens that stand at some positions of a text.
+
+    pairs : (position, token), by position
+    length : of the array that they were given as, which must be the text's; None for a mapping
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    length: int | None = None
+
+    @classmethod
+    def of(cls, fixed: Fixed) -> FixedTokens:
+        """From {position: token}, or integers [L], -1 where free. Raises ValueError for anything else."""
+        import numpy as np
+
+        if isinstance(fixed, Mapping):
+            for number in (*fixed.keys(), *fixed.values()):
+                if isinstance(number, bool) or not isinstance(number, Integral):
+                    raise ValueError(f"fixed holds {number!r}, allowed: integers, {{position: token}}")
+            return cls(tuple(sorted((int(position), int(token)) for position, token in fixed.items())))
+        row = np.asarray(fixed)
+        if row.dtype.kind not in "iu" or row.ndim != 1:
+            raise ValueError(f"fixed is {row.dtype} {row.shape}, must be integers, one for each position")
+        return cls(tuple((at, int(token)) for at, token in enumerate(row) if token != -1), len(row))
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `Model.generate` and `Model.stream` after prefix and suffix; None stands for the default."""
+
+    num_samples: int
+    batch_size: int | None
+    length: int | None
+    steps: int | None
+    seed: int | None
+    temperature: float | None
+    draw: Draw
+    template: str | None
+    fixed: Fixed | None
+    predictor: Predictor | None
+    top_k: int
+    top_p: float
+    grid: Grid | FittedTimes
+    indices: Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Texts to write; it can be pickled and compared. What depends on the model is checked by the model.
+
+    prefix, suffix : text that every sample begins and ends with, exactly
+    num_samples : how many texts, 1 to 2^28
+    batch_size : samples denoised together, chosen by memory and speed if None; the texts do not depend on it
+    length : tokens per text, at most the model's, which is the default
+    steps, temperature : the checkpoint's own if None; one denoising step follows the `steps`
+    seed : 0 to 2^64 - 1; it decides the texts, on any number of threads
+    draw : "exact", or "official", the published code's arithmetic
+    template : instead of prefix and suffix, text with gaps: "{{40}}" is one of 40 tokens, "{{}}" one of all that are
+        left; without the latter the template decides the length. See `fastsedd.text.template`.
+    fixed : tokens at any other positions
+    predictor : "analytic" (the default), "euler", or "ddpm" (MDLM and RADD only; MDLM's default). For these models the
+        network is skipped on steps where no token changes, whichever predictor is chosen.
+    top_k, top_p : keep only the k likeliest of the tokens that a position may jump to, or the smallest set of them
+        whose probabilities sum to p; 0 and 1.0 keep all. They and the official draw need whole rows of probabilities,
+        which takes longer.
+    grid : spacing of the steps in noise: "uniform" in time, as in the article, "log-sigma", equal in the logarithm of
+        the noise, "fitted", to this model, or the result of `fit_grid`
+    indices : which of the samples 0 to num_samples - 1 to write, in this order; all of them if None
+    Raises ValueError, naming the argument, its value and what is allowed.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+    num_samples: int = 1
+    batch_size: int | None = None
+    length: int | None = None
+    steps: int | None = None
+    seed: int = field(default_factory=lambda: secrets.randbits(32))
+    temperature: float | None = None
+    draw: Draw = "exact"
+    template: str | None = None
+    fixed: FixedTokens | None = None
+    predictor: Predictor | None = None
+    top_k: int = 0
+    top_p: float = 1.0
+    grid: Grid | FittedTimes = "uniform"
+    indices: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix", "template"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "template" and value is None):
+                raise ValueError(f"{name} is {value!r}, allowed: text")
+        if self.template is not None and (self.prefix or self.suffix):
+            raise ValueError("template is given with a prefix or a suffix, allowed: the one or the others")
+        check_integer("num_samples", self.num_samples, 1, MAX_SAMPLES)
+        if self.batch_size is not None:
+            check_batch_size(self.batch_size)
+        if self.steps is not None:
+            check_integer("steps", self.steps, 1, MOST_STEPS)
+        check_seed(self.seed)
+        self.choice("analytic", 1.0)  # which checks the settings of a step
+        if not isinstance(self.grid, FittedTimes):
+            check_one_of("grid", self.grid, GRIDS)
+        for index in self.indices or ():
+            if not isinstance(index, int) or not 0 <= index < self.num_samples:
+                raise ValueError(f"indices holds {index}, allowed: 0 to {self.num_samples - 1}, below num_samples")
+
+    @classmethod
+    def of(cls, prefix: str = "", suffix: str = "", **options: Unpack[Options]) -> Request:
+        """A request from the arguments of `Model.generate`: any sequence of indices, any form of fixed tokens."""
+        arguments = {"prefix": prefix, "suffix": suffix, **options}
+        given = {name: _plain(value) for name, value in arguments.items() if value is not None}
+        if "fixed" in given:
+            given["fixed"] = FixedTokens.of(given["fixed"])
+        if "indices" in given:
+            given["indices"] = tuple(map(_plain, given["indices"]))
+        return cls(**given)
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """Indices of the samples to write, in order."""
+        return range(self.num_samples) if self.indices is None else self.indices
+
+    def generation(self, own: GenerationConfig) -> GenerationConfig:
+        """Steps and temperature; own : the checkpoint's, where the request leaves them open."""
+        return GenerationConfig(
+            own.steps if self.steps is None else self.steps,
+            own.temperature if self.temperature is None else self.temperature,
+        )
+
+    def choice(self, predictor: Predictor, temperature: float) -> Choice:
+        """The settings of a step; predictor, temperature : the model's own, where the request leaves them open."""
+        return Choice(
+            predictor if self.predictor is None else self.predictor,
+            self.draw,
+            temperature if self.temperature is None else self.temperature,
+            self.top_k,
+            self.top_p,
+        )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError for a batch without samples."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}, allowed: 1 or more")
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def shows_options(function: _Function) -> _Function:
+    """Let `help` and editors see the options of a function of `**options` one by one, with their defaults."""
+    own = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    names = {parameter.name for parameter in own}
+    options = [
+        parameter.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY,
+            annotation=getattr(Options.__annotations__.get(name), "__forward_arg__", parameter.annotation),
+            default=None if name == "seed" else parameter.default,
+        )
+        for name, parameter in inspect.signature(Request).parameters.items()
+        if name not in names
+    ]
+    function.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    return function
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's: a request is printed as JSON, pickled and compared."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
