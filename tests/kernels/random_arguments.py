@@ -38,17 +38,26 @@ class Call:
         around = int(self.rng.integers(1, most + 1)) * tile
         return max(1, around + self.pick(-1, 0, 1, tile // 2, tile // 4, -tile // 3))
 
-    def array(self, name: str, *shape: int, dtype: Any = np.float32, scale: float | None = None) -> np.ndarray:
-        """Random numbers of that shape in a random layout, in the midst of NaN."""
+    def array(
+        self,
+        name: str,
+        *shape: int,
+        dtype: Any = np.float32,
+        scale: float | None = None,
+        favoured: tuple[str, ...] = (),
+    ) -> np.ndarray:
+        """Random numbers of that shape in a random layout, half of the time a favoured one, in the midst of NaN."""
         scale = self.pick(0.0, 1e-3, 1.0, 1.0, 30.0) if scale is None else scale
         values = (self.rng.standard_normal(shape) * scale).astype(dtype)
         if self.rng.random() < 0.3:
             values *= self.rng.choice([0.0, 1e-3, 1.0], shape).astype(dtype)
-        return self.laid_out(name, values)
+        return self.laid_out(name, values, favoured)
 
-    def laid_out(self, name: str, values: np.ndarray) -> np.ndarray:
+    def laid_out(self, name: str, values: np.ndarray, favoured: tuple[str, ...] = ()) -> np.ndarray:
         layouts = ["C", "F", "strided", "reversed", "inside", "crowded", "axes", "repeated", "unaligned"]
         layout = self.pick(*(layouts[:-1] if self.way == "njit" else layouts))
+        if favoured and self.rng.random() < 0.5:
+            layout = self.pick(*favoured)
         memory, array = _place(values, layout, self.rng)
         self.words.append(f"{name}={array.dtype}{list(array.shape)} {layout}")
         self._kept.append((memory, memory.tobytes()))

@@ -110,3 +110,17 @@ def test_rotary(shape: tuple[int, ...]) -> None:
 def test_rotary_refuses_an_odd_width() -> None:
     with pytest.raises(ValueError, match="even dim"):
         fk.rotary(np.ones((1, 2, 3), np.float32))
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00101, 0x7F800001])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_nan_of_any_bits_stays_one(dtype: str, bits: int) -> None:
+    """In a query, its row; in a key, every row; in a value, its column."""
+    where = {"q": np.s_[:, :, 2], "k": np.s_[...], "v": np.s_[..., 3]}
+    for name, place in where.items():
+        random = np.random.default_rng(0)
+        parts = {each: random.standard_normal((1, 1, 5, 8), np.float32) for each in "qkv"}
+        parts[name].view(np.uint32)[0, 0, 2, 3] = bits
+        expected = np.zeros((1, 1, 5, 8), bool)
+        expected[place] = True
+        np.testing.assert_array_equal(np.isnan(fk.attention(**parts, dtype=dtype)), expected)

@@ -18,11 +18,12 @@ def make_calls(target: str, first: int, count: int, *options: str) -> None:
     chosen = {} if target == "native" else {"NUMBA_CPU_NAME": target, "NUMBA_CPU_FEATURES": ""}
     command = [sys.executable, str(CALLS), "--first", str(first), "--count", str(count), *options]
     made = subprocess.run(command, env={**os.environ, **chosen}, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, f"on {target}:\n{made.stdout}{made.stderr[-2000:]}"
+    died = f"died by signal {-made.returncode}: --trace tells which call\n" if made.returncode < 0 else ""
+    assert made.returncode == 0, f"on {target}: {died}{made.stdout}{made.stderr[-2000:]}"
     assert f"{count} calls" in made.stderr and ", 0 wrong" in made.stderr
 
 
-@pytest.mark.parametrize(("target", "count"), [("native", 1000), ("haswell", 500), ("generic", 500)])
+@pytest.mark.parametrize(("target", "count"), [("native", 500), ("haswell", 1000), ("generic", 500)])
 def test_two_thousand_calls(target: str, count: int) -> None:
     if target not in TARGETS:
         pytest.skip("names of x86-64 CPUs")

@@ -26,9 +26,9 @@ from fastsedd_kernels.simd.vector import (
     minimum,
     polynomial,
     power_of_two,
+    power_of_two_of_sum,
     splat,
     store_first,
-    times_power_of_two,
     where_less,
 )
 
@@ -73,14 +73,15 @@ _exp2 = polynomial(
     0.0013276470126584172,
 )  # fmt: skip
 _EXP2_LEAST = float32(-126.0)
+_TO_EXPONENT = float32(12582912.0 + 127.0)  # as _TO_WHOLE, and the sum's lowest bits are the exponent of 2^n
 
 
 @jit
 def exp2_of_negative(x: Any) -> Any:
     """2^x of a vector that is nowhere above 0, within 4 ulp; 2^-126 below that, NaN for NaN. Half the work of `exp`."""
     limited = maximum(splat(_EXP2_LEAST), x)  # in this order a NaN stays one
-    shifted = limited + _TO_WHOLE
-    return times_power_of_two(_exp2(limited - (shifted - _TO_WHOLE)), shifted)
+    shifted = limited + _TO_EXPONENT
+    return _exp2(limited - (shifted - _TO_EXPONENT)) * power_of_two_of_sum(shifted)
 
 
 @jit

@@ -280,12 +280,13 @@ def power_of_two(builder: Any, register: Any, n: Any) -> Any:
     return builder.bitcast(builder.shl(exponent, ir.Constant(integers, [shift] * integers.count)), register)
 
 
-@vector_function(VECTOR, (VECTOR, VECTOR))
-def times_power_of_two(builder: Any, register: Any, x: Any, shifted: Any) -> Any:
-    """x * 2^n for normal x and product, where shifted is n + 1.5 * 2^23 in float32: n is in its lowest bits."""
+@vector_function(VECTOR, (VECTOR,))
+def power_of_two_of_sum(builder: Any, register: Any, shifted: Any) -> Any:
+    """2^n in float32 for whole n from -126 to 127, where shifted is n + 1.5 * 2^23 + 127: its lowest bits are 2^n's
+    exponent. Of a NaN, anything."""
     integers = integers_like(register)
-    exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [23] * integers.count))
-    return builder.bitcast(builder.add(builder.bitcast(x, integers), exponent), register)
+    bits = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [23] * integers.count))
+    return builder.bitcast(bits, register)
 
 
 def _reduce(builder: Any, lanes: int, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
