@@ -17,8 +17,9 @@ from numba.extending import intrinsic
 
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import isa
-from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.emit import lanes_of
 from fastsedd_kernels.simd.vector import LANES, load_vector, sum_lanes

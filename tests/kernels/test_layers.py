@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from fastsedd_kernels.runtime.kernel import _LAYERS, _load_tbb
+from fastsedd_kernels.runtime.threads import _LAYERS, _load_tbb
 
 # What a cell asks Numba for: with its workqueue, which is never used, the thread pool remains.
 ASKED = {"omp": "omp", "tbb": "tbb", "pool": "workqueue"}

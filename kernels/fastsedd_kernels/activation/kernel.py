@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 from numba import float32, types
-from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels.runtime.arrays import as_array, check_apart, contiguous, output_like
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import pointer
@@ -160,36 +158,3 @@ def activate_chunks(task: int, x: Any, activation: int, out: Any) -> None:
     for i in range(task * CHUNK, min((task + 1) * CHUNK, x.size), LANES):
         value = activate(load_first(pointer(x, i), x.size - i, _ZERO), activation)
         store_first(pointer(out, i), value, x.size - i)
-
-
-def gelu(x: ArrayLike, approximate: str = "none", out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """GELU of every element: x * Phi(x), or its tanh form, as `torch.nn.functional.gelu` names them.
-
-    x : float32, any shape; out : float32 of the same shape, C-contiguous, may be x itself
-    approximate : "none" (erf) or "tanh"
-    Error, for every x: below 1.2e-7 + 2^-24 |gelu(x)|, half a unit in the last place and two of 1; below 1e-8 for
-    x < -4; relative to the result below 1e-6 for x > -1. Exactly 0 from -7.5 ("tanh": -6.25) to minus infinity, whose
-    limit it takes (where PyTorch's formula gives NaN); infinity for infinity, NaN for NaN.
-    Raises ValueError for another `approximate`, dtype or shape.
-    """
-    if approximate not in ("none", "tanh"):
-        raise ValueError(f"approximate is {approximate!r}, allowed are 'none' and 'tanh'")
-    return _elementwise(GELU if approximate == "none" else GELU_TANH, x, out)
-
-
-def silu(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """SiLU of every element: x / (1 + e^-x). x and out as for `gelu`.
-
-    Error, relative to the result: below 2e-7, and below 1e-6 for x < -86. Exactly 0 from -88.73 to minus infinity,
-    whose limit it takes (where PyTorch's formula gives NaN): off by 3e-37 at most; infinity and NaN for themselves.
-    """
-    return _elementwise(SILU, x, out)
-
-
-def _elementwise(activation: int, x: ArrayLike, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    x = contiguous(as_array("x", x))
-    out = output_like("out", out, x.shape)
-    check_apart(out, in_place=True, x=x)
-    if x.size:
-        activate_chunks(-(-x.size // CHUNK), x.reshape(-1), activation, out.reshape(-1))
-    return out

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, strided_output_like
-from fastsedd_kernels.runtime.kernel import get_num_threads
+from fastsedd_kernels.runtime.threads import get_num_threads
 
 _PANELS = {"float32": np.empty(0, np.float32), "bfloat16": np.empty(0, np.uint32)}
 

@@ -14,7 +14,8 @@ from numba import float32, types
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, strided_output_like
-from fastsedd_kernels.runtime.kernel import get_num_threads, kernel
+from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.runtime.threads import get_num_threads
 
 _ANY = types.Array(float32, 4, "A", readonly=True)
 _TABLE = types.Array(float32, 2, "C", readonly=True)

@@ -32,8 +32,9 @@ from fastsedd_kernels.runtime.arrays import (
     with_adjacent_elements,
 )
 from fastsedd_kernels.runtime.capture import run
-from fastsedd_kernels.runtime.kernel import get_num_threads, run_both
+from fastsedd_kernels.runtime.program import run_both
 from fastsedd_kernels.runtime.scratch import scratch
+from fastsedd_kernels.runtime.threads import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)

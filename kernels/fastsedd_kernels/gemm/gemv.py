@@ -22,8 +22,9 @@ from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.arrays import contiguous
 from fastsedd_kernels.runtime.jit import jit
-from fastsedd_kernels.runtime.kernel import Kernel, get_num_threads, kernel
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.vector import copy_padded, lanes_at, load_vector, sum_lanes
 

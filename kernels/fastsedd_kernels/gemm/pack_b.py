@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.jit import jit
-from fastsedd_kernels.runtime.kernel import Kernel, KernelCall, get_num_threads, kernel
+from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.runtime.program import KernelCall
 from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.simd.vector import lanes_at, load_vector, store_vector, transpose_square
 
 PANELS_A_TASK = 8  # at most: neighbours share pages of B

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.norm.kernel import ELEMENTS_A_TASK, layer_norm_rows, softmax_rows
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, groups_of_rows, output_like
-from fastsedd_kernels.runtime.kernel import get_num_threads
+from fastsedd_kernels.runtime.threads import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd_kernels.runtime.capture import Call, capture
-from fastsedd_kernels.runtime.kernel import Kernel, Program
+from fastsedd_kernels.runtime.kernel import Kernel
+from fastsedd_kernels.runtime.program import Program
 
 # Kernels in one region: an interrupt waits until it ends.
 _MOST_STEPS = 32

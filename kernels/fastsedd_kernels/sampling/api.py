@@ -23,7 +23,7 @@ from fastsedd_kernels.runtime.arrays import (
     with_adjacent_elements,
 )
 from fastsedd_kernels.runtime.capture import run
-from fastsedd_kernels.runtime.kernel import get_num_threads
+from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.sampling.categorical import draw_rows, tasks_for
 from fastsedd_kernels.sampling.fused_head import CHOOSE, NONE, fill_uniform
 

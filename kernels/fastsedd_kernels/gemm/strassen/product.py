@@ -37,8 +37,8 @@ from fastsedd_kernels.gemm.strassen.kernel import MULTIPLY_BLOCKS, PACK_SUMS, PA
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.cpu import CACHE_LINE
-from fastsedd_kernels.runtime.kernel import get_num_threads
 from fastsedd_kernels.runtime.scratch import scratch
+from fastsedd_kernels.runtime.threads import get_num_threads
 
 MOST_LEVELS = 2
 MOST_COLUMNS = 4096  # of a slab

@@ -1,0 +1,186 @@
+"""`linear`, `matmul` and packed weights inside njit functions; see `runtime/inside_numba`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import float32, types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import (
+    NativeValue,
+    make_attribute_wrapper,
+    models,
+    register_jitable,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+
+from fastsedd_kernels.gemm.api import MOST_COLUMNS, linear, matmul
+from fastsedd_kernels.gemm.blocking import block_limits, blocks
+from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY
+from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY
+from fastsedd_kernels.gemm.pack_b import PACK, PANELS_A_TASK
+from fastsedd_kernels.gemm.packed_weight import PackedWeight
+from fastsedd_kernels.gemm.tuned_blocks import limits
+from fastsedd_kernels.runtime.inside_numba import (
+    as_given,
+    caller,
+    constant,
+    implements,
+    or_empty,
+    or_new,
+    require,
+    require_out,
+)
+
+# A body has one signature: arrays in it differ in what is known of them, not in what they are, and need no conversion.
+_multiply = {dtype: caller(kernel) for dtype, kernel in MULTIPLY.items()}
+_pack = {dtype: caller(kernel) for dtype, kernel in PACK.items()}
+
+register_jitable(blocks)
+
+_SCALES = types.Array(float32, 1, "C", readonly=True)
+_CORRECTIONS = types.Array(types.int32, 1, "C", readonly=True)
+
+
+class PackedWeightType(types.Type):  # type: ignore[misc]
+    """A PackedWeight of one dtype, in njit functions: an argument, which is read only."""
+
+    def __init__(self, stored: str, words: Any) -> None:
+        self.stored, self.words = stored, np.dtype(words)
+        self.panels = types.Array(NUMPY[self.words], 3, "C", readonly=True)
+        super().__init__(f"PackedWeight({stored})")
+
+    @property
+    def fields(self) -> list[tuple[str, Any]]:
+        quantisation = [("scales", _SCALES), ("corrections", _CORRECTIONS)] if self.stored == "int8" else []
+        return [("panels", self.panels), ("shape", types.UniTuple(types.intp, 2)), *quantisation]
+
+
+@typeof_impl.register(PackedWeight)
+def _type_of_packed(value: PackedWeight, context: Any) -> PackedWeightType:
+    return PackedWeightType(value.dtype, value.panels.dtype)
+
+
+@register_model(PackedWeightType)
+class _PackedWeightModel(models.StructModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: PackedWeightType) -> None:
+        super().__init__(manager, kind, kind.fields)
+
+
+for _name in ("panels", "shape", "scales", "corrections"):
+    make_attribute_wrapper(PackedWeightType, _name, _name)
+
+
+@unbox(PackedWeightType)
+def _unbox_packed(kind: PackedWeightType, value: Any, c: Any) -> NativeValue:
+    native = cgutils.create_struct_proxy(kind)(c.context, c.builder)
+    parts = c.pyapi.object_getattr_string(value, "quantisation")
+    for name, each in kind.fields:
+        if name in ("scales", "corrections"):
+            part = c.pyapi.tuple_getitem(parts, 0 if name == "scales" else 1)
+            c.pyapi.incref(part)
+        else:
+            part = c.pyapi.object_getattr_string(value, name)
+        setattr(native, name, c.unbox(each, part).value)
+        c.pyapi.decref(part)
+    c.pyapi.decref(parts)
+    return NativeValue(native._getvalue(), is_error=cgutils.is_not_null(c.builder, c.pyapi.err_occurred()))
+
+
+@implements(linear)
+def _linear(
+    x: Any, weight: Any, bias: Any = None, activation: Any = None, gate: Any = None, residual: Any = None,
+    out: Any = None,
+) -> Any:  # fmt: skip
+    if not isinstance(weight, PackedWeightType) or weight.stored == "float64":
+        raise TypingError(
+            f"weight is {weight}, must be what fastsedd_kernels.pack returns, of float32, bfloat16 or int8"
+        )
+    require("x", x, (2,))
+    require("bias", bias, (1,), optional=True)
+    require("gate", gate, (1, 2), optional=True)
+    require("residual", residual, (2,), optional=True)
+    require_out(out, (2,))
+    number = ACTIVATIONS[constant("activation", activation, tuple(ACTIVATIONS))]
+    multiply, within = _multiply[weight.words], block_limits(limits(), weight.words)
+    in_place = weight.stored == "float32"
+    as_rows = as_given if in_place else register_jitable(lambda x: np.ascontiguousarray(x))
+    bias_of, residual_of, target = or_empty(bias, 1), or_empty(residual, 2), or_new(out, np.float32)
+    gate_of = or_empty(gate, 2)
+    if isinstance(gate, types.Array) and gate.ndim == 1:
+        gate_of = register_jitable(lambda gate: np.ascontiguousarray(gate).reshape(1, -1))
+    quantised = register_jitable(
+        (lambda weight: (weight.scales, weight.corrections)) if weight.stored == "int8" else (lambda weight: ())
+    )
+
+    def implementation(
+        x: Any, weight: Any, bias: Any = None, activation: Any = None, gate: Any = None, residual: Any = None,
+        out: Any = None,
+    ) -> Any:  # fmt: skip
+        outputs, inputs = weight.shape
+        if x.shape[1] != inputs:
+            raise ValueError("x must be [rows, inputs] for this weight")
+        result = target(out, (x.shape[0], outputs))
+        offsets, gates, added = bias_of(bias), gate_of(gate), residual_of(residual)
+        if offsets.size > 0 and offsets.size != outputs:
+            raise ValueError("bias must be [outputs]")
+        if gates.size > 0 and (gates.shape[1] != outputs or x.shape[0] % gates.shape[0] != 0):
+            raise ValueError("gate must be [outputs], or [groups, outputs] for equal groups of rows")
+        if added.size > 0 and added.shape != result.shape:
+            raise ValueError("residual must have the result's shape")
+        if result.size > 0:
+            mc, kc, group = blocks(weight.panels.shape[1], *within)
+            parts = (offsets, np.intp(number), gates, added) + quantised(weight)  # noqa: RUF005, Numba has no *
+            one = np.intp(1)
+            multiply(1, (as_rows(x), weight.panels, parts, result, False, one, one, mc, kc, group))
+        return result
+
+    return implementation
+
+
+@implements(matmul)
+def _matmul(a: Any, b: Any, out: Any = None) -> Any:
+    for name, each in (("a", a), ("b", b)):
+        require(name, each, (2,), float32, types.float64)
+    if a.dtype != b.dtype:
+        raise TypingError(f"a has dtype {a.dtype} and b {b.dtype}: they must be equal")
+    require_out(out, (2,), a.dtype)
+    dtype = np.dtype(a.dtype.name)
+    real = dtype.type
+    multiply, pack, within, nr = _multiply[dtype], _pack[dtype], block_limits(limits(), dtype), COLUMNS[dtype]
+    target = or_new(out, real)
+    no_parts = register_jitable(
+        (lambda: (np.empty(0, real), np.intp(IDENTITY), np.empty((0, 0), real), np.empty((0, 0), real)))
+        if dtype == np.float32
+        else (lambda: ())
+    )
+
+    def implementation(a: Any, b: Any, out: Any = None) -> Any:
+        if a.shape[1] != b.shape[0]:
+            raise ValueError("a must be [M, K] and b [K, N]")
+        rows, depth, columns = a.shape[0], a.shape[1], b.shape[1]
+        result = target(out, (rows, columns))
+        if rows == 0 or columns == 0 or depth == 0:
+            result[:] = 0
+            return result
+        mc, kc, group = blocks(depth, *within)
+        widest = -(-min(columns, MOST_COLUMNS) // nr)
+        memory = np.empty(widest * nr * kc, real)
+        one = np.intp(1)
+        for first in range(0, columns, MOST_COLUMNS):
+            last = min(columns, first + MOST_COLUMNS)
+            count = -(-(last - first) // nr)
+            for k in range(0, depth, kc):
+                end = min(depth, k + kc)
+                panels = memory[: count * (end - k) * nr].reshape((count, end - k, nr))
+                pack(-(-count // PANELS_A_TASK), (b[k:end, first:last].T, panels, PANELS_A_TASK))
+                parts = no_parts()
+                multiply(1, (a[:, k:end], panels, parts, result[:, first:last], k > 0, one, one, mc, end - k, group))
+        return result
+
+    return implementation
