@@ -62,7 +62,7 @@ def _model(torch: Any, transformers: Any, kind: str, config: str, settings: dict
 
 
 def flops(case: str) -> int:
-    """Of the matrix products in a forward: all four have twelve layers of width 768."""
+    """Operations of the matrix products in a forward: all four have twelve layers of width 768."""
     length, width = CASES[case][3] or 197, 768
     head = 2 * length * width * 50257 if case.startswith("GPT-2") else 0
     return 12 * (2 * length * 12 * width * width + 4 * length * length * width) + head

@@ -1,4 +1,4 @@
-"""What it costs to take turns with NumPy: python benchmarks/alternating.py
+"""The cost of taking turns with NumPy: python benchmarks/alternating.py
 
 Both libraries keep threads awake for a while after a call, and neither knows of the other's. For each size, the mean
 seconds of `fk.matmul` and `numpy.matmul` alone, of the two in turns, and the ratio: median of the rounds.

@@ -17,7 +17,7 @@ import pytest
 MODEL = "SEDD small"
 
 # Of the run's process: what it may take beside the weights.
-MOST_MEMORY = 600 << 20
+MAX_MEMORY = 600 << 20
 
 
 @pytest.mark.skipif(not engines.installed("torch"), reason="PyTorch, of the extra `engines`, is not installed")
@@ -48,7 +48,7 @@ def bench_run(record: Callable[..., None]) -> None:
             made, contest.peak("float32"), engines.flops(config, 1), rounds=0, kind="generate", task="run", model=MODEL,
             batch=1, dtype="float32",
         )  # fmt: skip
-        assert made[contest.OURS].peak_memory() <= 4 * config.parameters + MOST_MEMORY
+        assert made[contest.OURS].peak_memory() <= 4 * config.parameters + MAX_MEMORY
     finally:
         for process in made.values():
             process.close()

@@ -1,4 +1,4 @@
-"""How contenders are compared: first that they are right, then in turns, in one run.
+"""A comparison of contenders: checked first, then timed in turns, in one run.
 
 Each round takes every contender once, in random order, and the machine's own limit with them. Before a turn there is a
 pause, so that the threads of the one before have stopped spinning, and calls that are not timed, until a core that
@@ -35,7 +35,7 @@ def turn(run: Any) -> float:
 
 
 def _calls(run: Callable[[], Any], seconds: float) -> list[float]:
-    """What each call took, of as many as fill that time."""
+    """Seconds of each call, for as many calls as fill that time."""
     taken: list[float] = []
     while sum(taken) < seconds:
         start = time.perf_counter()
@@ -45,7 +45,7 @@ def _calls(run: Callable[[], Any], seconds: float) -> list[float]:
 
 
 def hold(contenders: Mapping[str, Any], limit: Callable[[], float], work: int, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Compare calls that do the same `work` (operations or bytes); `limit()` measures the most of it in a second.
+    """Compare calls that do the same `work` (operations or bytes); `limit()` measures the attainable work per second.
 
     Returns `seconds` (a contender's median), `ratios` (of a peer's time to ours), `fraction` (of the limit that ours
     reached) and `limit`.

@@ -1,4 +1,4 @@
-"""Who else runs these networks: PyTorch, ONNX Runtime and OpenVINO, on the same random weights.
+"""Other engines for these networks: PyTorch, ONNX Runtime and OpenVINO, on the same random weights.
 
 A task is a forward, without the sampler; one step of a sampler from an all-masked text, forward and draw, in PyTorch as
 the published code writes it; or a whole run of RUN_STEPS steps, which counts by the step. Each engine has a process of
@@ -63,7 +63,7 @@ def calibrated_weights(config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def flops(config: ModelConfig, batch: int) -> int:
-    """Of the matrix products in a forward: what any engine has to do."""
+    """Operations of the matrix products in a forward, which any engine has to do."""
     width, length = config.width, config.length
     passes = 2 if config.architecture == "annotated" else 1
     attention = 2 * (4 * width * width + 2 * length * width)
@@ -288,7 +288,7 @@ def _onnxruntime(module: Any, operands: Any) -> Run:
 
 
 def available_cores() -> int:
-    """What every engine may use. (Our own count comes with our OpenMP settings, which are not to be theirs.)"""
+    """Number of threads for every engine. (Our own count comes with OpenMP settings that are not theirs.)"""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

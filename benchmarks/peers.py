@@ -1,4 +1,4 @@
-"""Who else multiplies matrices here: each a function of (x, weight, out) that computes x @ weight.T.
+"""The matrix products of other libraries: each a function of (x, weight, out) that computes x @ weight.T.
 
 A peer that is not installed is left out, with the reason. All run on as many threads as ours, but BLIS, whose wheel has
 one, and the article's triple loop, which is the floor that everything is measured from.

@@ -1,6 +1,6 @@
-"""What bfloat16 and int8 cost the shipped model: its likelihood bound on a file, and its speed, dtype by dtype.
+"""The cost of bfloat16 and int8 for the shipped model: its likelihood bound on a file, and its speed, dtype by dtype.
 
-    python benchmarks/quality.py FILE      of text that it was not trained on; writes benchmarks/results/quality.json
+    python benchmarks/quality.py FILE      held out of training; writes quality.json to benchmarks/results/<CPU>/
 
 The same noise is used for each dtype, so that their differences are known far better than the bounds themselves.
 """
@@ -26,7 +26,7 @@ TEXTS = 5
 
 
 def measure(text: str, times: int) -> list[dict[str, Any]]:
-    """One entry a dtype."""
+    """One entry per dtype."""
     entries: list[dict[str, Any]] = []
     exact: np.ndarray | None = None
     for dtype in DTYPES:

@@ -58,7 +58,7 @@ texts repeat themselves. ± is a standard error over texts. One denoising step f
 
 
 def _fitted_grid(entries: list[Entry]) -> str:
-    """How much of the way from few uniform steps to many as few fitted ones go, and why not all of it."""
+    """The share of the gain of many uniform steps over few that as few fitted ones reach, and why not all of it."""
     few, many = 32, 128
     found = {
         (entry["grid"], entry["steps"]): entry["measures"]

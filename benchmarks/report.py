@@ -81,7 +81,7 @@ def _overview(machines: Sequence[Machine]) -> str:
 
 
 def _best(machine: Machine, kind: str) -> list[float]:
-    """Of each measurement of a kind, the fastest peer's time over ours."""
+    """The fastest peer's time over ours, for each measurement of a kind."""
     found = [tables.peer_ratios(entry) for entry in tables.of_kind(machine.entries, kind)]
     return [min(ratios) for ratios in found if ratios]
 

@@ -70,7 +70,7 @@ def peer_ratios(entry: Entry) -> list[float]:
 
 
 def summary(entries: list[Entry], *, peak: bool = True) -> str:
-    """Of all shapes: the median share of the limit, and against the fastest peer of each shape."""
+    """All shapes in two sentences: the share of the limit, and the comparison with the fastest peer of each."""
     best = [min(peer_ratios(entry)) for entry in entries]
     lost = sum(ratio < 1 for ratio in best)
     shares = [entry["fraction"] for entry in entries]

@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 def settings() -> Iterator[Setting]:
-    """Every grid at every number of steps, then the draws and the dtypes at the least and the most of interest."""
+    """Every grid at every number of steps, then the draws and the dtypes at two numbers of steps."""
     for grid in ("uniform", "fitted", "log-sigma"):
         for steps in (16, 32, 64, 128):
             yield Setting(grid, steps, "exact", "bfloat16")

@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> LazyTensors:
-        """float32 arrays by name, read when asked for. They raise CheckpointError where the file is at fault then."""
+        """float32 arrays by name, read on access, which raises CheckpointError where the file is at fault by then."""
         return LazyTensors(self.stored)
 
     @property

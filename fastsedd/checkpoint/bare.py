@@ -123,7 +123,7 @@ def _choices(width: int) -> str:
 
 
 def _noise(configs: list[Mapping[str, Any]]) -> NoiseConfig:
-    """Of the stated range, or the published model's."""
+    """The stated range, or the published model's."""
     stated = {name: place[name] for place in configs for name in _SIGMAS if place.get(name) is not None}
     numbers = {name: float(value) if isinstance(value, str) else value for name, value in stated.items()}
     return NoiseConfig("geometric", **numbers)

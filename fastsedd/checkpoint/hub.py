@@ -52,7 +52,7 @@ def parse(text: str) -> Name | None:
 
 
 def is_repository(text: str) -> bool:
-    """Whether a text may name a whole repository; of the oldest there is no owner."""
+    """Whether a text may name a whole repository; the oldest have no owner."""
     return len(text) <= _MAX_NAME and re.fullmatch(rf"{_PART}(?:/{_PART})?", text, re.ASCII) is not None
 
 
@@ -188,7 +188,7 @@ def _download(library: Any, repository: str, revision: str | None, files: Sequen
 
 @contextmanager
 def _errors(library: Any, repository: str, revision: str | None) -> Iterator[None]:
-    """What the hub's library raises, in one line."""
+    """An exception of the hub's library, in one line."""
     errors = library.errors
     try:
         yield

@@ -70,7 +70,7 @@ def choose_weights(where: str, names: Sequence[str]) -> str:
 
 
 def configs(weights: _Path) -> tuple[_Path, ...]:
-    """Where the config of these weights may be, the likeliest first: beside them, or at the top of a training run."""
+    """Places for the config of these weights, the likeliest first: beside them, or at the top of a training run."""
     beside = weights.parent
     run = beside.parent if beside.name in ("checkpoints", "checkpoints-meta") else beside
     return (beside / CONFIG, run / CONFIG, run / HYDRA_CONFIG)

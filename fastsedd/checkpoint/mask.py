@@ -32,7 +32,7 @@ class _Token(msgspec.Struct):
 
 
 class _Special(msgspec.Struct):
-    """Of tokenizer_config.json and special_tokens_map.json."""
+    """The keys that matter of tokenizer_config.json and special_tokens_map.json."""
 
     mask_token: _Token | str | None = None
     added_tokens_decoder: dict[str, _Token] = msgspec.field(default_factory=dict)
@@ -43,7 +43,7 @@ class _Model(msgspec.Struct):
 
 
 class _Tokenizer(msgspec.Struct):
-    """Of tokenizer.json."""
+    """The keys that matter of tokenizer.json."""
 
     added_tokens: list[_Token] = msgspec.field(default_factory=list)
     model: _Model = msgspec.field(default_factory=_Model)
@@ -106,7 +106,7 @@ def _find(file: Path, names: tuple[str, ...]) -> int | None:
 
 
 def _vocabulary(stored: Any) -> dict[str, int]:
-    """Of a tokenizer.json: {piece: id}, or pieces with their scores in the order of their ids."""
+    """The vocabulary of a tokenizer.json: {piece: id}, or pieces with their scores in the order of their ids."""
     if isinstance(stored, dict):
         return {piece: token for piece, token in stored.items() if isinstance(token, int)}
     pieces = stored if isinstance(stored, list) else []

@@ -88,7 +88,7 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def storage(identifier: Any) -> Storage:
-    """Of ("storage", class, key, device, elements), which refers to an entry of the archive."""
+    """The storage behind ("storage", class, key, device, elements), which refers to an entry of the archive."""
     kind, storage, key, _device, elements = as_tuple(identifier)
     known = isinstance(storage, Name) and (storage == _UNTYPED or (storage.module, storage.name) in _STORAGE_NAMES)
     if kind != "storage" or not known or not isinstance(key, str) or not is_size(elements):
@@ -118,7 +118,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
 def _rebuild_tensor_of_dtype(
     storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any, *rest: Any
 ) -> Tensor:
-    """Of a dtype that has no storage class of its own."""
+    """Storage of a dtype that has no storage class of its own."""
     if not isinstance(storage, Storage) or not isinstance(dtype, Name) or dtype not in _DTYPE_NAMES:
         raise PickleError("a tensor has something for its storage or dtype that is not one")
     return _tensor(storage, offset, shape, strides, dtype.name, _DTYPES[dtype.name])
@@ -138,7 +138,7 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, *rest: Any) -> 
 
 
 def _dict(*arguments: Any) -> dict[Any, Any]:
-    """Of nothing, or of a list of pairs, as Python 2 wrote it."""
+    """An ordered dict from nothing, or from a list of pairs, as Python 2 wrote it."""
     pairs = arguments[0] if arguments else []
     if len(arguments) > 1 or not isinstance(pairs, list):
         raise PickleError("a dict is made of something else than its items")

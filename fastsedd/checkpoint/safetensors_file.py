@@ -65,7 +65,7 @@ class _Header(NamedTuple):
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """Where a file's tensors lie, of whatever dtype. Raises CheckpointError for a broken file."""
+    """Places of a file's tensors, whatever their dtype. Raises CheckpointError for a broken file."""
     stored = StoredFile.at(path)
     header = _read_header(stored)
     _check_cover(path, header.entries, stored.size - 8 - header.length)
@@ -76,7 +76,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_beside(path: Path) -> dict[str, str]:
-    """What a file holds besides its tensors. Raises CheckpointError for a broken header."""
+    """Contents of a file besides its tensors. Raises CheckpointError for a broken header."""
     return _read_header(StoredFile.at(path)).metadata
 
 
@@ -177,7 +177,7 @@ def _entry(name: str, stored: Any) -> _Entry:
 
 
 def _depth(values: Iterable[Any]) -> int:
-    """How deeply values are nested in each other."""
+    """Depth to which values are nested."""
     depth, level = 0, [value for value in values if isinstance(value, (dict, list))]
     while level:
         depth += 1

@@ -28,7 +28,7 @@ def weights(document: Any) -> dict[str, Tensor]:
 
 
 def beside(document: Any) -> dict[str, Any]:
-    """What is kept beside the weights, by name; nothing where the document is the state dict itself."""
+    """Values kept beside the weights, by name; nothing where the document is the state dict itself."""
     state = _dict(document)
     if not any(isinstance(state.get(key), dict) for key in STATE_DICTS):
         return {}

@@ -59,7 +59,7 @@ class StoredFile:
 
     @contextmanager
     def opened(self) -> Iterator[FileIO]:
-        """The file, unbuffered. Raises CheckpointError where it cannot be read, or is no longer what it was."""
+        """The file, unbuffered. Raises CheckpointError where it cannot be read or has changed since."""
         with _readable(self.path), FileIO(self.path, "rb") as file:
             if _identity(os.fstat(file.fileno())) != self.identity:
                 raise CheckpointError(f"{self.path}: was changed while it was read")
@@ -131,7 +131,7 @@ class StoredTensor:
 
     @property
     def _span(self) -> int:
-        """How many elements lie between the first and the last, both counted."""
+        """Number of elements from the first to the last, both counted."""
         if self.strides is None or 0 in self.shape:
             return math.prod(self.shape)
         return 1 + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
@@ -151,7 +151,7 @@ class StoredTensor:
 
 
 class LazyTensors(Mapping[str, NDArray[np.float32]]):
-    """Tensors by name, each read from its file whenever it is asked for, and kept by nobody."""
+    """Tensors by name, each read from its file on every access and not kept."""
 
     def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
         self._stored = stored
@@ -170,7 +170,7 @@ class LazyTensors(Mapping[str, NDArray[np.float32]]):
 
 
 def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """What is stored of float32 values that were read from tensors of this dtype: the same bits again."""
+    """Stored form of float32 values that were read from tensors of this dtype: the same bits again."""
     if dtype == "bfloat16":
         return (values.view(np.uint32) >> 16).astype("<u2")
     return np.ascontiguousarray(values, DTYPES[dtype])

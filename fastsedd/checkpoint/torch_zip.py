@@ -1,4 +1,4 @@
-"""What torch.save writes: a zip archive with a pickle, and an uncompressed entry for each storage it refers to."""
+"""The format of torch.save: a zip archive with a pickle, and an uncompressed entry for each storage it refers to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and how long the name an
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """Parse a file's pickle, running nothing of it. Raises CheckpointError for what is no whole file of tensors."""
+    """Parse a file's pickle without running any of it. Raises CheckpointError for any other file."""
     stored = StoredFile.at(path)
     with stored.opened() as file:
         stored.refuse_mistaken(bytes(stored.read(file, 0, min(stored.size, 64))), "a PyTorch file", its_own=_ENTRY)
@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_beside(path: Path) -> dict[str, Any]:
-    """What a file holds besides its tensors, whose pickle `read` has accepted."""
+    """Contents of a file besides its tensors, whose pickle `read` has accepted."""
     stored = StoredFile.at(path)
     with stored.opened() as file:
         return state_dict.beside(unpickler.loads(_Archive(stored, file).pickled()))
@@ -63,7 +63,7 @@ class _Archive:
         return self._content(entry)
 
     def locate(self, name: str, tensor: unpickler.Tensor) -> StoredTensor:
-        """Where a tensor's elements are. Raises CheckpointError where that is outside its storage or the file."""
+        """Place of a tensor's elements. Raises CheckpointError where it is outside its storage or the file."""
         storage = tensor.storage
         entry = self._entry(f"data/{storage.key}")
         offset = self._offset(entry)
@@ -97,7 +97,7 @@ class _Archive:
             raise self._broken(error) from None
 
     def _offset(self, entry: zipfile.ZipInfo) -> int:
-        """Where the entry's bytes begin: behind its header in front of them, which the list of entries knows of."""
+        """Offset of the entry's bytes, behind its local header, which the central directory points to."""
         header = bytes(self._stored.read(self._file, entry.header_offset, _LOCAL_HEADER.size))
         signature, name, extra = _LOCAL_HEADER.unpack(header)
         if signature != _ENTRY:
@@ -106,7 +106,7 @@ class _Archive:
 
     def _broken(self, problem: object) -> CheckpointError:
         text = " ".join(str(problem).split()) or type(problem).__name__
-        return CheckpointError(f"{self._stored.path}: is no whole PyTorch file: {text}")
+        return CheckpointError(f"{self._stored.path}: is not a complete PyTorch file: {text}")
 
 
 # What the standard library raises for archives that are none.

@@ -24,7 +24,7 @@ _STOP = b"."
 
 
 def loads(pickled: bytes) -> Any:
-    """What a pickle describes. Raises PickleError, in one line, for all that a file of tensors does not need."""
+    """The value that a pickle describes. Raises PickleError, in one line, for what no file of tensors needs."""
     machine = _Machine()
     try:
         for instruction, argument in _instructions(pickled):

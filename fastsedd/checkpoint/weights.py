@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_beside(path: Path) -> Mapping[str, Any]:
-    """What a file of weights holds besides its tensors, by name; of an index, its first file. `read` comes first."""
+    """Contents of a file of weights besides its tensors, by name; for an index, its first file's. Call `read` first."""
     if path.name.endswith(sharded.SUFFIX):
         path = path.with_name(sharded.shards(path)[0])
     return safetensors_file.read_beside(path) if path.suffix == ".safetensors" else torch_zip.read_beside(path)

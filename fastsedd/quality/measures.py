@@ -29,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measures:
-    """What a set of texts is like.
+    """Measures of a set of texts.
 
     words : share of their words that the training text holds; a word is a run of letters and apostrophes, in any case
     perplexity : a character's, under the n-gram model

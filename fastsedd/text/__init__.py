@@ -17,7 +17,7 @@ __all__ = ["BytePairs", "CharacterTokenizer", "TokenIds", "Tokenizer", "choose"]
 
 
 class Tokenizer(Protocol):
-    """What an engine needs of a tokenizer; description : what it is, for a reader."""
+    """A tokenizer as the engine uses it; description : one for people to read."""
 
     description: str
 

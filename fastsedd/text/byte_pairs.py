@@ -56,7 +56,7 @@ class BytePairs:
 
 
 def _difference(text: str, kept: str) -> str:
-    """Where a text and what is kept of it part, in some characters of both."""
+    """The first difference between a text and its round trip, with some characters of both."""
     pairs = zip(text, kept, strict=False)
     at = next((i for i, (given, got) in enumerate(pairs) if given != got), min(len(text), len(kept)))
     return f"{text[at : at + 20]!r} at position {at} would become {kept[at : at + 20]!r}"

@@ -14,11 +14,11 @@ class TokenIds:
         self.description = "none: texts are token ids"
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """int32 [n]. Raises ValueError, in one line, for what is no id."""
+        """int32 [n]. Raises ValueError, in one line, for anything but ids."""
         ids = []
         for word in text.split():
             if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < self._tokens):
-                raise ValueError(f"{word!r} is no token id, allowed: 0 to {self._tokens - 1}, separated by spaces")
+                raise ValueError(f"{word!r} is not a token id, allowed: 0 to {self._tokens - 1}, separated by spaces")
             ids.append(int(word))
         return np.array(ids, np.int32)
 

@@ -1,4 +1,4 @@
-"""What PyTorch and the hub would produce, without either: torch.save's files, and a hub on the loopback address."""
+"""Files and answers as PyTorch and the hub produce them, without either: torch.save's files, a hub on loopback."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def raw() -> type[Raw]:
 
 @dataclass
 class Hub:
-    """Repositories by name, each a dict from paths to contents; `token` is asked for those in `private`."""
+    """Repositories by name, each a dict from paths to contents; those in `private` need `token`."""
 
     endpoint: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)

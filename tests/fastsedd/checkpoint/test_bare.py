@@ -131,7 +131,7 @@ def test_noise_that_a_file_states(bare: Any) -> None:
 def test_a_whole_config_in_a_file(
     tmp_path: Path, make_config: Any, make_tensors: Any, make_document: Any, torch_file: Any, architecture: str
 ) -> None:
-    """Of any architecture: the file then needs nothing beside it."""
+    """A config of any architecture: the file then needs nothing beside it."""
     config: ModelConfig = make_config(architecture, "uniform" if architecture == "annotated" else "absorb")
     document = make_document(config)
     save_file(make_tensors(config), tmp_path / "x.safetensors", metadata={"config": json.dumps(document)})

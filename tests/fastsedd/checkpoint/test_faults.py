@@ -281,7 +281,7 @@ def test_a_file_that_changes_while_it_is_read(folder: Path, how: str) -> None:
 
 
 def test_a_file_that_is_truncated_between_a_look_and_a_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system's word is that nothing has changed, there are still no bytes."""
+    """Even where the file system says that nothing has changed, bytes may be missing."""
     monkeypatch.setattr(stored, "_identity", lambda stat: ())
     tensors = checkpoint.read(folder).tensors
     os.truncate(folder / "model.safetensors", 5000)
@@ -299,7 +299,7 @@ def test_what_may_not_be_read(folder: Path) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_what_is_accepted_is_what_the_library_accepts(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    """Of files near to valid ones: never more than the format's own library, and the same bytes."""
+    """Files near to valid ones: never more than the format's own library, and the same bytes."""
     path = tmp_path_factory.getbasetemp() / "near.safetensors"
     shapes = data.draw(st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=3))
     header: dict[str, Any] = {}

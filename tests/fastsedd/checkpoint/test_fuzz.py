@@ -21,8 +21,8 @@ from fastsedd.errors import CheckpointError
 
 FILES = int(os.environ.get("FASTSEDD_FUZZ_FILES", "20000"))  # of the slow test
 
-MOST_MEMORY = 64 << 20  # bytes, for files of a hundredth of that
-MOST_SECONDS = 20  # a hang, on a machine however busy
+MAX_MEMORY = 64 << 20  # bytes, for files of a hundredth of that
+MAX_SECONDS = 20  # a hang, even on a busy machine
 
 # What the formats' own parsers look for.
 TOKENS = [
@@ -95,7 +95,7 @@ def mutations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 def read_mutated(folder: Path, formats: dict[str, bytes], name: str, mutate: Callable[[bytes], bytes]) -> str:
-    """What is said of it, "" where it is read; asserts that it is soon, in one line, and cheap."""
+    """The refusal, "" where it is read; asserts that it comes soon, in one line, and within little memory."""
     damaged = mutate(formats[name])
     if name == "data.pkl":
         with zipfile.ZipFile(folder / "x.bin", "w") as archive:
@@ -123,13 +123,13 @@ def read_mutated(folder: Path, formats: dict[str, bytes], name: str, mutate: Cal
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < MOST_MEMORY
-    assert time.monotonic() - started < MOST_SECONDS
+    assert peak < MAX_MEMORY
+    assert time.monotonic() - started < MAX_SECONDS
     return said
 
 
 def fuzz(folder: Path, formats: dict[str, bytes], files: int) -> dict[str, int]:
-    """How many mutated files were tried, and how many of them refused."""
+    """Numbers of mutated files that were tried, and that were refused."""
     for name in formats.keys() - {"data.pkl"}:
         assert read_mutated(folder, formats, name, bytes) == ""
     counts = {"tried": 0, "refused": 0}

@@ -137,7 +137,7 @@ def test_headers_at_the_edges(tmp_path: Path, header: str) -> None:
 
 @pytest.mark.parametrize("dtype", [*safetensors_file._DTYPES, "C128", "I4", "f32", "", "F32 "])
 def test_every_dtype(tmp_path: Path, dtype: str) -> None:
-    """Of the versions of the library, newer ones know more."""
+    """Newer versions of the library know more dtypes."""
     bits = safetensors_file._DTYPES.get(dtype, safetensors_file._DTYPES["F32"]).bits
     known = theirs(file_of(f'{{"x":{{"dtype":"{dtype}","shape":[0],"data_offsets":[0,0]}}}}', b"")) is not None
     if not known and dtype in safetensors_file._DTYPES:
@@ -182,7 +182,7 @@ def test_tensors_that_are_not_used_may_have_any_dtype_and_rank(
         assert found.config == config and found.stored_dtype == "float32"
 
 
-# What a header's parts may be, right ones the most likely.
+# Values for a header's parts, valid ones the most likely.
 INTEGERS = [
     "0",
     "0",

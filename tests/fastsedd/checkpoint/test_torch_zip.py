@@ -367,7 +367,7 @@ def test_a_truncated_archive(tmp_path: Path, torch_file: Callable[..., Path]) ->
     content = torch_file(tmp_path / "whole.bin", published_state()).read_bytes()
     for length in (0, 3, 30, len(content) // 2, len(content) - 1):
         (tmp_path / "x.bin").write_bytes(content[:length])
-        assert "no whole PyTorch file" in refusal(tmp_path / "x.bin")
+        assert "not a complete PyTorch file" in refusal(tmp_path / "x.bin")
 
 
 def test_an_archive_with_a_long_list_of_entries(
@@ -380,7 +380,7 @@ def test_an_archive_with_a_long_list_of_entries(
 
 
 def test_other_dtypes_are_named(tmp_path: Path, torch_file: Callable[..., Path]) -> None:
-    """Of a tensor that is needed; one that is not may have any."""
+    """The dtype of a tensor that is needed; others may have any."""
     state = published_state() | {"rotary_emb.inv_freq": np.ones(4)}
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_CONFIG))
     torch_file(tmp_path / "pytorch_model.bin", state)

@@ -125,7 +125,7 @@ CONFIGS = {"ddit": SEDD_CONFIG, "radd": RADD_CONFIG}
 
 
 def state_in_order(tensors: dict[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
-    """As the module's state dict has them: the noise embedding and the rotary buffer behind the vocabulary."""
+    """Tensors in the order of the module's state dict: noise embedding and rotary buffer follow the vocabulary."""
     places = ["vocab_embed", "sigma_map", "rotary_emb", "blocks", "output_layer"]
     every = tensors | {"rotary_emb.inv_freq": np.ones(4, np.float32)}
     return OrderedDict((name, every[name]) for name in sorted(every, key=lambda name: places.index(name.split(".")[0])))

@@ -16,7 +16,7 @@ TEXTS = st.text("abc é😀", min_size=1, max_size=60)
 
 
 def probability(model: KneserNey, text: str) -> float:
-    """Of the last character, given the others."""
+    """Probability of the last character, given the others."""
     return math.exp(model.log_probabilities([text])[0][-1])
 
 
@@ -72,7 +72,7 @@ def textbook(training: str, order: int, context: str, character: str) -> float:
 
 
 def counts(training: str, order: int, n: int) -> Counter[str]:
-    """How often each n-gram was seen, or, below the highest order, after how many characters."""
+    """Counts of each n-gram or, below the highest order, of the characters that it followed."""
     grams = [training[i : i + n] for i in range(len(training) - n + 1)]
     if n == order:
         return Counter(grams)
