@@ -20,7 +20,10 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and how long the name an
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """Parse a file's pickle without running any of it. Raises CheckpointError for any other file."""
+    """The tensors of a file, from its pickle, of which nothing is run.
+
+    Raises CheckpointError for anything but a complete file of tensors.
+    """
     stored = StoredFile.at(path)
     with stored.opened() as file:
         stored.refuse_mistaken(bytes(stored.read(file, 0, min(stored.size, 64))), "a PyTorch file", its_own=_ENTRY)
