@@ -67,7 +67,7 @@ def strassen_error(a: np.ndarray, b: np.ndarray, levels: int, eps: float) -> flo
 
     The worst case itself, which the product's own tests hold, is above many a value of a product.
     """
-    return gemm.strassen_bound(a, b, levels, eps) / -(-a.shape[1] // 2**levels)
+    return gemm.strassen_bound(a, b, levels, eps) / (-(-a.shape[1] // 2**levels) if levels else 1)
 
 
 def linear(call: Call) -> None:
