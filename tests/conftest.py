@@ -1,11 +1,15 @@
-"""Small random checkpoints, written to disk as a trainer would write them."""
+"""Several threads for every test, and small random checkpoints, written to disk as a trainer would write them."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+# At least two threads, on one core too: else nothing shows that results do not depend on their number.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -14,6 +18,8 @@ from safetensors.numpy import save_file
 
 from fastsedd.checkpoint import layout
 from fastsedd.config import ModelConfig, NoiseConfig
+
+fk.set_num_threads(max(2, fk.get_num_threads()))
 
 Tensors = dict[str, np.ndarray]
 

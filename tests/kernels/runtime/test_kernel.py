@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from fastsedd_kernels.runtime.cpu import _quota
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 from numba import types
+from processes import run_python
 
 PRELUDE = """
 import numpy as np, fastsedd_kernels as fk
@@ -65,15 +65,6 @@ assert (fk.linear(x, w) == expected).all()
 """
 
 
-def run(code: str, **environment: str) -> None:
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_callers_on_four_threads() -> None:
     x = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
     weight = fk.pack(x)
@@ -85,16 +76,16 @@ def test_callers_on_four_threads() -> None:
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork on this platform")
 def test_a_fork_while_another_thread_compiles(tmp_path: Path) -> None:
-    run(PRELUDE + "silu = fk.silu(x)\n" + FORK_WHILE_COMPILING, FASTSEDD_CACHE_DIR=str(tmp_path))
+    run_python(PRELUDE + "silu = fk.silu(x)\n" + FORK_WHILE_COMPILING, FASTSEDD_CACHE_DIR=str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
 def test_a_fork_before_use_but_after_another_librarys() -> None:
-    run(FORK_BEFORE_USE)
+    run_python(FORK_BEFORE_USE)
 
 
 def test_without_tbb_and_openmp_a_pool_of_threads_runs() -> None:
-    run(PRELUDE + POOL, NUMBA_THREADING_LAYER="workqueue")
+    run_python(PRELUDE + POOL, NUMBA_THREADING_LAYER="workqueue")
 
 
 def test_an_internal_function_called_from_python_says_so() -> None:
@@ -171,4 +162,4 @@ def test_lesser_cpus(name: str, isa: str, register: str) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("names of x86-64 CPUs")
     code = LESSER.format(isa=isa, register=register)
-    run(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", FASTSEDD_CACHE_DIR="/dev/null/none")
+    run_python(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="", FASTSEDD_CACHE_DIR="/dev/null/none")

@@ -15,18 +15,11 @@ from fastsedd_kernels.gemm.microkernel import ROWS
 from fastsedd_kernels.gemm.tuned_blocks import DEFAULT, Limits, use
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_arrays import LAYOUTS, normal, poisoned
 
 MOST_DEPTH, MOST_TILES = DEFAULT.depth, DEFAULT.tiles
 NR = COLUMNS[np.dtype(np.float32)]
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
-
-
-def normal(seed: int, *shape: int, dtype: type = np.float32) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def poisoned(*shape: int, dtype: type = np.float32) -> np.ndarray:
-    return np.full(shape, np.nan, dtype)
 
 
 def assert_product(result: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
@@ -60,15 +53,6 @@ def test_rows_that_share_cache_sets(surplus: int) -> None:
     x, weight = normal(0, 3 * ROWS + 1, CROWDED // 4), normal(1, NR + 1, CROWDED // 4 - surplus)
     x = x[:, : CROWDED // 4 - surplus]
     assert_product(fk.linear(x, weight, out=poisoned(3 * ROWS + 1, NR + 1)), x, weight)
-
-
-LAYOUTS = {
-    "rows": lambda x: x,
-    "columns": lambda x: np.asfortranarray(x),
-    "every other": lambda x: np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)[::2, ::2],
-    "backwards": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
-    "wider": lambda x: np.pad(x, 5)[5:-5, 5:-5],
-}
 
 
 @settings(max_examples=200, deadline=None)

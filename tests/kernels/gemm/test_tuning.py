@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fastsedd_kernels as fk
@@ -12,6 +9,7 @@ import pytest
 from fastsedd_kernels.gemm import tuned_blocks as limits
 from fastsedd_kernels.gemm import tuning
 from fastsedd_kernels.gemm.tuned_blocks import DEFAULT, Limits
+from processes import run_python
 
 SCRIPT = "from fastsedd_kernels.gemm.tuned_blocks import limits; print(limits())"
 
@@ -24,10 +22,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def in_a_process(folder: Path) -> str:
-    environment = {**os.environ, "FASTSEDD_CACHE_DIR": str(folder)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return run_python(SCRIPT, FASTSEDD_CACHE_DIR=str(folder)).strip()
 
 
 def test_the_fastest_candidate_is_kept(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from fastsedd_kernels.runtime.scalar import pointer
 from fastsedd_kernels.simd.vector import LANES, load_vector, store_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_arrays import normal
 
 
 @numba.njit
@@ -26,10 +27,6 @@ def exp_array(x: np.ndarray) -> np.ndarray:
     out = np.full_like(x, np.nan)
     exp_of(x, out)
     return out
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def test_exp_is_within_two_ulp() -> None:

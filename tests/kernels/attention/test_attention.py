@@ -10,13 +10,10 @@ from fastsedd_kernels.attention.kernel import key_block, query_block
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_arrays import normal
 
 QUERY_BLOCK = query_block(np.dtype(np.float32))
 KEY_BLOCK = key_block(COLUMNS[np.dtype(np.float32)])
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def assert_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, atol: float = 2e-5, **options: object) -> None:

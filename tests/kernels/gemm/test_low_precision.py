@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -15,18 +12,12 @@ from fastsedd_kernels.gemm import reference
 from fastsedd_kernels.gemm.dot_products import COLUMNS, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_arrays import normal, poisoned
 from numba import int32, uint32
+from processes import run_python
 
 EPS = float(np.finfo(np.float32).eps)
 BFLOAT16_EPS = 2.0**-8  # the relative error of a rounding, twice
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def poisoned(*shape: int) -> np.ndarray:
-    return np.full(shape, np.nan, np.float32)
 
 
 def assert_bfloat16_product(result: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
@@ -185,7 +176,4 @@ def test_other_units(cpu: str, features: str, unit: str) -> None:
         pytest.skip("this CPU is none of these or better")
     if unit == "avx512" and fk.cpu_info().bfloat16 not in ("amx", "avx512"):
         pytest.skip("this CPU has no dot products of bfloat16")
-    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
-    code = OTHER_UNIT.format(unit=unit, eps=EPS)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_python(OTHER_UNIT.format(unit=unit, eps=EPS), NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)

@@ -18,17 +18,10 @@ from fastsedd_kernels.gemm.strassen.kernel import PRODUCTS, STORE
 from fastsedd_kernels.gemm.tuned_blocks import Limits, use
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_arrays import LAYOUTS, normal, poisoned
 
 NR = COLUMNS[np.dtype(np.float32)]
 DTYPES = [np.float32, np.float64]
-
-
-def normal(seed: int, *shape: int, dtype: type = np.float32) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def poisoned(*shape: int, dtype: type = np.float32) -> np.ndarray:
-    return np.full(shape, np.nan, dtype)
 
 
 def assert_product(result: np.ndarray, a: np.ndarray, b: np.ndarray, levels: int) -> None:
@@ -93,15 +86,6 @@ def test_every_depth_in_slabs(depth: int, levels: int) -> None:
 def test_slabs_of_columns(dtype: type) -> None:
     a, b = normal(0, 9, 40, dtype=dtype), normal(1, 40, strassen.MOST_COLUMNS + 77, dtype=dtype)
     assert_product(fk.strassen_matmul(a, b, 1, poisoned(9, b.shape[1], dtype=dtype)), a, b, 1)
-
-
-LAYOUTS = {
-    "rows": lambda x: x,
-    "columns": np.asfortranarray,
-    "every other": lambda x: np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)[::2, ::2],
-    "backwards": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
-    "wider": lambda x: np.pad(x, 5, constant_values=np.nan)[5:-5, 5:-5],
-}
 
 
 @pytest.mark.parametrize("of_b", sorted(LAYOUTS))

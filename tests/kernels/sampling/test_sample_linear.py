@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.sampling import reference
+from kernel_arrays import poisoned
 
 NR = COLUMNS[np.dtype(np.float32)]
 DEPTH = 24
@@ -36,10 +37,6 @@ def operands(columns: int, rows: int = ROWS, spread: float = 1.0) -> tuple[np.nd
     rng = np.random.default_rng(columns)
     weight = rng.standard_normal((columns, DEPTH), np.float32) * np.float32(spread / math.sqrt(DEPTH))
     return rng.standard_normal((rows, DEPTH), np.float32), weight, rng.standard_normal(columns, np.float32) / 4
-
-
-def poisoned(count: int) -> np.ndarray:
-    return np.full(count, np.nan, np.float32)
 
 
 @pytest.mark.parametrize("columns", [1, 2, NR - 1, NR, NR + 1, 2 * NR + 1, 5 * NR + 17])
