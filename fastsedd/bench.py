@@ -74,24 +74,6 @@ def profile(model: Model) -> Profile:
     return Profile(parts, _forward_ms(model, 0.5), model.config.length)
 
 
-def facts(measured: Measurements | Profile) -> list[tuple[str, str]]:
-    """What was measured, for a reader."""
-    if isinstance(measured, Profile):
-        inside = sum(measured.parts.values())
-        lines = [(part, f"{ms:.2f} ms, {ms / inside:.0%} of the kernels") for part, ms in measured.parts.items()]
-        return [*lines, ("forward", f"{measured.forward:.2f} ms, one text of {measured.length} tokens")]
-    lines = [
-        ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),
-        ("peak", f"{measured.peak_gflops:.0f} GFLOP/s, multiply-adds in registers"),
-        ("bandwidth", f"{measured.bandwidth_gbs:.1f} GB/s, reading 64 MiB"),
-    ]
-    for layer in measured.layers:
-        name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
-        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
-        lines.append((name, speed))
-    return [*lines, ("forward", f"{measured.forward_ms:.1f} ms, one text of {measured.forward_length} tokens")]
-
-
 def _forward_ms(model: Model, seconds: float) -> float:
     tokens = np.zeros((1, model.config.length), np.int32)
     return _median_call(lambda: model.log_score(tokens, [1.0]), seconds) * 1e3

@@ -16,6 +16,8 @@ DRAWS: tuple[Draw, ...] = get_args(Draw)
 GRIDS: tuple[Grid, ...] = get_args(Grid)
 
 MAX_SEED = (1 << 64) - 1
+MAX_TIMES = 1 << 16  # at which `evaluate` noises a window
+MAX_NODES = 1024  # of the mesh that `fit_grid` measures on
 
 
 def check_one_of(name: str, value: object, allowed: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ class RemoteModel:
         The other arguments are those of `Model.stream`, except on_step. Raises what it raises, at once, and OSError
         where workers cannot do it, or the scheduler is gone.
         """
-        return self.run(Request.of(prefix, suffix, **options), progress)
+        return self.run(Request.of(prefix=prefix, suffix=suffix, **options), progress)
 
     def run(self, request: Request, progress: Progress | None = None) -> Iterator[Sample]:
         """The samples of a request, as `stream` yields them."""

@@ -108,7 +108,7 @@ class Model:
         {position: token}, or integers [length], -1 where free.
         Raises ValueError at once, before any text, naming the argument, its value and what is allowed.
         """
-        return self.run(Request.of(prefix, suffix, **options), on_step)
+        return self.run(Request.of(prefix=prefix, suffix=suffix, **options), on_step)
 
     def run(self, request: Request, on_step: OnStep | None = None) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done; on_step : as for `stream`.

@@ -1,54 +1,26 @@
-"""Files of texts: whole or not there, or JSON lines that grow text by text and can be gone on with."""
+"""Files of texts: JSON lines that grow text by text and can be resumed, or plain texts with a rule between them."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
+
+from fastsedd import atomic
+from fastsedd.config import GenerationConfig
+from fastsedd.request import Request
 
 if TYPE_CHECKING:
     from fastsedd.results import Sample
 
+RULE = "-" * 72  # a line of its own between two plain texts
+
 _BEGINNING = b'{"text": '  # of every line
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 file that takes its name once it is complete; a device or a pipe, which cannot, is written to.
-
-    What has no UTF-8, a lone surrogate, is written as its backslash escape.
-    """
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            yield file
-    else:
-        target = path.resolve()
-        incomplete = target.with_name(f".{target.name}.{os.getpid()}.incomplete")
-        try:
-            with incomplete.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-                yield file
-            incomplete.replace(target)
-        finally:
-            incomplete.unlink(missing_ok=True)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes have left of a file that they wrote whole. Only its one writer may."""
-    target = path.resolve()
-    ours = re.compile(rf"\.{re.escape(target.name)}\.\d+\.incomplete")
-    try:
-        for each in target.parent.iterdir():
-            if ours.fullmatch(each.name):
-                each.unlink(missing_ok=True)
-    except OSError:
-        pass  # they stay
 
 
 def json_line(sample: Sample, model: str) -> str:
@@ -89,7 +61,7 @@ def _decode(line: bytes) -> _Line:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sample's line is in its file, in bytes."""
+    """The place of a sample's line in its file, in bytes."""
 
     index: int
     first: int
@@ -98,10 +70,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Lines:
-    """The whole lines of a file of samples, as far as a request that ended before its time has come.
+    """The whole lines of a file of samples, as far as an interrupted request has come.
 
     places : in the file's order; nbytes : of all of them, behind which a torn line may be left
-    seed, steps, model : of all its samples, None where there is none
+    seed, steps, model : of all its samples, None where there are none
     """
 
     places: tuple[Place, ...] = ()
@@ -110,27 +82,27 @@ class Lines:
     steps: int | None = None
     model: str | None = None
 
-    def check(self, path: Path, seed: int, steps: int, model: str, num_samples: int) -> None:
-        """Raise ValueError, in one line, unless these are samples of this request."""
-        if not self.places:
-            return
-        for name, held, asked in (
-            ("seed", self.seed, seed),
-            ("steps", self.steps, steps),
-            ("model", self.model, model),
-        ):
-            if held != asked:
-                raise ValueError(
-                    f"{path}: its texts have {name} {held}, asked for is {asked}: it cannot be gone on with"
-                )
-        last = max(place.index for place in self.places)
-        if last >= num_samples:
-            raise ValueError(f"{path}: holds index {last}, allowed: 0 to {num_samples - 1}, below num_samples")
+    def remaining(self, path: Path, request: Request, model: str, own: GenerationConfig) -> Request:
+        """The rest of a request, of which the file at `path` holds these texts.
 
-    def missing(self, num_samples: int) -> list[int]:
-        """Indices of the request that are not there yet, ascending."""
+        model, own : name and generation settings of the model that will write it
+        Raises ValueError, in one line, unless these are texts of this request.
+        """
+        if self.places:
+            requested = {"seed": request.seed, "steps": request.generation(own).steps, "model": model}
+            for name, wanted in requested.items():
+                held = getattr(self, name)
+                if held != wanted:
+                    raise ValueError(
+                        f"{path} holds texts with {name} {held}, but {name} {wanted} was requested; cannot resume"
+                    )
+            last = max(place.index for place in self.places)
+            if last >= request.num_samples:
+                raise ValueError(
+                    f"{path} holds index {last}, but num_samples {request.num_samples} was requested; cannot resume"
+                )
         there = {place.index for place in self.places}
-        return [index for index in range(num_samples) if index not in there]
+        return replace(request, indices=tuple(index for index in request.wanted if index not in there))
 
     @property
     def ordered(self) -> bool:
@@ -141,7 +113,7 @@ class Lines:
 def read_lines(path: Path) -> Lines:
     """The samples in a file, none where there is no such file. A last line without its end is left out: it was torn.
 
-    Raises ValueError, naming file and line, for what is no sample, and for samples of several requests.
+    Raises ValueError, naming file and line, for anything but samples, and for samples of several requests.
     """
     if not path.is_file():
         return Lines()
@@ -152,14 +124,14 @@ def read_lines(path: Path) -> Lines:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 if not line.startswith(_BEGINNING[: len(line)]):
-                    raise ValueError(f"{path}: line {number}: is no text of fastsedd: {line[:40]!r}")
+                    raise ValueError(f"{path}: line {number} is not a text of fastsedd: {line[:40]!r}")
                 break
             try:
                 read = _decode(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}: line {number}: is no text of fastsedd: {error}") from None
+                raise ValueError(f"{path}: line {number} is not a text of fastsedd: {error}") from None
             if places and (read.seed, read.steps, read.model) != request:
-                raise ValueError(f"{path}: line {number}: has another seed, steps or model than the lines before")
+                raise ValueError(f"{path}: line {number} has another seed, steps or model than the lines before")
             request = (read.seed, read.steps, read.model)
             places.append(Place(read.index, first, len(line)))
             first += len(line)
@@ -199,7 +171,37 @@ def _sort(path: Path) -> None:
     chosen: dict[int, Place] = {}
     for place in read_lines(path).places:
         chosen.setdefault(place.index, place)
-    with path.open("rb") as file, whole_file(path) as target:
+    with path.open("rb") as file, atomic.text_file(path) as target:
         for _, place in sorted(chosen.items()):
             file.seek(place.first)
             target.write(file.read(place.length).decode())
+
+
+def read_texts(content: str) -> list[str]:
+    """The texts of a file, in order: of JSON lines as `json_line` writes them, or plain, with RULE between two.
+
+    A last line of JSON without its end is left out: it is still being written, or was torn.
+    Raises ValueError, naming the line, for one that is not an object with a text among lines that are.
+    """
+    lines = content.split("\n")  # JSON escapes the other ends of lines, except Unicode's
+    if _text(lines[0]) is not None:
+        if len(lines) > 1 and _text(lines[-1]) is None:
+            lines.pop()
+        return [_checked_text(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return content.removesuffix("\n").split(f"\n{RULE}\n")
+
+
+def _checked_text(number: int, line: str) -> str:
+    text = _text(line)
+    if text is None:
+        raise ValueError(f"line {number} is {line[:40]!r}, allowed: a JSON object with a text")
+    return text
+
+
+def _text(line: str) -> str | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    text = found.get("text") if isinstance(found, dict) else None
+    return text if isinstance(text, str) else None

@@ -82,6 +82,13 @@ class Options(TypedDict, total=False):
     indices: Sequence[int] | None
 
 
+class AllOptions(Options, total=False):
+    """`Options`, and the texts around them."""
+
+    prefix: str
+    suffix: str
+
+
 @dataclass(frozen=True)
 class Request:
     """Texts to write; it can be pickled and compared. What depends on the model is checked by the model.
@@ -145,10 +152,9 @@ class Request:
                 raise ValueError(f"indices holds {index}, allowed: 0 to {self.num_samples - 1}, below num_samples")
 
     @classmethod
-    def of(cls, prefix: str = "", suffix: str = "", **options: Unpack[Options]) -> Request:
+    def of(cls, **options: Unpack[AllOptions]) -> Request:
         """A request from the arguments of `Model.generate`: any sequence of indices, any form of fixed tokens."""
-        arguments = {"prefix": prefix, "suffix": suffix, **options}
-        given = {name: _plain(value) for name, value in arguments.items() if value is not None}
+        given = {name: _plain(value) for name, value in options.items() if value is not None}
         if "fixed" in given:
             given["fixed"] = FixedTokens.of(given["fixed"])
         if "indices" in given:

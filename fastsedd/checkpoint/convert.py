@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fastsedd import checkpoint
+from fastsedd import atomic, checkpoint
 from fastsedd.checkpoint import config_json, grid_json, safetensors_file
 
 WEIGHTS = "model.safetensors"
@@ -30,7 +29,7 @@ def convert(
     source, revision, offline, heads : as `fastsedd.load` takes them
     target : the folder to make, whole or not at all; it may be there already if it is empty
     progress(done, total) : called after each tensor
-    note : told, in one line, what the files do not say and is assumed
+    note : called with one line for what the files do not say and is assumed
     Returns the folder. Raises CheckpointError for anything wrong with the source, ValueError for a target that holds
     something, OSError where it cannot be written.
     """
@@ -40,9 +39,8 @@ def convert(
     read = checkpoint.read(source, revision, offline=offline, heads=heads)
     if read.assumed:
         note(f"assumed: {read.assumed}")
-    incomplete = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.incomplete")
-    incomplete.mkdir()
-    try:
+    with atomic.replaced(folder) as incomplete:
+        incomplete.mkdir()
         safetensors_file.write(incomplete / WEIGHTS, read.stored, progress or (lambda done, total: None))
         document = json.dumps(config_json.document(read.config), indent=2)
         (incomplete / CONFIG).write_text(document + "\n", encoding="utf-8")
@@ -50,7 +48,4 @@ def convert(
             grid_json.write(incomplete / grid_json.NAME, read.grid)
         for file in read.tokenizer:
             shutil.copyfile(file, incomplete / file.name)
-        incomplete.replace(folder)
-    finally:
-        shutil.rmtree(incomplete, ignore_errors=True)
     return folder

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import msgspec
 
+from fastsedd import atomic
 from fastsedd.checkpoint import small_file
 from fastsedd.config import FittedTimes
 from fastsedd.errors import CheckpointError
@@ -31,10 +31,6 @@ def read(path: Path) -> FittedTimes:
 
 
 def write(path: Path, grid: FittedTimes) -> None:
-    """Write what `read` reads, whole or not at all. Raises OSError where that cannot be done."""
-    incomplete = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
-    try:
-        incomplete.write_text(json.dumps({"times": grid.times}, indent=1) + "\n", encoding="utf-8")
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
+    """Write a grid for `read`, whole or not at all. Raises OSError where that cannot be done."""
+    with atomic.text_file(path) as file:
+        file.write(json.dumps({"times": grid.times}, indent=1) + "\n")

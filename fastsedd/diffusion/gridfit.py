@@ -10,14 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.choices import check_integer
+from fastsedd.choices import MAX_NODES, check_integer
 from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.noise import Noise
 from fastsedd.diffusion.predictor import apply_temperature
 
 LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
-
-MAX_NODES = 1024
 
 # A step's probabilities are looked at in pieces of about so many numbers.
 _PIECE = 1 << 20

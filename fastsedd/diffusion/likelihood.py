@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.choices import check_integer, check_seed
+from fastsedd.choices import MAX_TIMES, check_integer, check_seed
 from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.noise import Noise
 
 LogScore = Callable[[NDArray[np.int32], NDArray[np.float64]], NDArray[Any]]
-
-MAX_TIMES = 1 << 16
 
 
 def bound(
@@ -29,7 +27,7 @@ def bound(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Estimate a bound on -log p of each window, nats a token: float64 [W] (Lou et al. 2024, theorem 3.6).
+    """Estimate a bound on -log p of each window, nats per token: float64 [W] (Lou et al. 2024, theorem 3.6).
 
     The mean over times of rate(t) score_entropy(x_t), over positions, plus `ends`. Of its times each window has one in
     every 1/times of 0 < t <= 1. The estimate has no bias, and depends on the seed and on the window's own row number:
@@ -70,7 +68,7 @@ def weighted_entropy(
     t: NDArray[np.float64],
     uniform: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """rate(t) times the mean score entropy of a position, at one time a text: nats a token, float64 [B].
+    """rate(t) times the mean score entropy of a position, at one time per text: nats per token, float64 [B].
 
     clean : int32 [B, L]; t : [B], 0 < t <= 1; uniform : [B, L], 0 <= u < 1, decides the noise
     """
@@ -82,7 +80,7 @@ def weighted_entropy(
 
 
 def ends(graph: Graph, noise: Noise) -> float:
-    """What a schedule leaves out, in nats a token: the noise below sigma(0) and above sigma(1).
+    """What a schedule leaves out, in nats per token: the noise below sigma(0) and above sigma(1).
 
     Theorem 3.6 starts at no noise, and adds the divergence of the noised text from the limit, which under absorb is
     infinite while a token may be unmasked at t = 1. The theorem holds for any score, so beyond the schedule it is

@@ -152,8 +152,8 @@ def test_the_command_says_what_it_found(model, folder, file) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert dict(re.split(" {2,}", line, maxsplit=1) for line in result.stdout.splitlines()) == {
         "model": f"{folder}, float32",
-        "nats a token": f"at most {found.nats:.4f} ± {found.nats_error:.4f}",
-        "bits a token": f"at most {found.bits:.4f} ± {found.bits_error:.4f}",
+        "nats per token": f"at most {found.nats:.4f} ± {found.nats_error:.4f}",
+        "bits per token": f"at most {found.bits:.4f} ± {found.bits_error:.4f}",
         "perplexity": f"at most {found.perplexity:.4f} ± {found.perplexity_error:.4f}",
         "outside schedule": f"{found.ends:.4f} of the nats, which the published code leaves out",
         "tokens": "24, 8 left out",

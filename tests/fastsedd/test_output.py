@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from fastsedd import output
+from fastsedd.config import GenerationConfig
+from fastsedd.request import Request
 
 
 def line(index: int, **changes: object) -> str:
@@ -36,8 +39,9 @@ def path(tmp_path: Path) -> Path:
 
 def go_on(path: Path, num_samples: int) -> None:
     lines = output.read_lines(path)
+    request = Request(seed=2**64 - 1, steps=3, num_samples=num_samples)
     with output.growing_file(path, lines) as write:
-        for index in lines.missing(num_samples):
+        for index in lines.remaining(path, request, "m", GenerationConfig()).wanted:
             write(line(index))
 
 
@@ -77,11 +81,11 @@ def test_each_line_is_on_disk_at_once_and_stays(path: Path) -> None:
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        ("plain text", "line 1: is no text of fastsedd"),
-        ("plain text\n", "line 1: is no text of fastsedd"),
-        (f"{line(0)}\n{{}}\n", "line 2: is no text of fastsedd"),
-        (f"{line(0)}\n\xff\n", "line 2: is no text of fastsedd"),
-        (f"{line(0)}\n{line(1, seed=4)}\n", "line 2: has another seed"),
+        ("plain text", "line 1 is not a text of fastsedd"),
+        ("plain text\n", "line 1 is not a text of fastsedd"),
+        (f"{line(0)}\n{{}}\n", "line 2 is not a text of fastsedd"),
+        (f"{line(0)}\n\xff\n", "line 2 is not a text of fastsedd"),
+        (f"{line(0)}\n{line(1, seed=4)}\n", "line 2 has another seed"),
     ],
 )
 def test_what_is_no_file_of_ours_is_left_alone(path: Path, held: str, words: str) -> None:
@@ -91,18 +95,33 @@ def test_what_is_no_file_of_ours_is_left_alone(path: Path, held: str, words: str
     assert str(path) in str(caught.value)
 
 
+REQUEST = Request(seed=2**64 - 1, steps=3, num_samples=2)
+
+
 @pytest.mark.parametrize(
-    ("asked", "words"),
-    [({"seed": 1}, "seed"), ({"steps": 4}, "steps 3, asked for is 4"), ({"model": "n"}, "model m, asked for is n"),
-     ({"num_samples": 1}, "holds index 1, allowed: 0 to 0")],
-)  # fmt: skip
-def test_another_request_is_not_gone_on_with(path: Path, asked: dict, words: str) -> None:
+    ("other", "words"),
+    [
+        ({"seed": 1}, f"holds texts with seed {2**64 - 1}, but seed 1 was requested; cannot resume"),
+        ({"steps": 4}, "holds texts with steps 3, but steps 4 was requested; cannot resume"),
+        ({"steps": None}, "holds texts with steps 3, but steps 9 was requested; cannot resume"),
+        ({"num_samples": 1}, "holds index 1, but num_samples 1 was requested; cannot resume"),
+    ],
+)
+def test_another_request_is_not_resumed(path: Path, other: dict, words: str) -> None:
     path.write_text(f"{line(0)}\n{line(1)}\n")
-    lines = output.read_lines(path)
-    request = {"seed": 2**64 - 1, "steps": 3, "model": "m", "num_samples": 2}
-    lines.check(path, **request)
-    with pytest.raises(ValueError, match=words):
-        lines.check(path, **{**request, **asked})
+    lines, own = output.read_lines(path), GenerationConfig(steps=9)
+    assert lines.remaining(path, REQUEST, "m", own) == replace(REQUEST, indices=())
+    with pytest.raises(ValueError, match=f"{path} {words}"):
+        lines.remaining(path, replace(REQUEST, **other), "m", own)
+    with pytest.raises(ValueError, match="holds texts with model m, but model n was requested"):
+        lines.remaining(path, REQUEST, "n", own)
+
+
+def test_the_rest_of_a_request_is_the_same_request(path: Path) -> None:
+    path.write_text(f"{line(1)}\n")
+    request = replace(REQUEST, num_samples=4, steps=None, top_k=2)
+    rest = output.read_lines(path).remaining(path, request, "m", GenerationConfig(steps=3))
+    assert rest == replace(request, indices=(0, 2, 3))
 
 
 @pytest.fixture

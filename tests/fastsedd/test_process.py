@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsedd import file_lock, output, streams
+from fastsedd import atomic, file_lock, output, streams
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX signals and redirections")
 
@@ -216,7 +216,7 @@ def test_a_terminal_that_is_not_utf8_shows_escapes(command: Callable[..., list[s
 
 def test_files_are_utf8_and_keep_lone_surrogates(tmp_path: Path) -> None:
     path = tmp_path / "texts"
-    with output.whole_file(path) as file:
+    with atomic.text_file(path) as file:
         file.write("ä\n\ud800\n")
     assert path.read_bytes() == "ä\n\\ud800\n".encode()
     path.write_text('{"text": "\\ud800", "tokens": [1], "seed": 1, "index": 0, "steps": 2, "model": "m"}\n')
@@ -227,7 +227,7 @@ def writer(script: str, path: Path) -> subprocess.Popen[str]:
     program = f"""
 import sys, time, os, signal
 from pathlib import Path
-from fastsedd import file_lock, output
+from fastsedd import atomic, file_lock, output
 path = Path(sys.argv[1])
 {script}
 """
@@ -267,7 +267,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(
 
 def test_what_a_killed_writer_has_left_is_removed(tmp_path: Path, command: Callable[..., list[str]]) -> None:
     path = tmp_path / "texts"
-    dying = writer("with output.whole_file(path) as file:\n    os.kill(os.getpid(), signal.SIGKILL)", path)
+    dying = writer("with atomic.text_file(path) as file:\n    os.kill(os.getpid(), signal.SIGKILL)", path)
     dying.communicate()
     others = tmp_path / ".texts.old.77.incomplete"  # of a file named texts.old
     others.write_text("")

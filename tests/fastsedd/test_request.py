@@ -43,7 +43,7 @@ def test_numbers_of_numpy_become_pythons() -> None:
 
 def test_a_request_survives_pickling() -> None:
     grid = FittedTimes((1.0, 0.25, 0.0))
-    request = Request.of("a", "b", num_samples=3, seed=7, grid=grid, fixed=[-1, 3, -1], indices=range(2))
+    request = Request.of(prefix="a", suffix="b", num_samples=3, seed=7, grid=grid, fixed=[-1, 3, -1], indices=range(2))
     assert pickle.loads(pickle.dumps(request)) == request
     assert request.fixed == FixedTokens(((1, 3),), 3)
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastsedd import cli
+from fastsedd.output import RULE, read_texts
 from fastsedd.quality.measures import Reference, ratio
-from fastsedd.quality.samples import split
 
 CORPUS = "The cat sat on the mat, and the cat's hat. " * 40
 
@@ -81,16 +81,16 @@ def test_a_short_reference_is_refused() -> None:
 
 @pytest.mark.parametrize("texts", [["a\n", "\nb\n", "c"], ["{", "}"], ["one"]])
 def test_what_generate_writes_is_read(texts: list[str]) -> None:
-    plain = "".join(f"{'' if i == 0 else cli.RULE + chr(10)}{text}\n" for i, text in enumerate(texts))
-    assert split(plain, cli.RULE) == texts
+    plain = "".join(f"{'' if i == 0 else RULE + chr(10)}{text}\n" for i, text in enumerate(texts))
+    assert read_texts(plain) == texts
     lines = "".join(json.dumps({"text": text, "index": i}) + "\n" for i, text in enumerate(texts))
-    assert split(lines, cli.RULE) == texts
+    assert read_texts(lines) == texts
 
 
 def test_a_bad_line_is_named() -> None:
     for line in ("{", "[1]", '{"text": 3}', "[" * 100_000):
         with pytest.raises(ValueError, match="line 3 is"):
-            split(f'{{"text": "a"}}\n\n{line}\n', cli.RULE)
+            read_texts(f'{{"text": "a"}}\n\n{line}\n')
 
 
 def run(*arguments: object) -> Result:

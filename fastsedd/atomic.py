@@ -1,0 +1,60 @@
+"""Files and folders that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A free path beside `path`, at which a file or a folder is to be written, and which takes its name at the end.
+
+    A link is followed. If the context raises, what was written is removed and `path` is as it was.
+    """
+    target = path.resolve()
+    incomplete = target.with_name(f".{target.name}.{os.getpid()}.incomplete")
+    if incomplete.exists():
+        raise FileExistsError(f"{incomplete} is in the way")
+    try:
+        yield incomplete
+        incomplete.replace(target)
+    finally:
+        if incomplete.is_dir():
+            shutil.rmtree(incomplete, ignore_errors=True)
+        else:
+            incomplete.unlink(missing_ok=True)
+
+
+@contextmanager
+def text_file(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 file that takes its name once it is complete; a device or a pipe, which cannot, is written to.
+
+    A lone surrogate, which UTF-8 does not encode, is written as its backslash escape.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            yield file
+    else:
+        with (
+            replaced(path) as incomplete,
+            incomplete.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+        ):
+            yield file
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove files that killed processes have left of `path`, unfinished. Only its one writer may."""
+    target = path.resolve()
+    ours = re.compile(rf"\.{re.escape(target.name)}\.\d+\.incomplete")
+    try:
+        for each in target.parent.iterdir():
+            if ours.fullmatch(each.name):
+                each.unlink(missing_ok=True)
+    except OSError:
+        pass  # they stay

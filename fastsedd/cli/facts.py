@@ -1,0 +1,104 @@
+"""Results as names and values, for a reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastsedd import Evaluation, Model
+    from fastsedd.bench import Measurements, Profile
+    from fastsedd.quality.measures import Quality
+
+Facts = list[tuple[str, str]]
+
+
+def show(facts: Facts) -> None:
+    """Print them: a table on a terminal, else aligned lines."""
+    from fastsedd import display
+
+    display.print_facts(facts)
+
+
+def of_model(model: Model) -> Facts:
+    """A checkpoint: architecture, sizes, process, and what it is computed in."""
+    config = model.config
+    mask = "" if config.mask_token is None else " and a mask"
+    assumed = ", assumed: the file does not say (--heads N)" if model.assumed else ""
+    sigma = f", sigma {config.noise.sigma_min:g} to {config.noise.sigma_max:g}"
+    return [
+        ("model", model.name),
+        ("architecture", config.architecture),
+        ("parameters", f"{model.parameters:,}"),
+        ("stored dtype", model.stored_dtype),
+        *model.precision,
+        ("width", f"{config.width}"),
+        ("blocks", f"{config.blocks}"),
+        ("heads", f"{config.heads} of {config.head_dim}{assumed}"),
+        ("length", f"{config.length} tokens"),
+        ("vocabulary", f"{config.tokens} tokens{mask}"),
+        ("tokenizer", model.tokenizer.description),
+        ("graph", config.graph),
+        ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
+        ("fitted grid", "none" if model.fitted is None else f"{len(model.fitted.times)} times"),
+        ("generation", f"{config.generation.steps} steps, temperature {config.generation.temperature:g}"),
+    ]
+
+
+def of_evaluation(evaluation: Evaluation, model: Model) -> Facts:
+    """A bound, with its standard errors."""
+    rest = f", {evaluation.left_out:,} left out" if evaluation.left_out else ""
+    return [
+        ("model", f"{model.name}, {model.dtype}"),
+        ("nats per token", _estimate(evaluation.nats, evaluation.nats_error)),
+        ("bits per token", _estimate(evaluation.bits, evaluation.bits_error)),
+        ("perplexity", _estimate(evaluation.perplexity, evaluation.perplexity_error)),
+        ("outside schedule", f"{evaluation.ends:.4f} of the nats, which the published code leaves out"),
+        ("tokens", f"{evaluation.tokens:,}{rest}"),
+        ("windows", f"{evaluation.windows:,}, each at {evaluation.times} times"),
+        ("seed", f"{evaluation.seed}"),
+    ]
+
+
+def of_quality(quality: Quality) -> Facts:
+    """Measures of texts, and of real text beside them."""
+    left_out = f", {quality.unmeasured} without characters left out" if quality.unmeasured else ""
+    facts = [("texts", f"{quality.samples.texts}{left_out}; real text: {quality.real.texts} windows")]
+    for (name, given), (_, real) in zip(quality.samples.named(), quality.real.named(), strict=True):
+        facts.append((name, f"{_measured(given.value, given.error)}; real text: {_measured(real.value, real.error)}"))
+    return facts
+
+
+def of_bench(measured: Measurements | Profile) -> Facts:
+    """Measurements of this machine, or where the time of a forward goes."""
+    from fastsedd.bench import Profile
+
+    if isinstance(measured, Profile):
+        inside = sum(measured.parts.values())
+        lines = [(part, f"{ms:.2f} ms, {ms / inside:.0%} of the kernels") for part, ms in measured.parts.items()]
+        return [*lines, ("forward", f"{measured.forward:.2f} ms, one text of {measured.length} tokens")]
+    lines = [
+        ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),
+        ("peak", f"{measured.peak_gflops:.0f} GFLOP/s, multiply-adds in registers"),
+        ("bandwidth", f"{measured.bandwidth_gbs:.1f} GB/s, reading 64 MiB"),
+    ]
+    for layer in measured.layers:
+        name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
+        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
+        lines.append((name, speed))
+    return [*lines, ("forward", f"{measured.forward_ms:.1f} ms, one text of {measured.forward_length} tokens")]
+
+
+def _estimate(value: float, error: float | None) -> str:
+    return f"at most {_measured(value, error)}"
+
+
+def _measured(value: float, error: float | None) -> str:
+    return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def evaluation_object(evaluation: Evaluation, model: Model) -> dict[str, Any]:
+    """A bound, for JSON."""
+    numbers = ("nats", "nats_error", "bits", "bits_error", "perplexity", "perplexity_error")
+    counts = ("ends", "tokens", "left_out", "windows", "times", "seed")
+    fields = {name: getattr(evaluation, name) for name in (*numbers, *counts)}
+    return {"model": model.name, "dtype": model.dtype, **fields}
