@@ -1,4 +1,4 @@
-"""What `fastsedd bench` measures: this machine's limits, and how near the kernels come to them."""
+"""The measurements of `fastsedd bench`: this machine's limits, and how near the kernels come to them."""
 
 from __future__ import annotations
 

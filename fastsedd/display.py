@@ -1,4 +1,4 @@
-"""What a person sees on a terminal: progress bars, the live denoising view, and a table of facts.
+"""Output for a person at a terminal: progress bars, the live denoising view, and a table of facts.
 
 Bars and the view are drawn on stderr and leave nothing behind; they vanish while a finished text is printed.
 """

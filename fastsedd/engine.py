@@ -153,8 +153,8 @@ class Model:
 
         text : cut into windows of config.length tokens, side by side, each of them a text to the model. A shorter rest
             at the end is left out; a text that is shorter than a window is one shorter window.
-        times : at how many times each window is noised, 1 to 65536; a network run each
-        batch_size : noised windows run together, chosen by memory if None; the result does not depend on it
+        times : how many noise levels are drawn per window, 1 to 65536, one network run each
+        batch_size : noised windows per network run, chosen by memory if None; the result does not depend on it
         seed : 0 to 2**64 - 1; it decides times and noise, for any dtype: two dtypes may be compared window by window
         progress(done, total) : called after each batch, of all noised windows
         Raises ValueError, naming the argument, its value and what is allowed.
@@ -183,11 +183,11 @@ class Model:
         """Fit a time grid, for any number of steps, to this model and texts of its own; see `gridfit.fit_times`.
 
         num_texts : texts to write, with the checkpoint's own steps, and to measure with, 1 or more
-        nodes : times at which each text is noised, 2 to 1024; a network run each
-        batch_size : texts run together, chosen by memory if None
+        nodes : noise levels per text, 2 to 1024, one network run each
+        batch_size : texts per network run, chosen by memory if None
         seed : 0 to 2**64 - 1; it decides texts and noise
         temperature : at which the grid will be used; the checkpoint's own if None
-        progress(done, total) : called after each batch, of all network runs of a text
+        progress(done, total) : called after each batch, of all network runs, each for one text
         Raises ValueError, naming the argument, its value and what is allowed.
         """
         size = self._scoring_batch_size(batch_size, self.config.length)

@@ -30,7 +30,7 @@ def prepare() -> None:
 
 
 def note() -> str | None:
-    """What a person should know before text that is not ASCII is written to stdout."""
+    """A note for a person, before text that is not ASCII is written to stdout; None where there is nothing to say."""
     return _note
 
 

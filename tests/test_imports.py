@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -253,13 +252,3 @@ def test_only_the_command_line_prints(module: str) -> None:
 def test_only_its_own_extra_needs_pytorch() -> None:
     others = [module for module in modules() if part(module) != "fastsedd_kernels.torch"]
     assert not {"torch", "fastsedd_kernels.torch"} & {part(name) for module in others for name in imports(module)}
-
-
-@pytest.mark.parametrize("module", sorted(name for name in modules() if "__all__" in ast.dump(modules()[name])))
-def test_every_public_name_exists(module: str) -> None:
-    if part(module) == "fastsedd_kernels.torch":
-        pytest.importorskip("torch")
-    imported = importlib.import_module(module)
-    for name in getattr(imported, "__all__", ()):
-        assert hasattr(imported, name), name
-    assert len(set(getattr(imported, "__all__", ()))) == len(getattr(imported, "__all__", ()))

@@ -74,5 +74,5 @@ def seed(words: str) -> Decorator:
 
 
 def batch_size(words: str) -> Decorator:
-    """`--batch-size N` of what is run together."""
+    """`--batch-size N`; words : for its help, the things that are run together."""
     return click.option("--batch-size", metavar="N", type=POSITIVE, help=f"{words}  [default: by memory]")

@@ -74,7 +74,7 @@ class Target:
         return output.read_lines(self.path)
 
     def lines(self, samples: Iterable[Sample], model: str) -> Iterator[str]:
-        """What is written of each sample."""
+        """Each sample as it is written."""
         from fastsedd.output import RULE, json_line
 
         for sample in samples:

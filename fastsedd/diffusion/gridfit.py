@@ -1,4 +1,4 @@
-"""Fits a time grid to a model: steps lie close where a step that is left out would cost most.
+"""Fits a time grid to a model: steps lie close where leaving one out would cost most.
 
 In the spirit of Park et al. 2024, Jump Your Steps, and of Watson et al. 2021, who choose times by the bound too.
 """
@@ -17,14 +17,14 @@ from fastsedd.diffusion.predictor import apply_temperature
 
 LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
 
-# A step's probabilities are looked at in pieces of about so many numbers.
+# A step's probabilities are compared in pieces of about so many numbers.
 _PIECE = 1 << 20
 
-# What a prediction rules out and happens after all counts as this likely: no bound is infinite.
-_LEAST_PROBABILITY = 1e-9
+# A jump that a prediction rules out, and that happens after all, counts as this likely: no bound is infinite.
+_MIN_PROBABILITY = 1e-9
 
-# No stretch of time is stepped over whole: the least density of steps, of the mean.
-_LEAST_DENSITY = 0.02
+# No stretch of time is skipped: the minimum density of steps, as a share of the mean.
+_MIN_DENSITY = 0.02
 
 
 def fit_times(
@@ -48,9 +48,9 @@ def fit_times(
     log_score : called as ``log_score(tokens, sigma)``: at most batch_size texts, int32 [B, L], and a total noise, to
         float32 [B, L, V], 0 at each current token
     clean : int32 [W, L], texts without the mask
-    nodes : steps of the mesh, 2 to 1024; as many network runs a text
+    nodes : steps of the mesh, 2 to 1024; as many network runs per text
     seed : decides the noise
-    temperature : that of the sampler
+    temperature : the sampler's
     Raises ValueError for nodes, batch_size and clean outside their bounds.
     """
     check_nodes(nodes)
@@ -109,7 +109,7 @@ def step_cost(
         truth /= truth.sum(axis=-1, keepdims=True)
         guess = predicted[piece] / predicted[piece].sum(axis=-1, keepdims=True, dtype=np.float64)
         happens = truth > 0.0
-        surprise = np.log(truth[happens]) - np.log(np.maximum(guess[happens], _LEAST_PROBABILITY))
+        surprise = np.log(truth[happens]) - np.log(np.maximum(guess[happens], _MIN_PROBABILITY))
         total += float(truth[happens] @ surprise)
     return total
 
@@ -122,13 +122,13 @@ def equal_shares(mesh: NDArray[np.float64], excess: NDArray[np.float64]) -> NDAr
     density = np.sqrt(np.maximum(_smooth(excess), 0.0))
     density = np.pad(density, 1, mode="edge")
     mean = density.mean()
-    density = np.maximum(density, _LEAST_DENSITY * mean) if mean > 0.0 else np.ones_like(density)
+    density = np.maximum(density, _MIN_DENSITY * mean) if mean > 0.0 else np.ones_like(density)
     passed = np.append(0.0, np.cumsum((density[:-1] + density[1:]) * -np.diff(mesh)))
     return np.interp(np.linspace(0.0, passed[-1], len(mesh)), passed, mesh)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each value averaged with its neighbours, the nearer the more: what is measured of texts is noisy."""
+    """Each value averaged with its neighbours, by a triangular window: measurements of texts are noisy."""
     reach = max(1, len(values) // 16)
     weights = np.concatenate((np.arange(1, reach + 2), np.arange(reach, 0, -1)))
     smooth: NDArray[np.float64] = np.convolve(np.pad(values, reach, mode="edge"), weights / weights.sum(), "valid")
@@ -136,5 +136,5 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _uniform(seed: int, text: int, length: int) -> NDArray[np.float64]:
-    """The numbers that decide one text's noise at every node, 0 <= u < 1, whatever the batch."""
+    """The random numbers of one text's noise at every node, 0 <= u < 1, independent of the batch."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, text])).random(length)

@@ -80,7 +80,7 @@ def weighted_entropy(
 
 
 def ends(graph: Graph, noise: Noise) -> float:
-    """What a schedule leaves out, in nats per token: the noise below sigma(0) and above sigma(1).
+    """The part of the bound outside the schedule, in nats per token: the noise below sigma(0) and above sigma(1).
 
     Theorem 3.6 starts at no noise, and adds the divergence of the noised text from the limit, which under absorb is
     infinite while a token may be unmasked at t = 1. The theorem holds for any score, so beyond the schedule it is

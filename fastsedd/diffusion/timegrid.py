@@ -1,4 +1,4 @@
-"""Time grids: the (sigma, dsigma) pairs that a sampler walks from t = 1 down to clean text."""
+"""Time grids: the (sigma, dsigma) pairs of a sampler, from t = 1 down to clean text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsedd.diffusion.noise import Noise
 
 @dataclass(frozen=True)
 class Step:
-    """One reverse step: the score is asked at total noise ``sigma``, and ``dsigma`` of it is removed.
+    """One reverse step: the score is evaluated at total noise ``sigma``, and ``dsigma`` of it is removed.
 
     rate_dt : dt times the rate of noise at the step's beginning: dsigma to first order in dt, which is Euler's step
     Raises ValueError unless 0 < dsigma <= sigma < infinity and 0 < rate_dt < infinity.
@@ -35,13 +35,13 @@ class Step:
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Predictor steps in order, then the one denoiser step that removes the noise they leave."""
+    """Predictor steps in order, then the one denoiser step that removes the rest of the noise."""
 
     predictor: tuple[Step, ...]
     denoiser: Step
 
     def __len__(self) -> int:
-        """Number of steps, which is the number of times the network runs."""
+        """Number of steps, the denoiser's included: the network runs at most once per step."""
         return len(self.predictor) + 1
 
 
@@ -66,10 +66,10 @@ def log_sigma_grid(noise: Noise, steps: int, eps: float = 1e-5) -> TimeGrid:
 
 
 def fitted_grid(noise: Noise, steps: int, times: Sequence[float]) -> TimeGrid:
-    """Steps that are equal along fitted times: every stretch between two of `times` has as many of them.
+    """Steps that are equal along fitted times: the same number between each two of `times`.
 
-    times : from 1 down to 0, as `fit_times` finds them. The denoiser, which removes all noise from where it stands,
-        is given a stretch like the other steps.
+    times : from 1 down to 0, as `fit_times` finds them. The denoiser, which removes all noise that is left, has a
+        stretch like the other steps.
     Raises ValueError for ``steps < 1``.
     """
     _check(steps)
@@ -78,7 +78,7 @@ def fitted_grid(noise: Noise, steps: int, times: Sequence[float]) -> TimeGrid:
 
 
 def _through(noise: Noise, times: NDArray[np.float64]) -> TimeGrid:
-    """The grid whose steps begin at these times, in falling order; the last of them is the denoiser's."""
+    """The grid whose steps begin at these times, in falling order; the last is the denoiser's."""
     sigma, rate = noise.total(times), noise.rate(times)
     dsigma, dt = sigma[:-1] - sigma[1:], times[:-1] - times[1:]
     predictor = tuple(Step(*map(float, each)) for each in zip(sigma[:-1], dsigma, rate[:-1] * dt, strict=True))
