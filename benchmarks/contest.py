@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import fastsedd_kernels as fk
+from fastsedd_kernels.runtime.timing import median_seconds
 
 ROUNDS = int(os.environ.get("FASTSEDD_BENCH_ROUNDS", "7"))
 PAUSE = 0.06  # seconds
@@ -29,19 +30,7 @@ def turn(run: Any) -> float:
     """Median seconds of a call; run : a function, or what has a `turn` that does all this in another process."""
     if hasattr(run, "turn"):
         return float(run.turn())
-    time.sleep(PAUSE)
-    _calls(run, WARM_UP)
-    return statistics.median(_calls(run, TURN))
-
-
-def _calls(run: Callable[[], Any], seconds: float) -> list[float]:
-    """Seconds of each call, for as many calls as fill that time."""
-    taken: list[float] = []
-    while sum(taken) < seconds:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return taken
+    return median_seconds(run, TURN, warm_up=WARM_UP, pause=PAUSE)
 
 
 def hold(contenders: Mapping[str, Any], limit: Callable[[], float], work: int, rounds: int = ROUNDS) -> dict[str, Any]:

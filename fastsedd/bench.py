@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import fastsedd_kernels as fk
 import numpy as np
+from fastsedd_kernels.runtime.timing import median_seconds
 
 from fastsedd.engine import Model
 
-# tokens, inputs and outputs of the linear layers: of the article's model, and of Lou et al.'s small one
+# Tokens, inputs and outputs of the linear layers of the article's model, and of Lou et al.'s small one.
 LAYERS = (
     (256, 384, 1152), (256, 384, 384), (256, 384, 1536), (256, 1536, 384),
     (1024, 768, 2304), (1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768),
 )  # fmt: skip
 
 _ROUNDS = 5
-_PAUSE = 0.03  # seconds, until the threads of the one before sleep
-_LEAST_TURN = 0.005  # seconds
+_PAUSE = 0.03  # seconds, until the threads of the previous call sleep
+_MIN_TURN = 0.005  # seconds
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ class Measurements:
     forward_length: int
 
 
-# What the kernels of a forward are for, by name; what is not here is the rest.
+# The parts of a forward that kernels belong to, by name; the others are the rest.
 _PARTS = {"multiply_rectangle": "GEMM", "attend": "attention", "layer_norm_rows": "norm"}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of a forward of one text goes, in milliseconds.
+    """The time of a forward of one text, in milliseconds, by part.
 
     parts : its kernels, called one by one: GEMM, attention, norm, rest; forward : all of it, as a sampler runs it
     """
@@ -67,7 +66,7 @@ class Profile:
 
 
 def profile(model: Model) -> Profile:
-    """Measure it; about a second for a small model."""
+    """Measure where the time of a forward goes; about a second for a small model."""
     parts = dict.fromkeys([*_PARTS.values(), "rest"], 0.0)
     for kernel, seconds in model.profile().items():
         parts[_PARTS.get(kernel, "rest")] += 1e3 * seconds
@@ -82,8 +81,8 @@ def _forward_ms(model: Model, seconds: float) -> float:
 def run(
     model: Model, seconds: float = 10.0, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Measurements:
-    """Measure for about that long; `progress(done, total)` is called after each layer."""
-    turn = max(_LEAST_TURN, seconds / (len(LAYERS) + 2) / _ROUNDS / 3 - _PAUSE)
+    """Measure kernels and the model's forward, for about `seconds`; `progress(done, total)` after each layer."""
+    turn = max(_MIN_TURN, seconds / (len(LAYERS) + 2) / _ROUNDS / 3 - _PAUSE)
     layers = []
     for layer in LAYERS:
         layers.append(_measure_layer(*layer, turn))
@@ -127,17 +126,5 @@ def _measure_layer(tokens: int, inputs: int, outputs: int, turn: float) -> Layer
     )
 
 
-def _median_call(call: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of a call, after some that do not count."""
-    time.sleep(_PAUSE)
-    _calls(call, seconds / 3)
-    return statistics.median(_calls(call, seconds))
-
-
-def _calls(call: Callable[[], Any], seconds: float) -> list[float]:
-    taken: list[float] = []
-    while sum(taken) < seconds:
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return taken
+def _median_call(call: Callable[[], object], seconds: float) -> float:
+    return median_seconds(call, seconds, warm_up=seconds / 3, pause=_PAUSE)

@@ -20,21 +20,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fastsedd.request import OnStep
     from fastsedd.text import Tokenizer
-
-OnStep = Callable[[int, int, "NDArray[np.int32]"], None]
 
 MASK = "·"
 MASKED = "dim"
 FRESH = "bold green"
 SETTLED = ""
 
-_SPEED_OVER = 600.0  # seconds: a batch may take minutes
+_SPEED_PERIOD = 600.0  # seconds that the rate is averaged over: a batch may take minutes
 
 
 @contextmanager
 def counting_bar(description: str, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is moved by calling `progress(done, total)`; with a unit, it says how many a second are done."""
+    """A bar that is moved by calling `progress(done, total)`; with a unit, it also shows the rate."""
     with _bar(description, unit) as bar:
         yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
@@ -114,7 +113,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 class _Rate(ProgressColumn):
-    """How many of a unit are done a second; the task's field `steps` says how many of its counts make one."""
+    """Units done per second; the task's field `steps` says how many of its counts make one unit."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -127,20 +126,20 @@ class _Rate(ProgressColumn):
 
 
 def _bar(description: str, unit: str | None = None) -> Progress:
-    """A bar with one task, whose total is not known yet."""
+    """A bar with one task, of unknown total."""
     rate = () if unit is None else (_Rate(unit),)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), *rate, TimeRemainingColumn())
     console = Console(stderr=True)
     bar = Progress(
         *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
-        speed_estimate_period=_SPEED_OVER,
+        speed_estimate_period=_SPEED_PERIOD,
     )  # fmt: skip
     bar.add_task(description, total=None, steps=1)
     return bar
 
 
 def _advance(bar: Progress, step: int, steps: int, batch: int, num_samples: int) -> None:
-    """Note a step of a batch in a bar that counts the steps of every text."""
+    """Advance a bar that counts the steps of every text by one step of a batch."""
     bar.update(
         bar.task_ids[0], description=f"step {step}/{steps}", advance=batch, total=steps * num_samples, steps=steps
     )

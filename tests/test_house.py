@@ -87,7 +87,6 @@ DOCSTRINGS = {
     "fastsedd_kernels.gemm.strassen.product.Blocks.shape",
     "fastsedd_kernels.gemm.tuned_blocks._load",
     "fastsedd_kernels.gemm.tuned_blocks.limits",
-    "fastsedd_kernels.roofline",
     "fastsedd_kernels.runtime.arrays",
     "fastsedd_kernels.runtime.arrays.groups_of_rows",
     "fastsedd_kernels.runtime.arrays.output_rows_like",

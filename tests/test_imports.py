@@ -28,7 +28,7 @@ PARTS: dict[str, set[str]] = {
     },
     "fastsedd.__main__": {"fastsedd.cli"},
     "fastsedd.atomic": set(),
-    "fastsedd.bench": {"fastsedd.engine", "fastsedd_kernels", "numpy"},
+    "fastsedd.bench": {"fastsedd.engine", "fastsedd_kernels", "fastsedd_kernels.runtime", "numpy"},
     "fastsedd.batching": set(),
     "fastsedd.choices": set(),
     "fastsedd.cli": {
@@ -63,7 +63,7 @@ PARTS: dict[str, set[str]] = {
         "typing_extensions",
     },
     "fastsedd.output": {"fastsedd.atomic", "fastsedd.config", "fastsedd.request", "fastsedd.results", "msgspec"},
-    "fastsedd.display": {"fastsedd.text", "numpy", "rich"},
+    "fastsedd.display": {"fastsedd.request", "fastsedd.text", "numpy", "rich"},
     "fastsedd.loading": {
         "fastsedd.checkpoint",
         "fastsedd.choices",

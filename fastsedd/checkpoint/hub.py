@@ -147,7 +147,10 @@ def _library(name: str) -> Any:
 
 
 def _cached(library: Any, repository: str, revision: str | None) -> Path | None:
-    """The newest state of a repository's revision that has been fetched, whole or in part."""
+    """The newest state of a repository's revision that has been fetched, whole or in part.
+
+    The library's own `snapshot_download(local_files_only=True)` refuses, since its version 2, what was fetched in part.
+    """
     folder = Path(library.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     revision = revision or _REVISION
     try:

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: multiply-adds in registers, bytes read from an array.
+"""The limits of this machine, measured: multiply-adds in registers, bytes read from an array.
 
 The roof over every kernel (Williams, Waterman and Patterson 2009). A clock that rises and falls with the load, and
 neighbours on a shared machine, move it: measure it beside what it is compared with, not once.
@@ -7,7 +7,7 @@ neighbours on a shared machine, move it: measure it beside what it is compared w
 from __future__ import annotations
 
 import functools
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.runtime.threads import get_num_threads
+from fastsedd_kernels.runtime.timing import median_seconds
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.emit import lanes_of
 from fastsedd_kernels.simd.vector import LANES, load_vector, sum_lanes
@@ -107,16 +108,6 @@ def read_bandwidth(nbytes: int = 64 << 20, seconds: float = _BURST) -> float:
     return array.nbytes / _median_seconds(functools.partial(read, threads, array, results), seconds)
 
 
-def _median_seconds(run: Any, seconds: float) -> float:
+def _median_seconds(run: Callable[[], object], seconds: float) -> float:
     run()  # loads or compiles
-    _calls(run, _WARM_UP)
-    return float(np.median(_calls(run, seconds)))
-
-
-def _calls(run: Any, seconds: float) -> list[float]:
-    taken: list[float] = []
-    while sum(taken) < seconds or len(taken) < 3:
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return taken
+    return median_seconds(run, seconds, warm_up=_WARM_UP, least=3)
