@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from numbers import Integral
+from typing import Literal, TypeGuard, get_args
 
 Dtype = Literal["float32", "bfloat16", "int8"]
 Predictor = Literal["analytic", "euler", "ddpm"]
@@ -20,6 +21,11 @@ MAX_TIMES = 1 << 16  # at which `evaluate` noises a window
 MAX_NODES = 1024  # of the mesh that `fit_grid` measures on
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer, of Python or NumPy, and not a bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError, naming the argument, for a value that is not in the list."""
     if value not in allowed:
@@ -27,12 +33,12 @@ def check_one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def check_integer(name: str, value: object, least: int, most: int) -> None:
-    """Raise ValueError, naming the argument, for anything but an int from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    """Raise ValueError, naming the argument, for anything but an integer from `least` to `most`."""
+    if not is_integer(value) or not least <= value <= most:
         raise ValueError(f"{name} is {value!r}, allowed: {least} to {most}")
 
 
 def check_seed(seed: int) -> None:
-    """Raise ValueError for anything but an int of 64 bits without a sign."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+    """Raise ValueError for anything but an unsigned integer of 64 bits."""
+    if not is_integer(seed) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed is {seed!r}, allowed: an integer, 0 <= seed < 2^64")

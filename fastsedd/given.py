@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.choices import is_integer
 from fastsedd.config import ModelConfig
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.request import FixedTokens, Request
@@ -47,7 +48,7 @@ class Layout:
 
     def check_length(self, name: str, length: int) -> None:
         """Raise ValueError, naming the argument, for more positions than the model has."""
-        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= self.config.length:
+        if not is_integer(length) or not 1 <= length <= self.config.length:
             raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
 
     def _between(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:

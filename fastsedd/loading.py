@@ -12,7 +12,7 @@ from fastsedd import checkpoint, text
 from fastsedd.choices import DTYPES, Dtype, check_one_of
 from fastsedd.engine import Model
 from fastsedd.errors import UnavailableError
-from fastsedd.request import OnStep, Options, shows_options
+from fastsedd.request import AllOptions, OnStep, shows_options
 from fastsedd.results import Evaluation, Result
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def generate(
     dtype: Dtype = "float32",
     *,
     on_step: OnStep | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AllOptions],
 ) -> Result:
     """Load a checkpoint and write texts with it, in one call; see `load` and `Model.generate`."""
     return load(model, dtype).generate(on_step=on_step, **options)

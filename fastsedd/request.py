@@ -6,10 +6,10 @@ import inspect
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
 
-from fastsedd.choices import GRIDS, Draw, Dtype, Grid, Predictor, check_integer, check_one_of, check_seed
+from fastsedd.choices import GRIDS, Draw, Dtype, Grid, Predictor, check_integer, check_one_of, check_seed, is_integer
 from fastsedd.config import MOST_STEPS, FittedTimes, GenerationConfig
 from fastsedd.diffusion.choice import Choice
 
@@ -54,7 +54,7 @@ class FixedTokens:
 
         if isinstance(fixed, Mapping):
             for number in (*fixed.keys(), *fixed.values()):
-                if isinstance(number, bool) or not isinstance(number, Integral):
+                if not is_integer(number):
                     raise ValueError(f"fixed holds {number!r}, allowed: integers, {{position: token}}")
             return cls(tuple(sorted((int(position), int(token)) for position, token in fixed.items())))
         row = np.asarray(fixed)
@@ -148,7 +148,7 @@ class Request:
         if not isinstance(self.grid, FittedTimes):
             check_one_of("grid", self.grid, GRIDS)
         for index in self.indices or ():
-            if not isinstance(index, int) or not 0 <= index < self.num_samples:
+            if not is_integer(index) or not 0 <= index < self.num_samples:
                 raise ValueError(f"indices holds {index}, allowed: 0 to {self.num_samples - 1}, below num_samples")
 
     @classmethod
@@ -186,7 +186,7 @@ class Request:
 
 def check_batch_size(batch_size: int) -> None:
     """Raise ValueError for a batch without samples."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, allowed: 1 or more")
 
 
@@ -216,8 +216,6 @@ def shows_options(function: _Function) -> _Function:
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's: a request is printed as JSON, pickled and compared."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
+    if is_integer(value):
         return int(value)
-    return float(value) if isinstance(value, Real) else value
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value

@@ -90,7 +90,14 @@ PARTS: dict[str, set[str]] = {
         "numpy",
         "typing_extensions",
     },
-    "fastsedd.given": {"fastsedd.config", "fastsedd.diffusion", "fastsedd.request", "fastsedd.text", "numpy"},
+    "fastsedd.given": {
+        "fastsedd.choices",
+        "fastsedd.config",
+        "fastsedd.diffusion",
+        "fastsedd.request",
+        "fastsedd.text",
+        "numpy",
+    },
     "fastsedd.process": {"fastsedd.choices", "fastsedd.config", "fastsedd.diffusion", "fastsedd.request"},
     "fastsedd.request": {"fastsedd.choices", "fastsedd.config", "fastsedd.diffusion", "numpy", "typing_extensions"},
     "fastsedd.results": {"numpy"},
@@ -105,6 +112,7 @@ PARTS: dict[str, set[str]] = {
         "yaml",
     },
     "fastsedd.models": {
+        "fastsedd.choices",
         "fastsedd.config",
         "fastsedd_kernels",
         "fastsedd_kernels.attention",  # of these the references

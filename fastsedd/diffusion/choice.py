@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
-from fastsedd.choices import DRAWS, PREDICTORS, Draw, Predictor, check_one_of
+from fastsedd.choices import DRAWS, PREDICTORS, Draw, Predictor, check_one_of, is_integer
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Choice:
         check_one_of("draw", self.draw, DRAWS)
         if not (_is_number(self.temperature) and 0.0 < self.temperature < math.inf):
             raise ValueError(f"temperature is {self.temperature!r}, allowed: 0 < temperature < infinity")
-        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
+        if not is_integer(self.top_k) or self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k!r}, allowed: 1 or more, or 0 for all")
         if not (_is_number(self.top_p) and 0.0 < self.top_p <= 1.0):
             raise ValueError(f"top_p is {self.top_p!r}, allowed: 0 < top_p <= 1")
@@ -42,4 +43,4 @@ class Choice:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

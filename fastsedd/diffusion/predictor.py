@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from fastsedd_kernels import Law
@@ -15,55 +14,86 @@ from fastsedd.diffusion.graph import Graph
 from fastsedd.diffusion.timegrid import Step
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """law(graph, step) and transition(graph, log_score, tokens, step): see `Graph` for both forms, which are equal."""
+class Predictor(Protocol):
+    """A reverse step in two forms that give the same distribution; see `Graph`. It has no state."""
 
-    law: Callable[[Graph, Step], Law]
-    transition: Callable[[Graph, NDArray[np.float32], NDArray[np.int32], Step], NDArray[np.float32]]
+    def law(self, graph: Graph, step: Step) -> Law:
+        """How log scores weigh in a draw that is made while the network computes them."""
 
-
-# Tweedie tau-leaping, which removes noise dsigma at every position at once (Lou et al. 2024, equation 19).
-ANALYTIC = Predictor(
-    lambda graph, step: graph.reverse_law(step.dsigma),
-    lambda graph, log_score, tokens, step: graph.reverse_transition(log_score, tokens, step.dsigma),
-)
-
-# Tau-leaping with the rates at the step's beginning (Lou et al. 2024, equation 17).
-EULER = Predictor(
-    lambda graph, step: graph.euler_law(step.rate_dt),
-    lambda graph, log_score, tokens, step: graph.euler_transition(log_score, tokens, step.rate_dt),
-)
-
-# The last step, dsigma = sigma, which leaves no mask behind (Lou et al. 2024, theorem 4.1).
-DENOISER = Predictor(
-    lambda graph, step: graph.denoising_law(step.dsigma),
-    lambda graph, log_score, tokens, step: graph.denoising_transition(log_score, tokens, step.dsigma),
-)
+    def transition(
+        self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
+    ) -> NDArray[np.float32]:
+        """Rows of probabilities [..., V], unnormalised, in the memory of log_score; tokens : int32 [...], current."""
 
 
-def _likeliest(
-    graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
-) -> NDArray[np.float32]:
-    probabilities = graph.denoising_transition(log_score, tokens, step.dsigma)
-    best = probabilities.argmax(axis=-1)[..., None]
-    probabilities[...] = 0.0
-    np.put_along_axis(probabilities, best, 1.0, axis=-1)
-    return probabilities
+class Analytic:
+    """Tweedie tau-leaping, which removes noise dsigma at every position at once (Lou et al. 2024, equation 19)."""
+
+    def law(self, graph: Graph, step: Step) -> Law:
+        return graph.reverse_law(step.dsigma)
+
+    def transition(
+        self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
+    ) -> NDArray[np.float32]:
+        return graph.reverse_transition(log_score, tokens, step.dsigma)
 
 
-# The last step of MDLM, which takes the likeliest token (Sahoo et al. 2024, published code).
-LIKELIEST = Predictor(
-    lambda graph, step: graph.denoising_law(step.dsigma)._replace(sharpness=math.inf),
-    _likeliest,
-)
+class Euler:
+    """Tau-leaping with the rates at the step's beginning (Lou et al. 2024, equation 17)."""
 
-# By name: all steps but the last, and the last one. For a network that predicts the clean token, MDLM's
-# ancestral step (ddpm) is the analytic one: the chance to be unmasked is (e^dsigma - 1) / (e^sigma - 1) in both.
-PREDICTORS: dict[choices.Predictor, tuple[Predictor, Predictor]] = {
-    "analytic": (ANALYTIC, DENOISER),
-    "euler": (EULER, DENOISER),
-    "ddpm": (ANALYTIC, LIKELIEST),
+    def law(self, graph: Graph, step: Step) -> Law:
+        return graph.euler_law(step.rate_dt)
+
+    def transition(
+        self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
+    ) -> NDArray[np.float32]:
+        return graph.euler_transition(log_score, tokens, step.rate_dt)
+
+
+class Denoiser:
+    """The last step, dsigma = sigma, which leaves no mask behind (Lou et al. 2024, theorem 4.1)."""
+
+    def law(self, graph: Graph, step: Step) -> Law:
+        return graph.denoising_law(step.dsigma)
+
+    def transition(
+        self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
+    ) -> NDArray[np.float32]:
+        return graph.denoising_transition(log_score, tokens, step.dsigma)
+
+
+class Likeliest:
+    """The last step of MDLM, which takes the likeliest token (Sahoo et al. 2024, published code)."""
+
+    def law(self, graph: Graph, step: Step) -> Law:
+        return graph.denoising_law(step.dsigma)._replace(sharpness=math.inf)
+
+    def transition(
+        self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step
+    ) -> NDArray[np.float32]:
+        probabilities = graph.denoising_transition(log_score, tokens, step.dsigma)
+        best = probabilities.argmax(axis=-1)[..., None]
+        probabilities[...] = 0.0
+        np.put_along_axis(probabilities, best, 1.0, axis=-1)
+        return probabilities
+
+
+ANALYTIC, EULER, DENOISER, LIKELIEST = Analytic(), Euler(), Denoiser(), Likeliest()
+
+
+class Scheme(NamedTuple):
+    """The predictor of all steps but the last, and that of the last."""
+
+    between: Predictor
+    last: Predictor
+
+
+# For a network that predicts the clean token, MDLM's ancestral step (ddpm) is the analytic one: the probability of
+# being unmasked is (e^dsigma - 1) / (e^sigma - 1) in both.
+PREDICTORS: dict[choices.Predictor, Scheme] = {
+    "analytic": Scheme(ANALYTIC, DENOISER),
+    "euler": Scheme(EULER, DENOISER),
+    "ddpm": Scheme(ANALYTIC, LIKELIEST),
 }
 
 

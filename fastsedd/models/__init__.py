@@ -7,9 +7,9 @@ from fastsedd.models.annotated import Annotated
 from fastsedd.models.ddit import DDiT
 from fastsedd.models.forward import Forward
 from fastsedd.models.layers import Tensors
-from fastsedd.models.network import DTYPES, Network, Precision
+from fastsedd.models.network import Network, Precision
 
-__all__ = ["DTYPES", "Forward", "Network", "Precision", "build"]
+__all__ = ["Forward", "Network", "Precision", "build"]
 
 
 def build(config: ModelConfig, tensors: Tensors, dtype: str = "float32") -> Network:

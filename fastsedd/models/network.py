@@ -9,11 +9,10 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.choices import DTYPES, check_one_of
 from fastsedd.config import ModelConfig
 from fastsedd.models.layers import Linear
 from fastsedd.models.workspace import Rows, Workspace
-
-DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Precision:
     blocks: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.blocks not in DTYPES:
-            raise ValueError(f"dtype is {self.blocks!r}, allowed are {', '.join(map(repr, DTYPES))}")
+        check_one_of("dtype", self.blocks, DTYPES)
 
     @property
     def attention(self) -> str:

@@ -6,12 +6,18 @@ import gc
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import fastsedd
+from fastsedd.diffusion import grid_sampler
+from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
+from fastsedd.process import Process
 
 MODELS = [("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform"), ("mdlm", "absorb"), ("radd", "absorb")]
 
@@ -166,6 +172,52 @@ def test_texts_do_not_depend_on_the_sizes_that_are_tried(model, monkeypatch) -> 
     whole = model.generate(num_samples=40, steps=2, seed=5, batch_size=40).texts
     monkeypatch.setattr(fastsedd.Model, "_batch_size", lambda self, *_: 4)
     assert model.generate(num_samples=40, steps=2, seed=5).texts == whole
+
+
+@dataclass(frozen=True)
+class MostConfidentFirst:
+    """A sampler of the other kind: at every step each text commits to the token that the network is surest of."""
+
+    mask: int
+
+    def run(self, network, batch: Batch) -> Iterator[StepRecord]:
+        tokens = np.where(batch.given == FREE, self.mask, batch.given).astype(np.int32)
+        tokens = np.tile(tokens, (len(batch.indices), 1))
+        steps = int((batch.given == FREE).sum())
+        for step in range(1, steps + 1):
+            started = time.perf_counter()
+            rows = np.flatnonzero(tokens == self.mask)
+            scores = np.concatenate([block.copy() for _, block in network.log_scores(tokens, 1.0, rows)])
+            texts, likeliest = rows // len(batch.given), scores[:, : self.mask]
+            for text in range(len(tokens)):
+                own = np.flatnonzero(texts == text)
+                best = own[likeliest[own].max(axis=1).argmax()]
+                tokens.reshape(-1)[rows[best]] = likeliest[best].argmax()
+            yield StepRecord(step, steps, tokens, time.perf_counter() - started)
+
+
+def test_an_order_of_commitment_is_a_sampler_too(monkeypatch, write_checkpoint, make_config) -> None:
+    model = fastsedd.load(write_checkpoint(make_config("mdlm", "absorb")))
+    monkeypatch.setattr(Process, "sampler", lambda self, request: MostConfidentFirst(self.config.mask_token))
+    states: list[np.ndarray] = []
+    result = model.generate(
+        "abc", suffix="d", num_samples=3, seed=1, on_step=lambda step, steps, tokens: states.append(tokens)
+    )
+    assert all(text.startswith("abc") and text.endswith("d") and len(text) == 12 for text in result.texts)
+    assert [int((tokens == model.config.mask_token).sum(axis=1).max()) for tokens in states] == list(range(7, -1, -1))
+    assert model.generate("abc", suffix="d", num_samples=3, seed=1, batch_size=1).texts == result.texts
+
+
+def test_a_slow_look_at_the_states_is_not_the_models_time(model, monkeypatch) -> None:
+    """With a clock that only the look moves, the model takes no time at all."""
+    now = [0.0]
+    monkeypatch.setattr(grid_sampler.time, "perf_counter", lambda: now[0])
+
+    def look(step: int, steps: int, tokens: np.ndarray) -> None:
+        now[0] += 1.0
+
+    (sample,) = model.stream(steps=3, seed=1, on_step=look)
+    assert (sample.seconds, now[0]) == (0.0, 4.0)
 
 
 def test_the_checkpoints_own_defaults(write_checkpoint, make_config) -> None:

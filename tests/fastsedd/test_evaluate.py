@@ -117,6 +117,11 @@ def test_the_seed_decides_and_dtypes_share_the_noise(model, folder) -> None:
     np.testing.assert_allclose(short, exact, rtol=0.02)
 
 
+def test_numbers_of_numpy_will_do(model) -> None:
+    found = model.evaluate(TEXT, times=np.int64(2), seed=np.uint64(3), batch_size=np.int32(2))
+    np.testing.assert_array_equal(found.by_window, model.evaluate(TEXT, times=2, seed=3).by_window)
+
+
 def test_progress_counts_noised_windows(model) -> None:
     seen: list[tuple[int, int]] = []
     model.evaluate(TEXT, times=3, batch_size=4, progress=lambda done, total: seen.append((done, total)))
