@@ -35,11 +35,6 @@ class Batch:
     seed: int
     given: NDArray[np.int32]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """B and L."""
-        return len(self.indices), len(self.given)
-
     def streams(self, step: int) -> NDArray[np.uint64]:
         """Number of the random stream behind each draw of a step: uint64 [B, L]; see `draw_streams`."""
         return draw_streams(np.array(self.indices, np.uint64), step, len(self.given))

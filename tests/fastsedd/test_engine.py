@@ -84,7 +84,7 @@ def test_prefix_and_suffix_are_kept(model, draw: str) -> None:
         assert text.startswith("abc") and text.endswith("dd\n")
 
 
-ASKED = [
+OPTIONS = [
     {},
     {"draw": "official"},
     {"predictor": "euler"},
@@ -94,7 +94,7 @@ ASKED = [
 ]
 
 
-@pytest.mark.parametrize("options", ASKED, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_given_characters_stay_in_their_places(model, options: dict) -> None:
     """In every state: what is given is never noise, and what is not is a token in the end."""
     ids = {character: i for i, character in enumerate(model.config.characters)}
@@ -158,11 +158,13 @@ def test_stream_yields_each_batch_when_it_is_done(model) -> None:
     assert [(s.index, s.seed, s.steps) for s in samples] == [(0, 5, 2), (1, 5, 2), (2, 5, 2)]
 
 
-def test_samples_are_asked_for_by_index(model) -> None:
+def test_samples_are_requested_by_index(model) -> None:
     whole = list(model.stream(num_samples=6, steps=3, seed=5))
     some = list(model.stream(num_samples=6, steps=3, seed=5, batch_size=2, indices=[4, 0, 5]))
     assert [(each.index, each.text) for each in some] == [(index, whole[index].text) for index in (4, 0, 5)]
     assert list(model.stream(num_samples=6, indices=[])) == []
+    with pytest.raises(ValueError, match="indices holds nothing"):
+        model.generate(num_samples=6, indices=[])
     for wrong in (6, -1):
         with pytest.raises(ValueError, match=f"indices holds {wrong}, allowed: 0 to 5"):
             model.stream(num_samples=6, indices=[wrong])
@@ -313,7 +315,7 @@ def test_log_score_refuses(model, tokens, sigma, words: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_shorter_numbers_write_the_same_text_however_it_is_asked_for(folder, one_thread, dtype: str) -> None:
+def test_low_precision_depends_on_neither_batches_nor_threads(folder, one_thread, dtype: str) -> None:
     model = fastsedd.load(folder, dtype)
     texts = model.generate(num_samples=5, steps=4, seed=7).texts
     assert model.generate(num_samples=5, batch_size=2, steps=4, seed=7).texts == texts

@@ -61,10 +61,10 @@ class FromLogScore:
 
     def __init__(self, log_score: LogScore, graph: Graph, normalised: bool = False) -> None:
         self.log_score, self.graph, self.normalised = log_score, graph, normalised
-        self.asked: list[tuple[float, int]] = []  # sigma, and about how many rows
+        self.runs: list[tuple[float, int]] = []  # sigma, and for how many rows
 
     def scores(self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        self.asked.append((sigma, len(rows)))
+        self.runs.append((sigma, len(rows)))
         scores = self.log_score(tokens, sigma)
         return scores.reshape(-1, scores.shape[-1])[rows]
 
@@ -219,11 +219,11 @@ def test_a_text_depends_on_its_index_and_not_on_its_batch(
 @both_graphs
 def test_on_step_sees_every_state_and_keeps_it(graph: Graph, noise: Noise) -> None:
     seen: list[tuple[int, int, NDArray[np.int32], NDArray[np.int32]]] = []
-    asked: list[NDArray[np.int32]] = []
+    given: list[NDArray[np.int32]] = []
     score = true_log_score(graph, JOINT)
 
     def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
-        asked.append(tokens.copy())
+        given.append(tokens.copy())
         return score(tokens, sigma)
 
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
@@ -233,10 +233,10 @@ def test_on_step_sees_every_state_and_keeps_it(graph: Graph, noise: Noise) -> No
     texts = sample(network, graph, uniform_grid(noise, 6), indices=range(8), length=2, seed=17, on_step=on_step)
 
     assert [(step, steps) for step, steps, _, _ in seen] == [(step, 7) for step in range(1, 8)]
-    assert len(asked) == 7 or isinstance(graph, Absorb)
+    assert len(given) == 7 or isinstance(graph, Absorb)
     for _, _, kept, copy in seen:
         np.testing.assert_array_equal(kept, copy)
-    for (_, _, kept, _), following in zip(seen, asked[1:], strict=False):
+    for (_, _, kept, _), following in zip(seen, given[1:], strict=False):
         np.testing.assert_array_equal(kept, following)
     np.testing.assert_array_equal(seen[-1][2], texts)
 
@@ -247,7 +247,9 @@ def zero_score(graph: Graph, size: float = 0.0) -> LogScore:
 
 @both_graphs
 @both_draws
-def test_the_network_runs_once_a_step_about_what_may_change(graph: Graph, noise: Noise, draw: Draw) -> None:
+def test_the_network_runs_once_per_step_for_the_positions_that_may_change(
+    graph: Graph, noise: Noise, draw: Draw
+) -> None:
     grid, fixed = uniform_grid(noise, 5), np.full(9, -1, np.int32)
     fixed[2:5] = 1
     network = FromLogScore(zero_score(graph, -0.5), graph)
@@ -260,7 +262,7 @@ def test_the_network_runs_once_a_step_about_what_may_change(graph: Graph, noise:
     free = np.broadcast_to(fixed < 0, (2, 9))
     before = [np.full((2, 9), graph.vocab_size - 1, np.int32), *states[:-1]]
     rows = [int((free & graph.changing(tokens)).sum()) for tokens in before]
-    assert network.asked == [(sigma, count) for sigma, count in zip(sigmas, rows, strict=True) if count]
+    assert network.runs == [(sigma, count) for sigma, count in zip(sigmas, rows, strict=True) if count]
     assert texts.shape == (2, 9)
     assert texts.dtype == np.int32
     assert ((texts >= 0) & (texts < TOKENS)).all()
@@ -279,7 +281,7 @@ def clean_prediction(graph: Absorb, data: NDArray[np.float64]) -> LogScore:
 
 @both_draws
 @pytest.mark.parametrize("predictor", ["analytic", "euler"])
-def test_a_network_that_predicts_the_clean_token_is_asked_when_something_changes(predictor: str, draw: Draw) -> None:
+def test_a_network_that_predicts_the_clean_token_runs_when_something_changes(predictor: str, draw: Draw) -> None:
     """A step's chance to unmask is MDLM's and RADD's, and where nothing is unmasked no network runs."""
     graph, data = Absorb(TOKENS), np.array([0.6, 0.1, 0.3])
     grid = uniform_grid(LogLinear(), 40)
@@ -305,7 +307,7 @@ def test_a_network_that_predicts_the_clean_token_is_asked_when_something_changes
 
     alone = FromLogScore(clean_prediction(graph, data), graph, normalised=True)
     sample(alone, graph, grid, indices=[0], length=2, seed=23, choice=Choice(predictor))
-    assert len(alone.asked) <= 2 and all(count >= 1 for _, count in alone.asked)
+    assert len(alone.runs) <= 2 and all(count >= 1 for _, count in alone.runs)
 
 
 def test_ddpm_ends_with_the_likeliest_token() -> None:
