@@ -15,9 +15,9 @@ from fastsedd.config import FittedTimes, ModelConfig
 from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.grid_sampler import Network as SampledNetwork
 from fastsedd.diffusion.sampler import Batch, Sampler
+from fastsedd.diffusion_process import DiffusionProcess
 from fastsedd.given import Layout
 from fastsedd.models import Forward, Network
-from fastsedd.process import Process
 from fastsedd.request import MAX_SAMPLES, OnStep, Options, Request, check_batch_size, shows_options
 from fastsedd.results import Evaluation, Result, Sample
 
@@ -52,7 +52,7 @@ class Model:
         self.path = read.path
         self.assumed = read.assumed
         self.fitted: FittedTimes | None = read.grid
-        self._process = Process.of(read.config, read.grid)
+        self._process = DiffusionProcess.of(read.config, read.grid)
         self._layout = Layout(read.config, tokenizer)
         self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
 

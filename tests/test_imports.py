@@ -83,7 +83,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.diffusion",
         "fastsedd.given",
         "fastsedd.models",
-        "fastsedd.process",
+        "fastsedd.diffusion_process",
         "fastsedd.request",
         "fastsedd.results",
         "fastsedd.text",
@@ -98,7 +98,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.text",
         "numpy",
     },
-    "fastsedd.process": {"fastsedd.choices", "fastsedd.config", "fastsedd.diffusion", "fastsedd.request"},
+    "fastsedd.diffusion_process": {"fastsedd.choices", "fastsedd.config", "fastsedd.diffusion", "fastsedd.request"},
     "fastsedd.request": {"fastsedd.choices", "fastsedd.config", "fastsedd.diffusion", "numpy", "typing_extensions"},
     "fastsedd.results": {"numpy"},
     "fastsedd.checkpoint": {

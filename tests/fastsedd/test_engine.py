@@ -17,7 +17,7 @@ import pytest
 import fastsedd
 from fastsedd.diffusion import grid_sampler
 from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
-from fastsedd.process import Process
+from fastsedd.diffusion_process import DiffusionProcess
 
 MODELS = [("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform"), ("mdlm", "absorb"), ("radd", "absorb")]
 
@@ -200,7 +200,7 @@ class MostConfidentFirst:
 
 def test_an_order_of_commitment_is_a_sampler_too(monkeypatch, write_checkpoint, make_config) -> None:
     model = fastsedd.load(write_checkpoint(make_config("mdlm", "absorb")))
-    monkeypatch.setattr(Process, "sampler", lambda self, request: MostConfidentFirst(self.config.mask_token))
+    monkeypatch.setattr(DiffusionProcess, "sampler", lambda self, request: MostConfidentFirst(self.config.mask_token))
     states: list[np.ndarray] = []
     result = model.generate(
         "abc", suffix="d", num_samples=3, seed=1, on_step=lambda step, steps, tokens: states.append(tokens)

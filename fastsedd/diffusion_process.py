@@ -14,7 +14,7 @@ from fastsedd.request import Request
 
 
 @dataclass(frozen=True)
-class Process:
+class DiffusionProcess:
     """How a model's texts become noise, and are written back from it.
 
     fitted : the time grid that was fitted to the model, if there is one
@@ -26,7 +26,7 @@ class Process:
     fitted: FittedTimes | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, fitted: FittedTimes | None = None) -> Process:
+    def of(cls, config: ModelConfig, fitted: FittedTimes | None = None) -> DiffusionProcess:
         """The process that a config describes."""
         graph: Graph = Absorb(config.tokens) if config.graph == "absorb" else Uniform(config.tokens)
         noise: Noise = LogLinear()
