@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +18,14 @@ import pytest
 from fastsedd import output
 from fastsedd.config import GenerationConfig
 from fastsedd.request import Request
+from fastsedd.results import Sample
 
 
 def line(index: int, **changes: object) -> str:
     fields = {
         "text": f"ü{index}", "tokens": np.arange(3), "seed": 2**64 - 1, "index": index, "steps": 3, "seconds": 0.5,
     }  # fmt: skip
-    return output.json_line(SimpleNamespace(**{**fields, **changes}), "m")
+    return output.json_line(Sample(**{**fields, **changes}), "m")
 
 
 def written(path: Path) -> list[int]:
@@ -88,7 +88,7 @@ def test_each_line_is_on_disk_at_once_and_stays(path: Path) -> None:
         (f"{line(0)}\n{line(1, seed=4)}\n", "line 2 has another seed"),
     ],
 )
-def test_what_is_no_file_of_ours_is_left_alone(path: Path, held: str, words: str) -> None:
+def test_a_file_of_another_kind_is_left_alone(path: Path, held: str, words: str) -> None:
     path.write_bytes(held.encode("latin-1"))
     with pytest.raises(ValueError, match=words) as caught:
         output.read_lines(path)
