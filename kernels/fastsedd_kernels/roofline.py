@@ -26,7 +26,7 @@ from fastsedd_kernels.simd.emit import lanes_of
 from fastsedd_kernels.simd.vector import LANES, load_vector, sum_lanes
 
 # As many independent chains as the register tile of the GEMM has: enough to hide the latency of FMA.
-_CHAINS = isa().tile_rows * isa().tile_vectors
+_CHAINS = isa().tile.rows * isa().tile.vectors
 _BURST = 0.02  # seconds
 _WARM_UP = 0.03  # seconds, until a core that slept is at its full clock
 _STREAMS = 4  # places that a thread reads side by side, so that the prefetchers keep more lines under way

@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from fastsedd_kernels.activation.api import gelu, silu
-from fastsedd_kernels.activation.kernel import CHUNK, GELU, GELU_TANH, SILU, activate_chunks
+from fastsedd_kernels.activation.api import GELU_FORMS, gelu, silu
+from fastsedd_kernels.activation.kernel import CHUNK, activate_chunks
+from fastsedd_kernels.activation.table import ACTIVATIONS
 from fastsedd_kernels.runtime.inside_numba import caller, constant, implements, or_new, require, require_out
 
 _activate = caller(activate_chunks)
 
 
-def _elementwise(x: Any, out: Any, number: int) -> Any:
-    """An njit function of (x, out), for the activation of that number."""
+def _elementwise(x: Any, out: Any, name: str) -> Any:
+    """An njit function of (x, out), for the activation of that name."""
+    number = ACTIVATIONS[name]
     require("x", x, (1, 2, 3, 4))
     require_out(out, (x.ndim,))
     target = or_new(out, np.float32)
@@ -32,8 +34,7 @@ def _elementwise(x: Any, out: Any, number: int) -> Any:
 
 @implements(gelu)
 def _gelu(x: Any, approximate: Any = "none", out: Any = None) -> Any:
-    exact = constant("approximate", approximate, ("none", "tanh")) == "none"
-    computed = _elementwise(x, out, GELU if exact else GELU_TANH)
+    computed = _elementwise(x, out, GELU_FORMS[constant("approximate", approximate, tuple(GELU_FORMS))])
 
     def implementation(x: Any, approximate: Any = "none", out: Any = None) -> Any:
         return computed(x, out)
@@ -43,7 +44,7 @@ def _gelu(x: Any, approximate: Any = "none", out: Any = None) -> Any:
 
 @implements(silu)
 def _silu(x: Any, out: Any = None) -> Any:
-    computed = _elementwise(x, out, SILU)
+    computed = _elementwise(x, out, "silu")
 
     def implementation(x: Any, out: Any = None) -> Any:
         return computed(x, out)

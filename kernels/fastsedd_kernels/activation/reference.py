@@ -14,14 +14,22 @@ def _erfc(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.vectorize(math.erfc, otypes=[np.float64])(x))
 
 
-def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float64]:
-    """The activation, to the last digits of its tails too; at minus infinity its limit, 0."""
+def gelu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x * Phi(x), to the last digits of its tails; at minus infinity its limit, 0."""
     limited = np.maximum(x, _BEYOND)
-    if activation == "gelu":
-        return np.asarray(limited * 0.5 * _erfc(-limited / math.sqrt(2)))
-    if activation == "gelu_tanh":
-        return np.asarray(limited * _sigmoid(2 * math.sqrt(2 / math.pi) * (limited + 0.044715 * limited**3)))
-    return np.asarray(limited * _sigmoid(limited)) if activation == "silu" else x
+    return np.asarray(limited * 0.5 * _erfc(-limited / math.sqrt(2)))
+
+
+def gelu_tanh(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), with the same limit."""
+    limited = np.maximum(x, _BEYOND)
+    return np.asarray(limited * _sigmoid(2 * math.sqrt(2 / math.pi) * (limited + 0.044715 * limited**3)))
+
+
+def silu(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x * sigmoid(x), with the same limit."""
+    limited = np.maximum(x, _BEYOND)
+    return np.asarray(limited * _sigmoid(limited))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ def _attend(
     heads, block = q.shape[0] * q.shape[1], query_block(panels.dtype)
     shares = _shares(heads, q.shape[2], block)
     tasks = min(get_num_threads(), heads * shares)
-    ATTEND[panels.dtype](tasks, q, k, v, scale, causal, out, shares, tasks, block, panels)
+    ATTEND[panels.dtype](tasks, q, k, v, out, (scale, bool(causal)), (shares, tasks, block), panels)
 
 
 def _shares(heads: int, queries: int, block: int) -> int:

@@ -52,13 +52,8 @@ def _attention(
             raise ValueError("q must be [B, heads, L, D] with elements, k and v [B, heads, S, D]")
         result = target(out, q.shape)
         one, size = np.intp(1), np.intp(block)
-        call(
-            1,
-            (
-                rows_q(q), rows_k(k), rows_v(v), np.float32(factor(scale, q.shape[3])), bool(causal), result,
-                one, one, size, np.empty(0, like),
-            ),
-        )  # fmt: skip
+        rule = (np.float32(factor(scale, q.shape[3])), bool(causal))
+        call(1, (rows_q(q), rows_k(k), rows_v(v), result, rule, (one, one, size), np.empty(0, like)))
         return result
 
     return implementation

@@ -19,7 +19,7 @@ from fastsedd_kernels.runtime.threads import get_num_threads
 
 _ANY = types.Array(float32, 4, "A", readonly=True)
 _TABLE = types.Array(float32, 2, "C", readonly=True)
-_ELEMENTS_A_TASK = 16384
+_ELEMENTS_PER_TASK = 16384
 
 
 @kernel(_ANY, _TABLE, _TABLE, types.Array(float32, 4, "A"), types.intp)
@@ -59,7 +59,7 @@ def rotary(x: ArrayLike, base: float = 10000.0, out: NDArray[np.float32] | None 
     check_apart(out, in_place=True, x=x)
     if x.size == 0:
         return out
-    tasks = max(1, min(get_num_threads(), x.shape[-2], x.size // _ELEMENTS_A_TASK))
+    tasks = max(1, min(get_num_threads(), x.shape[-2], x.size // _ELEMENTS_PER_TASK))
     for source, target in zip(_batches(x), _batches(out), strict=True):
         rotate_rows(tasks, source, *_tables(x.shape[-2], x.shape[-1], base), target, tasks)
     return out

@@ -7,9 +7,9 @@
            next 16 rows, for the caches' prefetchers to follow
     B    : t6, t7, 16 words of k by 16 columns each
 
-With each 16 words of k, four loads feed four products, of 16 cycles each. The contract is that of `microkernel`, and
-more: k is a multiple of 16 words; `lda` is how many words of k there are in all of A; whatever is in A below row m is
-read up to row 16 or 32, and as many rows of C are written. Tiles must be open (`open_tiles`) on the thread; while they
+With each 16 words of k, four loads feed four products, of 16 cycles each. The contract is that of `microkernel`,
+with A in blocks (`layout`): k is a multiple of 16 words; A's stride is how many words of k there are in all of A;
+blocks are read, and rows of C written, up to row 16 or 32. Tiles must be open (`open_tiles`) on the thread; while they
 are, each of its context switches moves 8 KiB more.
 
 Source: Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter 20.
@@ -25,12 +25,12 @@ from numba import uint32
 from numba.core import cgutils
 
 from fastsedd_kernels.gemm.dot_products import UNROLL
-from fastsedd_kernels.gemm.pack_a import SIDE
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.simd import emit
 
+SIDE = 16  # rows of a tile register, and words in a row
 WORD_BYTES = 4
-_ASK_ROWS = 4  # of the result, with each step of k
+_ROWS_PER_STEP = 4  # of the result, prefetched with each step of k
 
 _BYTE, _VOID = ir.IntType(8), ir.VoidType()
 _BYTES = _BYTE.as_pointer()
@@ -98,7 +98,7 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
 
     steps = builder.sdiv(operands.k, scalar.index(SIDE))
     lines = builder.mul(operands.ahead_lines, scalar.index(SIDE // UNROLL))
-    result_asked_for = builder.sub(steps, scalar.index(rows * SIDE // _ASK_ROWS))
+    result_prefetched = builder.sub(steps, scalar.index(rows * SIDE // _ROWS_PER_STEP))
 
     def step(steps_left: Any, values: list[Any]) -> list[Any]:
         a, b, ahead, row = values
@@ -108,15 +108,15 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
             _move(builder, "tileloadd64", 6 + j, place(b, operands.ldb, 0, j), operands.ldb)
         for i, j in tiles:
             _call(builder, product, _tile(2 * i + j), _tile(4 + i), _tile(6 + j))
-        ahead = scalar.repeat(builder, lines, [ahead], ask)[0]
-        row = builder.select(builder.icmp_signed("==", steps_left, result_asked_for), operands.beside, row)
-        for _, j in itertools.product(range(_ASK_ROWS), range(columns)):
+        ahead = scalar.repeat(builder, lines, [ahead], prefetch_line)[0]
+        row = builder.select(builder.icmp_signed("==", steps_left, result_prefetched), operands.beside, row)
+        for _, j in itertools.product(range(_ROWS_PER_STEP), range(columns)):
             emit.prefetch(builder, builder.gep(row, [scalar.index(j * SIDE)]), write=True)
             row = builder.gep(row, [operands.result_step]) if j == columns - 1 else row
         below = builder.gep(b, [builder.mul(operands.ldb, scalar.index(SIDE))])
         return [builder.gep(a, [scalar.index(SIDE * SIDE)]), below, ahead, row]
 
-    def ask(_: Any, values: list[Any]) -> list[Any]:
+    def prefetch_line(_: Any, values: list[Any]) -> list[Any]:
         emit.prefetch(builder, values[0])
         return [builder.gep(values[0], [scalar.index(SIDE)])]
 

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastsedd_kernels.activation.table import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.blocking import blocking, plan, threads_to_pack_and_multiply
-from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY, ROWS_A_TASK, finish_rows
+from fastsedd_kernels.gemm.epilogue import ROWS_PER_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
-from fastsedd_kernels.gemm.macrokernel import MULTIPLY
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
 from fastsedd_kernels.gemm.pack_b import packing, panels_shape
 from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
 from fastsedd_kernels.gemm.strassen import product as strassen
 from fastsedd_kernels.gemm.strassen.crossover import levels_that_pay
-from fastsedd_kernels.gemm.strassen.product import MOST_LEVELS
+from fastsedd_kernels.gemm.strassen.product import MAX_LEVELS
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.arrays import (
     as_array,
@@ -38,9 +39,8 @@ from fastsedd_kernels.runtime.threads import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
-_NO_PARTS = {np.dtype(np.float32): (_NO_VECTOR, IDENTITY, _NO_MATRIX, _NO_MATRIX), np.dtype(np.float64): ()}
 
-MOST_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
+MAX_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
 
 def linear(
@@ -95,7 +95,7 @@ def linear(
     arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
     x = as_rows(x) if packed.dtype == "float32" else as_rows(with_adjacent_elements(x))
     parts = (*parts, *packed.quantisation)
-    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, target, False, *arranged)
+    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, target, False, arranged)
     return out
 
 
@@ -108,7 +108,7 @@ def _linear_by_strassen(
         residual = copied(residual, np.float32)
     strassen.multiply_packed(x, packed.panels, out, packed.strassen)
     if activation != IDENTITY or bias.size + gates.size + residual.size > 0:
-        finish_rows(-(-len(out) // ROWS_A_TASK), (bias, activation, gates, residual), out)
+        finish_rows(-(-len(out) // ROWS_PER_TASK), (bias, activation, gates, residual), out)
 
 
 def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -137,8 +137,8 @@ def strassen_matmul(
     may spread over all of the result. One slab of B, 4,096 columns at most, is held in 7/4 of its memory a level.
     Raises ValueError for a wrong dtype, shape or number of levels, naming the argument.
     """
-    if levels is not None and levels not in range(MOST_LEVELS + 1):
-        raise ValueError(f"levels is {levels!r}, allowed: None, 0 to {MOST_LEVELS}")
+    if levels is not None and levels not in range(MAX_LEVELS + 1):
+        raise ValueError(f"levels is {levels!r}, allowed: None, 0 to {MAX_LEVELS}")
     a, b, out = _operands(a, b, out)
     if levels is None:
         levels = levels_that_pay(a.shape[-2], a.shape[-1], b.shape[-1])
@@ -195,8 +195,8 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
 
 
 def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
-    """A slab of B is packed at a time, KC deep and MOST_COLUMNS wide: into L3, if the CPU has as much as most."""
-    depth, columns = a.shape[1], min(b.shape[1], MOST_COLUMNS)
+    """A slab of B is packed at a time, KC deep and MAX_COLUMNS wide: into L3, if the CPU has as much as most."""
+    depth, columns = a.shape[1], min(b.shape[1], MAX_COLUMNS)
     kc = blocking(limits(), depth, a.dtype)[1]
     with scratch(math.prod(panels_shape(columns, kc, a.dtype)), a.dtype) as memory:
         for first in range(0, b.shape[1], columns):
@@ -217,7 +217,7 @@ def _add_product(
     tasks = arranged[0] * arranged[1]
     run_both(
         packing(b.T, panels, min(tasks, threads)),
-        (MULTIPLY[a.dtype], tasks, (a, panels, _NO_PARTS[a.dtype], out, accumulate, *arranged)),
+        (MULTIPLY_PLAIN[a.dtype], tasks, (a, panels, out, accumulate, arranged)),
     )
 
 

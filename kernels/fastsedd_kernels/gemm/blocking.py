@@ -1,4 +1,4 @@
-"""How a product is cut up: into rectangles of C, one a thread, and into the blocks that each cache is to hold.
+"""How a product is cut up: into rectangles of C, one per thread, and into the blocks that each cache is to hold.
 
 dtype is that of B's panels, and depth counts their elements. The sizes of the caches give the blocks, within limits.
 None of this changes a result: every element of C is one chain of products in the order of k.
@@ -16,7 +16,8 @@ from fastsedd_kernels.gemm.tuned_blocks import Limits, limits
 from fastsedd_kernels.runtime.cpu import cpu_info, isa
 
 ENOUGH_ROWS = 96  # of a task
-_MOST_PIECES = 8  # of a thread's rectangle
+_SHARE_OF_A, _SHARE_OF_C = isa().blocks.share_of_a, isa().blocks.share_of_c  # of L2
+_MAX_PIECES = 8  # of a thread's rectangle
 _UNEVEN = 0.03  # by how much the largest task may exceed the least that is possible
 
 # Below this many multiply-adds a second thread costs more to start than it saves.
@@ -34,7 +35,7 @@ def threads_to_pack_and_multiply(threads: int, rows: int, elements: int) -> int:
 
 
 def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
-    """What the kernels' last five arguments are for C of that many rows and panels: the task grid and the blocking."""
+    """The kernels' partition (`macrokernel.Partition`) for C of so many rows and panels: task grid and blocking."""
     return _plan(limits(), threads, rows, depth, panels, dtype)
 
 
@@ -42,14 +43,14 @@ def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any])
 def _plan(
     within: Limits, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
 ) -> tuple[int, int, int, int, int]:
-    tiles, most_depth, *sizes = block_limits(within, dtype)
-    if rows <= isa().tile_rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
-        most_depth = depth
-    return *task_grid(threads, rows, depth, panels, dtype), *blocks(depth, tiles, most_depth, *sizes)
+    tiles, max_depth, *sizes = block_limits(within, dtype)
+    if rows <= isa().tile.rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
+        max_depth = depth
+    return *task_grid(threads, rows, depth, panels, dtype), *blocks(depth, tiles, max_depth, *sizes)
 
 
 def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """How many parts the rows and the panels of C are cut into: a rectangle a thread, nearly as equal as they come.
+    """How many parts the rows and the panels of C are cut into: a rectangle per thread, nearly equal.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
     before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products. A tall
@@ -73,7 +74,7 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
 
     equal = min(map(rectangle, grids)) * (1 + _UNEVEN)
     grid_rows, grid_panels = min((grid for grid in grids if rectangle(grid) <= equal), key=preference)
-    return grid_rows * max(1, min(_MOST_PIECES, rows // grid_rows // ENOUGH_ROWS)), grid_panels
+    return grid_rows * max(1, min(_MAX_PIECES, rows // grid_rows // ENOUGH_ROWS)), grid_panels
 
 
 @functools.lru_cache(1024)
@@ -83,13 +84,13 @@ def blocking(within: Limits, depth: int, dtype: np.dtype[Any]) -> tuple[int, int
 
 
 def block_limits(within: Limits, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
-    """What `blocks` depends on beside the depth."""
+    """The arguments of `blocks` after the depth."""
     return within.tiles, within.depth, cpu_info().l2 // dtype.itemsize, SHAPES[NUMPY[dtype]].rows, COLUMNS[dtype]
 
 
-def blocks(depth: int, most_tiles: int, most_depth: int, l2: int, mr: int, nr: int) -> tuple[int, int, int]:
+def blocks(depth: int, max_tiles: int, max_depth: int, l2: int, mr: int, nr: int) -> tuple[int, int, int]:
     """The arithmetic of `blocking`, which kernels compile too; l2 : elements in a core's L2."""
-    slabs = -(-depth // most_depth)
+    slabs = -(-depth // max_depth)
     slab = -(-depth // slabs)
-    rows = max(1, min(most_tiles, l2 // 4 // slab // mr)) * mr
-    return rows, slab, max(1, l2 // 8 // rows // nr)
+    rows = max(1, min(max_tiles, l2 // _SHARE_OF_A // slab // mr)) * mr
+    return rows, slab, max(1, l2 // _SHARE_OF_C // rows // nr)

@@ -1,4 +1,4 @@
-"""What the micro-kernel multiplies: the vectors it loads, those it sums in, and one multiply-accumulate between them.
+"""Dot products of the micro-kernel: the vectors it loads, those it sums in, and one multiply-accumulate between them.
 
 A matrix's element type, as Numba sees it, tells which:
 
@@ -11,36 +11,30 @@ Numba and NumPy have no bfloat16, and a CPU's dot products take such words anywa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from llvmlite import ir
 from numba import float32, float64, int32, uint32
 from numba.core import cgutils
 
-from fastsedd_kernels.runtime.cpu import AVX512, Unit, dot_unit, isa
+from fastsedd_kernels.runtime.cpu import Unit, dot_unit, isa
+from fastsedd_kernels.runtime.machines import AMX_TILE, Shape
 from fastsedd_kernels.simd import emit
 
-UNROLL = 4  # k: a power of two, of which a micro-kernel makes a group
+UNROLL = isa().unroll
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
 NUMPY = {np.dtype(element.name): element for element in SUMS}
 
 
-class Shape(NamedTuple):
-    """A register tile: rows of A, and registers of B's columns."""
-
-    rows: int
-    vectors: int
-
-
 class Arithmetic(Protocol):
-    """operand : what is loaded of A (broadcast) and B; total : what a register of C is summed in."""
+    """operand : the vector loaded of A (broadcast) and of B; total : the vector that a register of C is summed in"""
 
     operand: ir.VectorType
     total: ir.VectorType
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
-        """What all products with an operand need of it, made once."""
+        """An operand as all products with it need it, made once."""
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         """total + a * b of two prepared operands."""
@@ -58,6 +52,7 @@ class _Fused:
 
 
 def _words() -> ir.VectorType:
+    """A register of 32-bit words."""
     return ir.VectorType(ir.IntType(32), isa().lanes)
 
 
@@ -118,7 +113,7 @@ class _WidenedQuads:
 
 
 def unit_of(element: Any) -> Unit | None:
-    """What multiplies words of that kind on this CPU; None for floats, which are no words."""
+    """The unit that multiplies words of that kind on this CPU; None for floats, which are not words."""
     dtype = {uint32: "bfloat16", int32: "int8"}.get(element)
     return None if dtype is None else dot_unit(dtype)
 
@@ -137,25 +132,20 @@ def arithmetic_of(element: Any) -> Arithmetic:
 
 
 def _shape_of(element: Any) -> Shape:
-    if unit_of(element) is Unit.AMX:
-        return Shape(32, 2)
-    rows, vectors = isa().tile_rows, isa().tile_vectors
-    if unit_of(element) is Unit.WIDENED:  # whose operands, taken apart, need registers too
-        rows = rows // 2 if rows * vectors <= 12 else rows
-    return Shape(rows, vectors)
-
-
-SHAPES = {element: _shape_of(element) for element in SUMS}
+    """The register tile that panels of that element are packed for."""
+    unit = unit_of(element)
+    if unit is Unit.AMX:
+        return AMX_TILE
+    return isa().widened_tile if unit is Unit.WIDENED else isa().tile
 
 
 def _widest_of(element: Any) -> Shape:
-    """As many accumulators four registers wide, where those are the 64 columns that most heads of attention have."""
-    rows, vectors = SHAPES[element]
-    if isa() is AVX512 and element in (float32, uint32) and unit_of(element) in (None, Unit.AVX512):
-        return Shape(rows * vectors // 4, 4)
-    return Shape(rows, vectors)
+    """The widest tile: `wide_tile` where it has the panel's element and unit."""
+    wide = element in (float32, uint32) and unit_of(element) in (None, Unit.AVX512)
+    return isa().wide_tile if wide else _shape_of(element)
 
 
+SHAPES = {element: _shape_of(element) for element in SUMS}
 WIDEST = {element: _widest_of(element) for element in SUMS}
 
 # Columns of a panel, by the NumPy dtype of what it holds.

@@ -1,26 +1,29 @@
-"""Products of a few rows with a matrix that is read once, at the speed of memory: nothing is packed.
+"""GEMV and skinny GEMM (M <= 8), memory-bound: B is streamed once, unpacked.
 
     out = few . B        few : [m, K], m <= FEW_ROWS; B : [K, N] as it lies
 
-Where B's rows hold adjacent elements, some of them are added to the sums of a task's columns at a time, and the sums
-wait in L2; where its columns do, dot products run along four of them. Meanwhile the rows or columns that come next are
-asked for: a CPU's own prefetchers lose the trail where each of so many streams ends. A task is a range of columns.
+Row-major B: AXPY form, eight rows of B at a time into accumulators held in L2. Column-major B: dot form, four columns
+at a time. The next rows or columns are prefetched in software: hardware prefetchers lose a stream at its end. A task is
+a range of columns.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, float64, types
+from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastsedd_kernels.gemm.microkernel import ROWS, VECTORS
+from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.arrays import contiguous
+from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
@@ -28,15 +31,20 @@ from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.vector import copy_padded, lanes_at, load_vector, sum_lanes
 
-FEW_ROWS = 8  # more reuse B so often that packing it pays
+_GEMV = isa().gemv
+FEW_ROWS = _GEMV.few_rows
 
-_HEIGHTS = (1, 2, 4, FEW_ROWS)  # of what is multiplied at once: fewer rows count as more, of zeros
-_DEEP = 8  # rows of B that are read side by side
-_SPAN = 4096  # columns whose sums, and the rows of B that come next, wait in L2
-_CHUNK = 512  # elements of four columns that pass while they and those of `few` are in L1
-_TALL = 16384  # elements of a column: L2 holds no more of the four that come next
-_AHEAD = 1024  # elements of a column that is taller, until they are read
-_LEAST_ELEMENTS = 1 << 15  # of B in a task
+_HEIGHTS = (1, 2, 4, FEW_ROWS)  # rows multiplied at once: fewer rows count as more, of zeros
+_DEEP, _SPAN, _CHUNK, _TALL, _AHEAD = _GEMV.deep, _GEMV.span, _GEMV.chunk, _GEMV.tall, _GEMV.ahead
+_MIN_ELEMENTS = 1 << 15  # of B in a task
+
+
+class _Few(NamedTuple):
+    """Factors of some rows of `few` and as many columns as rows of B are read: a pointer to [rows, deep]."""
+
+    rows: Any
+    deep: Any
+    factors: Any
 
 
 def is_streamable(b: NDArray[Any]) -> bool:
@@ -48,7 +56,7 @@ def is_streamable(b: NDArray[Any]) -> bool:
 def multiply_few_rows(few: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """out [m, N] = few [m, K] . B [K, N], which is streamable; float32 or float64, out of any strides."""
     few = contiguous(few)
-    tasks = max(1, min(get_num_threads(), b.size // _LEAST_ELEMENTS, b.shape[1]))
+    tasks = max(1, min(get_num_threads(), b.size // _MIN_ELEMENTS, b.shape[1]))
     by_rows = b.strides[1] == b.itemsize
     (_ADD_ROWS if by_rows else _DOT_COLUMNS)[few.dtype](tasks, few, b if by_rows else b.T, out, tasks)
 
@@ -78,19 +86,20 @@ def _emit_row_sums(builder: Any, vector: Any, rows: int, deep: int, operands: li
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _add_products(
-    typing_context: Any, rows: Any, deep: Any, few: Any, b: Any, ldb: Any, ahead: Any, registers: Any, sums: Any,
-    stride: Any,
-) -> Any:  # fmt: skip
+def _add_products(typing_context: Any, few: Any, b: Any, ahead: Any, registers: Any, sums: Any) -> Any:
     """sums[r] += few[r, k] * B[k] for so many rows of `few` (1, 2, 4 or 8) and of B (_DEEP or 1).
 
-    few : pointer to [rows, deep]; b, sums : to rows that are ldb and `stride` elements apart
-    ahead : elements from what is read of B to what is asked for meanwhile; registers : how many to take of each row
+    few : _Few; b, sums : Rows
+    ahead : elements from what is read of B to what is prefetched meanwhile; registers : how many to take of each row
     """
+    element = few.types[2].dtype
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        held, taken, *operands = values
-        vector = emit.vector_type(few.dtype, emit.lanes_of(few.dtype))
+        (held, taken, factors), (source, ldb), (target, stride) = (
+            cgutils.unpack_tuple(builder, values[i]) for i in (0, 1, 4)
+        )
+        operands = [factors, source, ldb, values[2], values[3], target, stride]
+        vector = emit.vector_type(element, emit.lanes_of(element))
         done = builder.append_basic_block("added")
         switch = builder.switch(builder.add(builder.mul(held, scalar.index(_DEEP + 1)), taken), done)
         for height, depth in itertools.product(_HEIGHTS, (1, _DEEP)):
@@ -102,8 +111,11 @@ def _add_products(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    count = types.intp
-    return types.void(count, count, few, few, count, count, count, few, count), codegen
+    rows = types.NamedTuple((types.CPointer(element), types.intp), Rows)
+    some = types.NamedTuple((types.intp, types.intp, types.CPointer(element)), _Few)
+    if (few, b, sums) != (some, rows, rows):
+        raise TypingError(f"few, b and sums are {few}, {b} and {sums}")
+    return types.void(few, b, types.intp, types.intp, sums), codegen
 
 
 def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
@@ -128,7 +140,7 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
             for r in range(held):
                 for i in range(deep):
                     factors[r * deep + i] = few[r, k + i] if r < rows else 0
-            _add_along(held, deep, factors, b, k, first, count, sums, stride, edge)
+            _add_along(_Few(held, deep, factors), b, k, first, count, Rows(sums, stride), edge)
             k += deep
         for r in range(rows):
             for j in range(count):
@@ -136,37 +148,34 @@ def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
 
 
 @jit
-def _add_along(
-    rows: int, deep: int, factors: Any, b: Any, k: int, first: int, count: int, sums: Any, stride: int, edge: Any
-) -> None:  # fmt: skip
-    """sums += factors [rows, deep] . b[k : k + deep, first : first + count]; edge : memory for [deep, lanes]"""
-    lanes, ldb = lanes_at(sums), b.strides[0] // b.itemsize
+def _add_along(few: Any, b: Any, k: int, first: int, count: int, sums: Any, edge: Any) -> None:
+    """sums += few . b[k : k + deep, first : first + count]; few : _Few; edge : memory for [deep, lanes]"""
+    lanes, ldb = lanes_at(edge), b.strides[0] // b.itemsize
     whole = count // lanes * lanes
     for j, registers in ((0, whole // lanes), (whole, 1)):  # a loop, so that the products are compiled once
         source, step = pointer(b[k], first + j), ldb
         if j == count:
             break
-        if j == whole:  # what does not fill a register
-            copy_padded(source, ldb, deep, count - whole, edge, lanes)
+        if j == whole:  # the columns that do not fill a register
+            copy_padded(source, ldb, few.deep, count - whole, edge, lanes)
             source, step = edge, lanes
-        _add_products(rows, deep, factors, source, step, deep * step, registers, offset(sums, j), stride)
+        _add_products(few, Rows(source, step), few.deep * step, registers, Rows(offset(sums.pointer, j), sums.stride))
 
 
 def _dot_function(rows: int) -> Any:
     """A function of kernels: sums += the products, register by register, of that many rows and four columns.
 
-    a, c0 to c3, sums : pointers, the last to [rows, 4, lanes]; lda : elements between the rows at `a`
-    ahead : elements from what is read of a column to what is asked for meanwhile
+    a : Rows; columns : four pointers; sums : pointer to [rows, 4, lanes]
+    ahead : elements from what is read of a column to what is prefetched meanwhile
     registers : how many to take of each row and column
     """
 
-    def add_dots(
-        typing_context: Any, a: Any, lda: Any, c0: Any, c1: Any, c2: Any, c3: Any, ahead: Any, registers: Any, sums: Any
-    ) -> Any:  # fmt: skip
-        vector = emit.vector_type(a.dtype, emit.lanes_of(a.dtype))
+    def add_dots(typing_context: Any, a: Any, columns: Any, ahead: Any, registers: Any, sums: Any) -> Any:
+        vector = emit.vector_type(sums.dtype, emit.lanes_of(sums.dtype))
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            first, step, *columns, beyond, count, target = values
+            (first, step), of_columns = (cgutils.unpack_tuple(builder, value) for value in values[:2])
+            beyond, count, target = values[2:]
             starts = [builder.gep(first, [builder.mul(step, scalar.index(r))]) for r in range(rows)]
             places = [builder.gep(target, [scalar.index(i * vector.count)]) for i in range(4 * rows)]
             totals = [emit.load(builder, place, vector) for place in places]
@@ -180,17 +189,17 @@ def _dot_function(rows: int) -> Any:
                 added = [emit.multiply_add(builder, x, y, z, vector) for (x, y), z in zip(pairs, so_far, strict=True)]
                 return [*(builder.gep(pointer, [scalar.index(vector.count)]) for pointer in pointers), *added]
 
-            ended = scalar.repeat(builder, count, [*starts, *columns, *totals], products)
+            ended = scalar.repeat(builder, count, [*starts, *of_columns, *totals], products)
             for total, place in zip(ended[rows + 4 :], places, strict=True):
                 emit.store(builder, total, place, vector)
             return context.get_dummy_value()
 
-        return types.void(a, types.intp, a, a, a, a, types.intp, types.intp, a), codegen
+        return types.void(a, columns, types.intp, types.intp, sums), codegen
 
     return intrinsic(add_dots)
 
 
-_TOGETHER = 4 if ROWS * VECTORS > 16 else 2  # rows whose sums with four columns fit the registers
+_TOGETHER = _GEMV.dot_rows
 _add_some_dots, _add_dots = _dot_function(_TOGETHER), _dot_function(1)
 
 
@@ -208,34 +217,38 @@ def dot_columns(task: int, few: Any, columns: Any, out: Any, tasks: int) -> None
         count = min(4, last - first)
         memory[: rows * 4 * lanes] = 0
         for k in range(0, whole, _CHUNK):
-            _add_all_dots(pointer(few, k), depth, rows, columns, first, count, k, min(_CHUNK, whole - k) // lanes, sums)
+            registers = min(_CHUNK, whole - k) // lanes
+            _add_all_dots(Rows(pointer(few, k), depth), rows, columns, first, count, k, registers, sums)
         if whole < depth:
             step = columns.strides[0] // columns.itemsize
             copy_padded(pointer(columns[first], whole), step, count, depth - whole, edge, lanes)
+            padded = (edge, offset(edge, lanes), offset(edge, 2 * lanes), offset(edge, 3 * lanes))
             for r in range(rows):
-                _add_dots(
-                    offset(few_edge, r * lanes), 0, edge, offset(edge, lanes), offset(edge, 2 * lanes),
-                    offset(edge, 3 * lanes), 0, 1, offset(sums, r * 4 * lanes),
-                )  # fmt: skip
+                a = Rows(offset(few_edge, r * lanes), np.intp(0))
+                _add_dots(a, padded, 0, 1, offset(sums, r * 4 * lanes))
         for r in range(rows):
             for i in range(count):
                 out[r, first + i] = sum_lanes(load_vector(offset(sums, (r * 4 + i) * lanes)))
 
 
 @jit
-def _add_all_dots(
-    a: Any, lda: int, rows: int, columns: Any, first: int, count: int, k: int, registers: int, sums: Any
-) -> None:  # fmt: skip
+def _add_all_dots(a: Any, rows: int, columns: Any, first: int, count: int, k: int, registers: int, sums: Any) -> None:
     """sums[r] += a[r] * columns[first : first + 4] for registers from k on; of fewer columns the last stands in."""
-    lanes = lanes_at(a)
-    c0, c1 = pointer(columns[first], k), pointer(columns[first + min(1, count - 1)], k)
-    c2, c3 = pointer(columns[first + min(2, count - 1)], k), pointer(columns[first + count - 1], k)
+    lanes = lanes_at(sums)
+    four = (
+        pointer(columns[first], k),
+        pointer(columns[first + min(1, count - 1)], k),
+        pointer(columns[first + min(2, count - 1)], k),
+        pointer(columns[first + count - 1], k),
+    )
     ahead = 4 * columns.strides[0] // columns.itemsize if columns.shape[1] <= _TALL else _AHEAD
     together = rows // _TOGETHER * _TOGETHER
     for r in range(0, together, _TOGETHER):
-        _add_some_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
+        of_a = Rows(offset(a.pointer, r * a.stride), a.stride)
+        _add_some_dots(of_a, four, ahead, registers, offset(sums, r * 4 * lanes))
     for r in range(together, rows):
-        _add_dots(offset(a, r * lda), lda, c0, c1, c2, c3, ahead, registers, offset(sums, r * 4 * lanes))
+        of_a = Rows(offset(a.pointer, r * a.stride), a.stride)
+        _add_dots(of_a, four, ahead, registers, offset(sums, r * 4 * lanes))
 
 
 def _for_both(body: Callable[..., None]) -> dict[np.dtype[Any], Kernel]:

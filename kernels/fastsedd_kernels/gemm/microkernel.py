@@ -2,23 +2,26 @@
 
     C[0:m, 0:n] = A[0:m, 0:k] . B[0:k, 0:n]        (+ start[0:m, 0:n] with accumulate)
 
-    A : row-major, `lda` elements from row to row, elements of a row adjacent; not packed: each element is broadcast
-    B : k rows of n adjacent elements, `ldb` elements from row to row: NR in a packed panel
-    C : row-major, `ldc` elements from row to row
-    start : row-major, `start_step` elements from row to row: C itself, or, with a step of 0, one row for all (a bias)
+    A : row-major, elements of a row adjacent; not packed: each element is broadcast
+    B : k rows of n adjacent elements, NR from row to row in a packed panel
+    C : row-major
+    start : row-major: C itself, or, with a stride of 0, one row for all (a bias)
 
-Meanwhile it asks for what the caller needs next, spread over k, since asking for all at once would hold up the loads of
-this tile: with every UNROLL of k for `ahead_lines` cache lines, one after the other from `ahead` on (the B that comes
-next, in L3 or memory); at full height, with every CHUNK of k, for one row of `result` (where the tile ends up: stores
-that wait for their cache lines hold up loads too), then of `beside` (what its epilogue reads), `result_step` elements
-apart.
+              NR columns                 k ->                          NR columns
+           +-------------+          +---------------+               +-------------+
+        MR |  C : in     |  +=   MR |  A : rows, as |   .         k |  B : a panel |
+           |  registers  |          |  they lie     |               |  K x NR      |
+           +-------------+          +---------------+               +-------------+
+
+Meanwhile it prefetches what the caller needs next (`operands.Prefetch`): with every UNROLL of k some lines of B; at
+full height, with every CHUNK of k, one row of the result, then of what its epilogue reads.
 
 The accumulators of the whole tile stay in vector registers over all of k. m runs from 1 to MR, n over whole registers
 up to NR: each shape has its own loop, chosen by one switch, so that a tile at the edge costs its own part only. (Where
-`arithmetic` has a wider tile, it has fewer rows.) Every element of C is one chain of FMAs in the order of k, whatever
+`dot_products` has a wider tile, it has fewer rows.) Every element of C is one chain of FMAs in the order of k, whatever
 the tile: results do not depend on how work is divided.
-MR and NR: see `arithmetic`, which also says what an element is; bfloat16 and int8 come in words of 32 bits, which are
-what k counts. On AMX the tile is another one (`amx`), with the same contract.
+MR and NR: see `dot_products`, which also says what an element is; bfloat16 and int8 come in words of 32 bits, which are
+what k counts. On AMX the tile is another one (`amx`), with the same contract for A in its `layout`.
 The structure is that of BLIS (Van Zee and van de Geijn 2015).
 """
 
@@ -35,18 +38,20 @@ from numba.extending import intrinsic
 
 from fastsedd_kernels.gemm import amx
 from fastsedd_kernels.gemm.dot_products import SHAPES, SUMS, UNROLL, WIDEST, Arithmetic, arithmetic_of, unit_of
+from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start
 from fastsedd_kernels.runtime import scalar
-from fastsedd_kernels.runtime.cpu import Unit
+from fastsedd_kernels.runtime.cpu import Unit, isa
 from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
 from fastsedd_kernels.simd import emit
 
-ROWS, VECTORS = SHAPES[float32]  # and of float64
-CHUNK = 4 * UNROLL  # k: short enough that a shallow product's tile has been asked for when it is stored
+ROWS = SHAPES[float32].rows  # MR of float32 and float64
+CHUNK = isa().prefetch_depth
 REACH = 5  # rows that x86 reaches from one pointer
+_BYTES = ir.IntType(8).as_pointer()
 
 
 class _Operands(NamedTuple):
-    """The LLVM values of a call, in the order of `multiply_tile`'s parameters after the tile's shape."""
+    """The LLVM values of a call after the tile's shape: `multiply_tile`'s operands, field by field."""
 
     k: Any
     a: Any
@@ -69,14 +74,19 @@ def _symbol(element: Any) -> str:
     return f"fastsedd_tile_{element}"
 
 
-def _parameters(element: Any) -> tuple[Any, ...]:
-    """The Numba types of `multiply_tile`'s arguments."""
-    kinds = dict.fromkeys(_Operands._fields, types.intp)
-    result = element if element in (float32, types.float64) else float32
-    pointers = {"a": element, "b": element, "ahead": element, "result": result, "beside": result}
-    pointers |= dict.fromkeys(("c", "start"), SUMS[element])
-    kinds |= {name: types.CPointer(to) for name, to in pointers.items()} | {"accumulate": types.boolean}
-    return types.intp, types.intp, *kinds.values()
+def _kinds(element: Any) -> tuple[Any, ...]:
+    """Numba types of `multiply_tile`'s operands: k, a, b, c, start, prefetch."""
+    total, index = SUMS[element], types.intp
+    result = types.CPointer(element if element in (float32, types.float64) else float32)
+    a, b, c = types.CPointer(element), types.CPointer(element), types.CPointer(total)
+    return (
+        index,
+        types.NamedTuple((a, index), Rows),
+        types.NamedTuple((b, index), Rows),
+        types.NamedTuple((c, index), Rows),
+        types.NamedTuple((types.boolean, c, index), Start),
+        types.NamedTuple((b, index, result, result, index), Prefetch),
+    )
 
 
 def _of_element(result: Any, emit: Callable[[ir.IRBuilder, Any], Any]) -> Any:
@@ -105,9 +115,6 @@ widest_columns = _of_element(
     types.intp, lambda _, element: scalar.index(WIDEST[element].vectors * emit.lanes_of(element))
 )
 
-# Whether B is multiplied by tile registers, which write 16 rows or 32.
-has_tiles = _of_element(types.boolean, lambda _, element: ir.Constant(ir.IntType(1), _runs_on_amx(element)))
-
 # Before the first `multiply_tile` of a task, and after its last: what the element's unit needs.
 open_tiles = _of_element(
     types.void, lambda builder, element: amx.open_tiles(builder) if _runs_on_amx(element) else None
@@ -131,53 +138,60 @@ def tile_rows_of(typing_context: Any, b: Any, vectors: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
-    typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, c: Any, ldc: Any,
-    accumulate: Any, start: Any, start_step: Any, ahead: Any, ahead_lines: Any, result: Any, beside: Any,
-    result_step: Any,
-) -> Any:  # fmt: skip
+    typing_context: Any, m: Any, vectors: Any, k: Any, a: Any, b: Any, c: Any, start: Any, prefetch: Any
+) -> Any:
     """C[0:m] = [start +] A[0:m, 0:k] . B, `vectors` registers wide; see the module.
 
-    1 <= m <= MR, 1 <= vectors <= NR in registers, k >= 1. A kernel that calls it must name `link_tile` of the element.
+    m : 1 to MR; vectors : 1 to NR in registers; k : 1 or more
+    a, b, c : Rows; start : Start; prefetch : Prefetch
+    A kernel that calls it must name `link_tile` of the element.
     """
+    element = a.types[0].dtype
+    kinds = _kinds(element)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if not is_symbol(_symbol(a.dtype)):
-            raise LoweringError(f"a kernel that calls multiply_tile must say link=lambda: link_tile({a.dtype})")
-        called = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-        builder.call(cgutils.get_or_insert_function(builder.module, called, _symbol(a.dtype)), arguments)
+        if not is_symbol(_symbol(element)):
+            raise LoweringError(f"a kernel that calls multiply_tile must say link=lambda: link_tile({element})")
+        height, width, depth, *named = arguments
+        flat = [depth]
+        for given, taken, value in zip((a, b, c, start, prefetch), kinds[1:], named, strict=True):
+            parts = cgutils.unpack_tuple(builder, value)
+            flat += [
+                context.cast(builder, part, one, other)
+                for part, one, other in zip(parts, given.types, taken.types, strict=True)
+            ]
+        operands = cgutils.pack_struct(builder, flat)
+        place = builder.bitcast(cgutils.alloca_once_value(builder, operands), _BYTES)
+        called = ir.FunctionType(ir.VoidType(), [height.type, width.type, place.type])
+        function = cgutils.get_or_insert_function(builder.module, called, _symbol(element))
+        builder.call(function, [height, width, place])
         return context.get_dummy_value()
 
-    return types.void(*_parameters(a.dtype)), codegen
+    return types.void(types.intp, types.intp, types.intp, a, b, c, start, prefetch), codegen
 
 
 def link_tile(element: Any) -> None:
-    """Compile the tiles of an element type, or load them, once a process: `multiply_tile` calls them by name.
+    """Compile the tiles of an element type, or load them, once per process: `multiply_tile` calls them by name.
 
-    Otherwise every kernel would compile them anew, each time that one of its functions is taken into the next.
+    Otherwise every kernel would compile them anew, each time that one of its functions is inlined into the next.
     """
-    compile_symbol(_symbol(element), _all_tiles, _parameters(element))
+    compile_symbol(_symbol(element), _all_tiles, (types.intp, types.intp, types.CPointer(element)))
 
 
-def _all_tiles(
-    m: int, vectors: int, k: int, a: Any, lda: int, b: Any, ldb: int, c: Any, ldc: int, accumulate: bool, start: Any,
-    start_step: int, ahead: Any, ahead_lines: int, result: Any, beside: Any, result_step: int,
-) -> None:  # fmt: skip
-    """What `multiply_tile` calls, compiled once for each element type."""
-    operands = (
-        k, a, lda, b, ldb, c, ldc, accumulate, start, start_step, ahead, ahead_lines, result, beside, result_step,
-    )  # fmt: skip
+def _all_tiles(m: int, vectors: int, operands: Any) -> None:
+    """The function behind `multiply_tile`, compiled once per element; operands : address of an `_Operands`."""
     _choose_tile(m, vectors, operands)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> Any:
     """All shapes of a tile, and the switch that chooses."""
-    element = operands[_Operands._fields.index("a")].dtype
+    element = operands.dtype
     width = WIDEST[element].vectors
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        m, registers, packed = arguments
-        values = _Operands(*cgutils.unpack_tuple(builder, packed))
+        m, registers, place = arguments
+        values = _loaded(context, builder, element, place)
         if _runs_on_amx(element):
             amx.emit_tile(builder, element, m, registers, values)
             return context.get_dummy_value()
@@ -185,7 +199,7 @@ def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> An
         done = builder.append_basic_block("tile_done")
         switch = builder.switch(builder.add(builder.mul(m, scalar.index(width)), registers), done)
         for vectors in range(1, width + 1):
-            most = _most_rows(element, vectors)
+            most = _max_rows(element, vectors)
             for rows in range(1, most + 1):
                 block = builder.append_basic_block(f"tile_{rows}x{vectors}")
                 switch.add_case(scalar.index(rows * width + vectors), block)
@@ -198,13 +212,21 @@ def _choose_tile(typing_context: Any, m: Any, vectors: Any, operands: Any) -> An
     return types.void(m, vectors, operands), codegen
 
 
-def _most_rows(element: Any, vectors: int) -> int:
+def _loaded(context: Any, builder: ir.IRBuilder, element: Any, place: Any) -> _Operands:
+    """The operands that `multiply_tile` has put at an address."""
+    kinds = [kind for each in _kinds(element) for kind in getattr(each, "types", (each,))]
+    struct = ir.LiteralStructType([context.get_value_type(kind) for kind in kinds])
+    operands = builder.bitcast(place, struct.as_pointer())
+    return _Operands(*(builder.load(cgutils.gep_inbounds(builder, operands, 0, i)) for i in range(len(kinds))))
+
+
+def _max_rows(element: Any, vectors: int) -> int:
     """MR of tiles so many registers wide."""
     return SHAPES[element].rows if vectors <= SHAPES[element].vectors else WIDEST[element].rows
 
 
 class _Cursor(NamedTuple):
-    """What moves with k: pointers into B, to what is asked for ahead, and into A; and the sums so far."""
+    """The values that move with k: pointers into B, to what is prefetched, and into A; and the sums so far."""
 
     b: Any
     ahead: Any
@@ -218,10 +240,10 @@ class _Cursor(NamedTuple):
 class _Tile:
     """Emits the product of one shape.
 
-    What is not an FMA is kept few: another program's thread on the same core may have half of its decoder (measured: a
-    sixth more speed then, for 46 instead of 61 instructions a k). So the full height takes UNROLL k at a time, and the
-    addresses of A cost no instruction: every REACH rows have a pointer of their own, and x86 reaches the rows below it
-    by an index register of lda or 3 lda, times 1, 2 or 4.
+    Instructions other than FMAs are kept few: another program's thread on the same core may have half of its decoder
+    (measured: a sixth more speed then, for 46 instead of 61 instructions per k). So the full height takes UNROLL k at a
+    time, and the addresses of A cost no instruction: every REACH rows have a pointer of their own, and x86 reaches the
+    rows below it by an index register of lda or 3 lda, times 1, 2 or 4.
     """
 
     def __init__(
@@ -251,17 +273,17 @@ class _Tile:
             emit.store(self.builder, total, target, self.arithmetic.total)
 
     def _in_chunks(self, values: list[Any]) -> list[Any]:
-        """All of k: first what is no whole group, then chunks, each of which asks for a row of the result."""
+        """All of k: first what does not fill a group, then chunks, each of which prefetches a row of the result."""
         builder, operands = self.builder, self.operands
         alone = builder.and_(operands.k, scalar.index(UNROLL - 1))
         values = scalar.repeat(builder, alone, values, self._step)
         depth = builder.sub(operands.k, alone)
         chunks = self._parts(depth, CHUNK)
-        result_asked_for = builder.sub(chunks, scalar.index(self.rows))
+        result_prefetched = builder.sub(chunks, scalar.index(self.rows))
 
         def chunk(chunks_left: Any, values: list[Any]) -> list[Any]:
             row, left, *rest = values
-            row = builder.select(builder.icmp_signed("==", chunks_left, result_asked_for), operands.beside, row)
+            row = builder.select(builder.icmp_signed("==", chunks_left, result_prefetched), operands.beside, row)
             # By a vector's end: where it spans two cache lines, the tile before wrote the other.
             for j in range(self.vectors):
                 emit.prefetch(builder, builder.gep(row, [scalar.index((j + 1) * self.lanes - 1)]), write=True)
@@ -312,10 +334,10 @@ class _Tile:
         return self.builder.select(self.builder.icmp_signed("<", k, most), k, most)
 
     def _group(self, _: Any, values: list[Any]) -> list[Any]:
-        """What is left of k, and the cursor's values, after UNROLL of it, which are written out at full height."""
+        """The rest of k, and the cursor's values, after UNROLL of it, which are written out at full height."""
         left, *values = values
         cursor = self._cursor(values)
-        lines = scalar.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._ask)
+        lines = scalar.repeat(self.builder, self.operands.ahead_lines, [cursor.ahead], self._prefetch_line)
         values = cursor._replace(ahead=lines[0]).flat()
         if self.full_height:
             values = self._step(None, values, UNROLL)
@@ -323,8 +345,8 @@ class _Tile:
             values = scalar.repeat(self.builder, self._at_most(left, UNROLL), values, self._step)
         return [self.builder.sub(left, scalar.index(UNROLL)), *values]
 
-    def _ask(self, _: Any, values: list[Any]) -> list[Any]:
-        """Ask for the line of B at a pointer; the pointer to the next."""
+    def _prefetch_line(self, _: Any, values: list[Any]) -> list[Any]:
+        """Prefetch the line of B at a pointer; the pointer to the next."""
         emit.prefetch(self.builder, values[0])
         return [self.builder.gep(values[0], [scalar.index(self.lanes)])]
 

@@ -18,12 +18,12 @@ from numba.extending import (
     unbox,
 )
 
-from fastsedd_kernels.gemm.api import MOST_COLUMNS, linear, matmul
+from fastsedd_kernels.activation.table import ACTIVATIONS
+from fastsedd_kernels.gemm.api import MAX_COLUMNS, linear, matmul
 from fastsedd_kernels.gemm.blocking import block_limits, blocks
 from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY
-from fastsedd_kernels.gemm.epilogue import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.macrokernel import MULTIPLY
-from fastsedd_kernels.gemm.pack_b import PACK, PANELS_A_TASK
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
+from fastsedd_kernels.gemm.pack_b import PACK, PANELS_PER_TASK
 from fastsedd_kernels.gemm.packed_weight import PackedWeight
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.inside_numba import (
@@ -39,6 +39,7 @@ from fastsedd_kernels.runtime.inside_numba import (
 
 # A body has one signature: arrays in it differ in what is known of them, not in what they are, and need no conversion.
 _multiply = {dtype: caller(kernel) for dtype, kernel in MULTIPLY.items()}
+_multiply_plain = {dtype: caller(kernel) for dtype, kernel in MULTIPLY_PLAIN.items()}
 _pack = {dtype: caller(kernel) for dtype, kernel in PACK.items()}
 
 register_jitable(blocks)
@@ -137,7 +138,7 @@ def _linear(
             mc, kc, group = blocks(weight.panels.shape[1], *within)
             parts = (offsets, np.intp(number), gates, added) + quantised(weight)  # noqa: RUF005, Numba has no *
             one = np.intp(1)
-            multiply(1, (as_rows(x), weight.panels, parts, result, False, one, one, mc, kc, group))
+            multiply(1, (as_rows(x), weight.panels, parts, result, False, (one, one, mc, kc, group)))
         return result
 
     return implementation
@@ -152,13 +153,8 @@ def _matmul(a: Any, b: Any, out: Any = None) -> Any:
     require_out(out, (2,), a.dtype)
     dtype = np.dtype(a.dtype.name)
     real = dtype.type
-    multiply, pack, within, nr = _multiply[dtype], _pack[dtype], block_limits(limits(), dtype), COLUMNS[dtype]
+    multiply, pack, within, nr = _multiply_plain[dtype], _pack[dtype], block_limits(limits(), dtype), COLUMNS[dtype]
     target = or_new(out, real)
-    no_parts = register_jitable(
-        (lambda: (np.empty(0, real), np.intp(IDENTITY), np.empty((0, 0), real), np.empty((0, 0), real)))
-        if dtype == np.float32
-        else (lambda: ())
-    )
 
     def implementation(a: Any, b: Any, out: Any = None) -> Any:
         if a.shape[1] != b.shape[0]:
@@ -169,18 +165,17 @@ def _matmul(a: Any, b: Any, out: Any = None) -> Any:
             result[:] = 0
             return result
         mc, kc, group = blocks(depth, *within)
-        widest = -(-min(columns, MOST_COLUMNS) // nr)
+        widest = -(-min(columns, MAX_COLUMNS) // nr)
         memory = np.empty(widest * nr * kc, real)
         one = np.intp(1)
-        for first in range(0, columns, MOST_COLUMNS):
-            last = min(columns, first + MOST_COLUMNS)
+        for first in range(0, columns, MAX_COLUMNS):
+            last = min(columns, first + MAX_COLUMNS)
             count = -(-(last - first) // nr)
             for k in range(0, depth, kc):
                 end = min(depth, k + kc)
                 panels = memory[: count * (end - k) * nr].reshape((count, end - k, nr))
-                pack(-(-count // PANELS_A_TASK), (b[k:end, first:last].T, panels, PANELS_A_TASK))
-                parts = no_parts()
-                multiply(1, (a[:, k:end], panels, parts, result[:, first:last], k > 0, one, one, mc, end - k, group))
+                pack(-(-count // PANELS_PER_TASK), (b[k:end, first:last].T, panels, PANELS_PER_TASK))
+                multiply(1, (a[:, k:end], panels, result[:, first:last], k > 0, (one, one, mc, end - k, group)))
         return result
 
     return implementation

@@ -22,7 +22,7 @@ from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.simd.vector import lanes_at, load_vector, store_vector, transpose_square
 
-PANELS_A_TASK = 8  # at most: neighbours share pages of B
+PANELS_PER_TASK = 8  # at most: neighbours share pages of B
 
 
 @jit
@@ -63,29 +63,32 @@ def pack_columns(weight: Any, first: int, panel: Any) -> None:
     pack_elements(weight, first, panel, whole_depth, whole_columns)
 
 
-def _make_pack(element: Any) -> Kernel:
-    def pack_panels(task: int, weight: Any, panels: Any, together: int) -> None:
-        """`together` of the panels, from as many rows of the weight, each a column of a panel."""
-        width, step = panels.shape[2], weight.itemsize
-        first_panel = task * together
-        last_panel = min(panels.shape[0], first_panel + together)
-        by_rows = weight.strides[0] == step
-        by_columns = weight.strides[1] == step and weight.strides[0] % step == 0
-        nothing = np.intp(0)  # not a literal, which would compile the function once more
-        whole = min(last_panel, weight.shape[0] // width) - first_panel if by_rows else 0
-        if whole > 0:
-            _pack_rows(weight, first_panel * width, panels, first_panel, whole)
-        for panel in range(first_panel + max(0, whole), last_panel):
-            if by_columns:
-                pack_columns(weight, panel * width, panels[panel])
-            else:
-                pack_elements(weight, panel * width, panels[panel], nothing, nothing)
+def pack_panels(task: int, weight: Any, panels: Any, together: int) -> None:
+    """`together` of the panels, from as many rows of the weight, each a column of a panel.
 
-    pack_panels.__name__ = f"pack_{element}"
+    weight : [N, K] = B.T, any strides; panels : [ceil(N / NR), K, NR], apart from it; both float32 or float64
+    """
+    width, step = panels.shape[2], weight.itemsize
+    first_panel = task * together
+    last_panel = min(panels.shape[0], first_panel + together)
+    by_rows = weight.strides[0] == step
+    by_columns = weight.strides[1] == step and weight.strides[0] % step == 0
+    nothing = np.intp(0)  # not a literal, which would compile the function once more
+    whole = min(last_panel, weight.shape[0] // width) - first_panel if by_rows else 0
+    if whole > 0:
+        _pack_rows(weight, first_panel * width, panels, first_panel, whole)
+    for panel in range(first_panel + max(0, whole), last_panel):
+        if by_columns:
+            pack_columns(weight, panel * width, panels[panel])
+        else:
+            pack_elements(weight, panel * width, panels[panel], nothing, nothing)
+
+
+def _kernel(element: Any) -> Kernel:
     return kernel(types.Array(element, 2, "A", readonly=True), element[:, :, ::1], types.intp)(pack_panels)
 
 
-PACK = {np.dtype(np.float32): _make_pack(types.float32), np.dtype(np.float64): _make_pack(types.float64)}
+PACK = {np.dtype(np.float32): _kernel(types.float32), np.dtype(np.float64): _kernel(types.float64)}
 
 
 def pack_transposed(weight: NDArray[Any]) -> NDArray[Any]:
@@ -98,18 +101,19 @@ def pack_transposed(weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def panels_shape(outputs: int, inputs: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
-    """That of the panels of a B [inputs, outputs]."""
+    """Shape of the panels of a B [inputs, outputs]: [ceil(outputs / NR), inputs, NR]."""
     width = COLUMNS[dtype]
     return -(-outputs // width), inputs, width
 
 
 def packing(weight: NDArray[Any], panels: NDArray[Any], threads: int) -> KernelCall:
     """The call that fills panels with B = weight.T, of floats, on so many threads."""
-    together = max(1, min(PANELS_A_TASK, -(-len(panels) // threads)))
+    together = max(1, min(PANELS_PER_TASK, -(-len(panels) // threads)))
     return PACK[weight.dtype], -(-len(panels) // together), (weight, panels, together)
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of the array that cannot be written."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -9,14 +9,16 @@ import numpy as np
 from numba import types
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels.gemm.pack_a import ZERO_POINT, take_rows, whole_words
+from fastsedd_kernels.gemm.layout import whole_words
+from fastsedd_kernels.gemm.operands import Rows
+from fastsedd_kernels.gemm.pack_a import ZERO_POINT, take_rows
 from fastsedd_kernels.gemm.pack_b import pack_transposed, read_only
-from fastsedd_kernels.gemm.strassen.product import MOST_LEVELS, pack_sums
+from fastsedd_kernels.gemm.strassen.product import MAX_LEVELS, pack_sums
 from fastsedd_kernels.runtime.arrays import as_array
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import pointer
 
-ROWS_A_TASK = 64
+ROWS_PER_TASK = 64
 
 _MOST = np.float32(127.0)  # of a signed byte, with as much below zero
 
@@ -61,8 +63,8 @@ def pack(weight: ArrayLike, dtype: str = "float32", strassen: int = 0) -> Packed
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"weight has shape {array.shape}, must be [outputs, inputs] with elements")
     shape = (array.shape[0], array.shape[1])
-    if strassen not in range(MOST_LEVELS + 1) or (strassen > 0 and dtype != "float32"):
-        raise ValueError(f"strassen is {strassen!r} for {dtype}, allowed: 0 to {MOST_LEVELS} for float32, else 0")
+    if strassen not in range(MAX_LEVELS + 1) or (strassen > 0 and dtype != "float32"):
+        raise ValueError(f"strassen is {strassen!r} for {dtype}, allowed: 0 to {MAX_LEVELS} for float32, else 0")
     if strassen > 0:
         return PackedWeight(read_only(pack_sums(array, strassen)), shape, dtype, strassen=strassen)
     if dtype == "bfloat16":
@@ -82,17 +84,18 @@ _STORED = ("float32", "float64", "bfloat16", "int8")
 
 @kernel(types.Array(types.float32, 2, "A", readonly=True), types.uint32[:, ::1])
 def round_rows(task: int, x: Any, words: Any) -> None:
-    """ROWS_A_TASK rows of adjacent elements, in bfloat16, two to a word."""
-    first = task * ROWS_A_TASK
-    rows = min(ROWS_A_TASK, x.shape[0] - first)
-    take_rows(x, first, rows, words.shape[1], pointer(words, first * words.shape[1]), pointer(x, 0), False)
+    """ROWS_PER_TASK rows of adjacent elements, in bfloat16, two to a word."""
+    first = task * ROWS_PER_TASK
+    rows = min(ROWS_PER_TASK, x.shape[0] - first)
+    copy = Rows(pointer(words, first * words.shape[1]), words.shape[1])
+    take_rows(x, first, rows, copy, pointer(x, 0), False)
 
 
 def _rounded(weight: NDArray[np.float32]) -> NDArray[np.uint32]:
     """[N, K] as bfloat16 words [N, ceil(K / 2)]."""
     rows = weight if weight.strides[1] == weight.itemsize else np.ascontiguousarray(weight)
     words = np.empty((len(rows), whole_words(rows.shape[1], types.uint32)), np.uint32)
-    round_rows(-(-len(rows) // ROWS_A_TASK), rows, words)
+    round_rows(-(-len(rows) // ROWS_PER_TASK), rows, words)
     return words
 
 

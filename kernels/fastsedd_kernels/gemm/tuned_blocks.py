@@ -1,4 +1,4 @@
-"""How large the blocks of a product may be: as a rule, or as tuning has found for this CPU and kept on disk."""
+"""Upper bounds of a product's blocks: the machine's, or those that tuning has found for this CPU and kept on disk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsedd_kernels.runtime.cache import cache_parent
-from fastsedd_kernels.runtime.cpu import cpu_info
+from fastsedd_kernels.runtime.cpu import cpu_info, isa
 
-_MOST = 1 << 16
+_MAX = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Limits:
     Raises ValueError unless both are whole numbers from 1 to 65,536.
     """
 
-    tiles: int = 32
-    depth: int = 1024
+    tiles: int = isa().blocks.tiles
+    depth: int = isa().blocks.depth
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if type(value) is not int or not 1 <= value <= _MOST:
-                raise ValueError(f"{name} is {value!r}, allowed: 1 to {_MOST}")
+            if type(value) is not int or not 1 <= value <= _MAX:
+                raise ValueError(f"{name} is {value!r}, allowed: 1 to {_MAX}")
 
 
 DEFAULT = Limits()
@@ -39,7 +39,7 @@ _current: Limits | None = None  # None: not looked up yet
 
 
 def limits() -> Limits:
-    """Those in force: what `use` or `store` has set, what is stored for this CPU, or the default."""
+    """The limits in force: set by `use` or `store`, stored for this CPU, or the default."""
     global _current
     if _current is None:
         _current = _load() or DEFAULT
@@ -62,7 +62,7 @@ def store(chosen: Limits) -> Path:
     global _current
     path = _path()
     if path is None:
-        raise OSError("tuned blocks cannot be kept: name a folder of your own in FASTSEDD_CACHE_DIR")
+        raise OSError("tuned blocks cannot be stored: set FASTSEDD_CACHE_DIR to a folder of your own")
     incomplete = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
     try:
         incomplete.write_text(json.dumps(dataclasses.asdict(chosen)), encoding="utf-8")
@@ -74,7 +74,7 @@ def store(chosen: Limits) -> Path:
 
 
 def _load() -> Limits | None:
-    """What is stored for this CPU; a file that holds anything else is as good as none."""
+    """The limits stored for this CPU; a file that holds anything else counts as absent."""
     path = _path()
     if path is None:
         return None

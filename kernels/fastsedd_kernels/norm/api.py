@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd_kernels.norm.kernel import ELEMENTS_A_TASK, layer_norm_rows, softmax_rows
+from fastsedd_kernels.norm.kernel import ELEMENTS_PER_TASK, layer_norm_rows, softmax_rows
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, groups_of_rows, output_like
 from fastsedd_kernels.runtime.threads import get_num_threads
 
@@ -51,7 +51,7 @@ def layer_norm(
     check_apart(out, weight=gain, bias=added, shift=shift_rows, scale=scale_rows)
     tasks = _tasks(x.size)
     layer_norm_rows(
-        tasks, x.reshape(-1, width), gain, added, shift_rows, scale_rows, variance, out.reshape(-1, width), tasks
+        tasks, x.reshape(-1, width), (gain, added, variance), shift_rows, scale_rows, out.reshape(-1, width), tasks
     )
     return out
 
@@ -61,6 +61,8 @@ def softmax(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.
 
     Error of an element, relative to it: below (max x - x + N / 8 + 20) 2^-24; one smaller than 2^-124 may be 0.
     A row with a NaN, an infinity or nothing but minus infinities becomes NaN, as in PyTorch; other minus infinities, 0.
+    Accumulates in float32. Raises ValueError for a wrong dtype or shape. Source: the maximum is subtracted first, as
+    in Blanchard, Higham and Higham 2021.
     """
     x = contiguous(as_array("x", x))
     if x.ndim == 0 or x.shape[-1] == 0:
@@ -74,7 +76,7 @@ def softmax(x: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.
 
 
 def _tasks(elements: int) -> int:
-    return max(1, min(get_num_threads(), elements // ELEMENTS_A_TASK))
+    return max(1, min(get_num_threads(), elements // ELEMENTS_PER_TASK))
 
 
 def _row(name: str, value: ArrayLike | None, width: int) -> NDArray[np.float32]:

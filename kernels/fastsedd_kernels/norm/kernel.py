@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import float32, types
 
-from fastsedd_kernels.activation.kernel import exp
+from fastsedd_kernels.activation.vectors import exp
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
@@ -32,7 +32,7 @@ from fastsedd_kernels.simd.vector import (
 
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
-ELEMENTS_A_TASK = 8192
+ELEMENTS_PER_TASK = 8192
 
 _MATRIX = types.Array(float32, 2, "C", readonly=True)
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
@@ -63,20 +63,21 @@ def _mean_and_rate(row: Any, width: int, eps: Any) -> Any:
     return mean, float32(1.0) / float32(math.sqrt(variance + eps))
 
 
-@kernel(_MATRIX, _VECTOR, _VECTOR, _MATRIX, _MATRIX, float32, types.float32[:, ::1], types.intp)
-def layer_norm_rows(
-    task: int, x: Any, weight: Any, bias: Any, shift: Any, scale: Any, eps: Any, out: Any, tasks: int
-) -> None:
+@kernel(_MATRIX, types.Tuple((_VECTOR, _VECTOR, float32)), _MATRIX, _MATRIX, types.float32[:, ::1], types.intp)
+def layer_norm_rows(task: int, x: Any, affine: Any, shift: Any, scale: Any, out: Any, tasks: int) -> None:
     """out = ((x - mean) * rate * weight + bias) * (1 + scale) + shift, for the task's share of rows.
 
-    shift, scale : [G, N], a row of each for every M / G rows of x; an empty array means absent
+    x : float32 [M, N], contiguous; affine : (weight float32 [N], bias float32 [N], eps), eps added to the variance
+    shift, scale : float32 [G, N], a row of each for every M / G rows of x; an empty array means absent
+    out : float32 [M, N], contiguous, may be x; sums are float32
     """
+    weight, bias, eps = affine
     rows, width = x.shape
-    rows_a_group = rows // shift.shape[0] if shift.size > 0 else 1
+    rows_per_group = rows // shift.shape[0] if shift.size > 0 else 1
     one = splat(float32(1.0))
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         source, target = pointer(x, i * width), pointer(out, i * width)
-        group = i // rows_a_group * width
+        group = i // rows_per_group * width
         mean, rate = _mean_and_rate(source, width, eps)
         for j in range(0, width, LANES):
             count = width - j
@@ -127,7 +128,7 @@ def _exponentials(row: Any, width: int, target: Any) -> Any:
 
 @kernel(_MATRIX, types.float32[:, ::1], types.intp)
 def softmax_rows(task: int, x: Any, out: Any, tasks: int) -> None:
-    """out = softmax of each of the task's rows."""
+    """out = softmax of each of the task's rows. x, out : float32 [M, N], contiguous; out may be x; sums are float32."""
     rows, width = x.shape
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         target = pointer(out, i * width)

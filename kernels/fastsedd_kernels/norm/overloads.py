@@ -46,13 +46,9 @@ def _layer_norm(
                 shifts.size > 0 and (shifts.shape[1] != width or rows % shifts.shape[0] != 0)
             ):
                 raise ValueError("shift and scale must be [groups, N] for equal groups of rows")
-            _normalise(
-                1,
-                (
-                    np.ascontiguousarray(x).reshape((rows, width)), factors, offsets, shifts, scales, np.float32(eps),
-                    result.reshape((rows, width)), np.intp(1),
-                ),
-            )  # fmt: skip
+            flat = np.ascontiguousarray(x).reshape((rows, width))
+            affine = (factors, offsets, np.float32(eps))
+            _normalise(1, (flat, affine, shifts, scales, result.reshape((rows, width)), np.intp(1)))
         return result
 
     return implementation

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastsedd_kernels.runtime.capture import run
-from fastsedd_kernels.runtime.cpu import CACHE_LINE, CROWDED
+from fastsedd_kernels.runtime.machines import CACHE_LINE, CROWDED
 
 _FLOAT32 = (np.dtype(np.float32),)
 
-_MOST_WORK = 10_000  # of the search for an element that two arrays share
+_MAX_WORK = 10_000  # of the search for an element that two arrays share
 
 
 def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
@@ -197,7 +197,7 @@ def check_apart(out: NDArray[Any], *, in_place: bool = False, **inputs: NDArray[
 
 def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=_MOST_WORK)  # type: ignore[arg-type] # its stub knows two values
+        return np.shares_memory(a, b, max_work=_MAX_WORK)  # type: ignore[arg-type] # its stub knows two values
     except np.exceptions.TooHardError:
         return True
 

@@ -1,4 +1,4 @@
-"""What this CPU is: vector width, caches, cores; and the tile sizes that follow from them."""
+"""This process's CPU: its row in the table of machines, its features, caches and cores."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 import llvmlite.binding as llvm
 from numba.core.registry import cpu_target
 
+from fastsedd_kernels.runtime.machines import AVX2, AVX512, NEON, PORTABLE, Machine
+
 _FMA_PROBE = """
 define <16 x float> @probe(<16 x float>* %p, <16 x float> %y, <16 x float> %z) {
   %x = load <16 x float>, <16 x float>* %p
@@ -25,29 +27,8 @@ declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x floa
 """
 
 
-@dataclass(frozen=True)
-class Isa:
-    """A vector instruction set and the register tile that keeps its FMA units busy.
-
-    `lanes` float32 values fill a register. A tile holds `tile_rows` x `tile_vectors` accumulators: enough independent
-    chains to hide the latency of FMA, few enough to leave registers for a row of B and a broadcast of A. The nearer the
-    two numbers are, the fewer loads go with an FMA.
-    """
-
-    name: str
-    lanes: int
-    tile_rows: int
-    tile_vectors: int
-
-
-AVX512 = Isa("avx512", lanes=16, tile_rows=8, tile_vectors=3)  # 24 of 32 registers
-AVX2 = Isa("avx2", lanes=8, tile_rows=6, tile_vectors=2)  # 12 of 16
-NEON = Isa("neon", lanes=4, tile_rows=8, tile_vectors=3)  # 24 of 32
-PORTABLE = Isa("portable", lanes=4, tile_rows=6, tile_vectors=2)  # 12 of 16, if there are as many
-
-
 @functools.cache
-def isa() -> Isa:
+def isa() -> Machine:
     """The instruction set that Numba's code generator targets in this process.
 
     Host features would mislead under NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and a feature list does not show what a
@@ -61,16 +42,12 @@ def isa() -> Isa:
     return NEON if "fmla" in assembly else PORTABLE
 
 
-CACHE_LINE = 64  # bytes; a vector that lies across two lines costs two accesses
-CROWDED = 4096  # bytes; rows a multiple of it apart share few sets of L1, where they evict each other
-
-
 class Unit(enum.Enum):
-    """What multiplies and sums several short numbers at a time."""
+    """The instruction that dots narrow operands."""
 
     AMX = "amx"  # tiles of 16 rows of 64 bytes
     AVX512 = "avx512"  # AVX512-BF16, AVX512-VNNI
-    WIDENED = "widened"  # nothing: they are taken apart into float32 or int32
+    WIDENED = "widened"  # none: operands are unpacked to float32 or int32
 
 
 _FEATURES = {
@@ -81,7 +58,7 @@ _FEATURES = {
 
 @functools.cache
 def dot_unit(dtype: str) -> Unit:
-    """What this process's products of "bfloat16" or "int8" run on.
+    """The unit that this process's products of "bfloat16" or "int8" run on.
 
     Instructions that the code generator's target lacks would end the process while compiling, so only what its list of
     features names is used: a CPU whose name implies more loses speed, not the process.
@@ -117,8 +94,8 @@ def _may_use_amx() -> bool:
 
 @dataclass(frozen=True)
 class CpuInfo:
-    """name: the target's CPU name; isa, lanes: see `Isa`; bfloat16, int8: what multiplies them, see `Unit`;
-    cores: what this process may use; caches in bytes."""
+    """name : the target's CPU name; isa, lanes : of its `Machine`; bfloat16, int8 : their `Unit`
+    cores : those that this process may use; l1d, l2, l3 : caches in bytes"""
 
     name: str
     isa: str
@@ -133,7 +110,7 @@ class CpuInfo:
 
 @functools.cache
 def cpu_info() -> CpuInfo:
-    """What the kernels know of this CPU and are tuned for. Caches are a core's own, but for the shared third level."""
+    """The CPU that the kernels are compiled and tuned for. Caches are a core's own, but for the shared third level."""
     name = cpu_target.target_context.codegen().magic_tuple()[1]
     sizes = _cache_sizes()
     bfloat16, int8 = dot_unit("bfloat16").value, dot_unit("int8").value

@@ -36,13 +36,18 @@ class Kernel:
     body : njit-able f(task, *arguments), which must write only what belongs to its task
     signature : Numba types of the arguments after `task`
     link : makes known what the body calls by name, if anything (`jit.compile_symbol`)
+    name : in a profile; several kernels that are one to their caller share it
     """
 
     def __init__(
-        self, body: Callable[..., None], signature: tuple[Any, ...], link: Callable[[], None] | None = None
+        self,
+        body: Callable[..., None],
+        signature: tuple[Any, ...],
+        link: Callable[[], None] | None = None,
+        name: str | None = None,
     ) -> None:
         self.__doc__ = body.__doc__
-        self.name = body.__name__
+        self.name = name or body.__name__
         self._body = body
         self._signature = signature
         self._link = link
@@ -97,11 +102,13 @@ class Kernel:
 _kernels: list[Kernel] = []
 
 
-def kernel(*signature: Any, link: Callable[[], None] | None = None) -> Callable[[Callable[..., None]], Kernel]:
+def kernel(
+    *signature: Any, link: Callable[[], None] | None = None, name: str | None = None
+) -> Callable[[Callable[..., None]], Kernel]:
     """Make a task body a Kernel: `@kernel(types of the arguments after task)`."""
 
     def decorate(body: Callable[..., None]) -> Kernel:
-        made = Kernel(body, signature, link)
+        made = Kernel(body, signature, link, name)
         _kernels.append(made)
         return made
 

@@ -21,7 +21,7 @@ from fastsedd_kernels.runtime.kernel import Kernel
 from fastsedd_kernels.runtime.program import Program
 
 # Kernels in one region: an interrupt waits until it ends.
-_MOST_STEPS = 32
+_MAX_STEPS = 32
 
 _Arguments = tuple[Any, ...]
 
@@ -137,8 +137,8 @@ def _joined(calls: list[Call]) -> Iterator[tuple[Program | _Single, list[_Argume
                 yield _Single(function, arguments), [arguments]
             continue
         kernels = [(kernel, call[1][0], call[1][1:]) for call in group if (kernel := _kernel_of(call)) is not None]
-        for first in range(0, len(kernels), _MOST_STEPS):
-            steps = kernels[first : first + _MOST_STEPS]
+        for first in range(0, len(kernels), _MAX_STEPS):
+            steps = kernels[first : first + _MAX_STEPS]
             yield Program(steps), [arguments for _, _, arguments in steps]
 
 

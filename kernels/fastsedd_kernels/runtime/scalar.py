@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastsedd_kernels.runtime.cpu import CACHE_LINE
+from fastsedd_kernels.runtime.machines import CACHE_LINE
 
 INDEX = ir.IntType(64)
 
@@ -86,3 +86,13 @@ def aligned(typing_context: Any, array: Any) -> Any:
         return builder.inttoptr(builder.and_(address, index(-CACHE_LINE)), data.type)
 
     return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def element_at(typing_context: Any, base: Any, value: Any) -> Any:
+    """The number as an element of what `base` points to: a constant of that type where the number is one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], signature.args[1], base.dtype)
+
+    return base.dtype(base, value), codegen

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.capture import is_recording
 
-MOST_KEPT = 256 << 20  # bytes
+MAX_KEPT = 256 << 20  # bytes
 
 _lock = threading.Lock()
 _kept: NDArray[np.uint8] | None = None  # one block, which the process holds on to
@@ -49,5 +49,5 @@ def _give(block: NDArray[np.uint8]) -> None:
     """Keep the largest of the blocks that come back, if it is not too large for that."""
     global _kept
     with _lock:
-        if len(block) <= MOST_KEPT and (_kept is None or len(block) > len(_kept)):
+        if len(block) <= MAX_KEPT and (_kept is None or len(block) > len(_kept)):
             _kept = block

@@ -30,8 +30,8 @@ from fastsedd_kernels.sampling.fused_head import CHOOSE, NONE, fill_uniform
 METHODS = ("exact", "official")
 
 _NO_VECTOR = np.empty(0, np.float32)
-_TASKS_A_THREAD = 4  # of choices, which take some rows longer than others
-_ROWS_A_TASK = 4096  # of random numbers
+_TASKS_PER_THREAD = 4  # of choices, which take some rows longer than others
+_ROWS_PER_TASK = 4096  # of random numbers
 
 
 class Law(NamedTuple):
@@ -40,6 +40,9 @@ class Law(NamedTuple):
     With A = sum_j s_j and t = floor (1 + A), column j weighs w_j = max(s_j - t, 0) and the row's own, c, weighs
     max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
     changes where a row jumps to, not how likely it is to jump. An infinite one takes the greatest.
+
+    log_scale : finite; floor, stay, slope : 0 or above; sharpness : above 0. Not checked, since a law may be an array that
+    changes between replays: outside of these ranges a row may have no positive weight, which is a ValueError.
     """
 
     log_scale: float = 0.0
@@ -47,6 +50,9 @@ class Law(NamedTuple):
     stay: float = 0.0
     slope: float = 0.0
     sharpness: float = 1.0
+
+
+_SHARPNESS = Law._fields.index("sharpness")  # the last
 
 
 def sample_categorical(
@@ -57,12 +63,12 @@ def sample_categorical(
     method: str = "exact",
     out: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
-    """Draw one index a row by Gumbel-max, from counter-based random numbers.
+    """Draw one index per row by Gumbel-max, from counter-based random numbers.
 
     probabilities : float32 [..., V]; a row need not sum to one, and a weight that is negative or NaN never wins
     seed : 0 to 2**64 - 1
     offset : the first row's random stream (row r of the flattened rows uses offset + r), or an integer array [...]
-        with a stream a row. Equal seed, stream and row give an equal draw, whatever the batch and the threads.
+        with a stream per row. Equal seed, stream and row give an equal draw, whatever the batch and the threads.
     method : "exact" (32-bit exponentials in float64) or "official" (SEDD's published arithmetic, float32 and 24 bits,
         which acts as a temperature a little below one)
     out : int32 [...], C-contiguous, not overlapping the probabilities
@@ -107,27 +113,19 @@ def sample_linear(
     weight : from `pack`, float32 or bfloat16; bias : float32 [outputs]
     law : how logits weigh, or a float64 [5] of its fields, read when the kernel runs: a replay may find another one
     seed : 0 to 2**64 - 1, or a uint64 [1], read likewise
-    streams : integers [M], a random stream a row. Equal logits, seed and stream give an equal draw, whatever the other
-        rows and the threads.
+    streams : integers [M], a random stream per row. Equal logits, seed and stream give an equal draw, whatever the
+        other rows and the threads.
     current : int32 [M], each row's own column, which is drawn where it stays; -1, or one beyond `columns`, is none of
         them (under absorb, the mask). None: -1
-    columns : draw among that many, the first; None: all
+    columns : draw among the first so many; None: all
     sums : float32, for at least `sums_needed(weight, M)` values: scratch memory, overwritten; None allocates
     out : int32 [M]
     Weights are float64 of float32 logits, and numbers have 53 random bits. A replay must not find a law that is
     sharpened where the recorded one was not. Raises ValueError for a bad argument, and for a row without a positive
     weight or with a NaN.
     """
-    given = as_array("x", x)
-    if given.ndim != 2:
-        raise ValueError(f"x has shape {given.shape}, must be [M, {weight.shape[1]}] for this weight")
-    rows = given if weight.dtype == "float32" else with_adjacent_elements(given)
-    if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0:
-        packed = f"{weight.dtype}, strassen={weight.strassen}"
-        raise ValueError(f"weight is packed as {packed}, allowed: float32 or bfloat16, strassen=0")
-    outputs, inputs = weight.shape
-    if rows.ndim != 2 or rows.shape[1] != inputs:
-        raise ValueError(f"x has shape {rows.shape}, must be [M, {inputs}] for this weight")
+    rows = _rows_for(x, weight)
+    outputs = weight.shape[0]
     columns = outputs if columns is None else columns
     if not 1 <= columns <= outputs:
         raise ValueError(f"columns is {columns}, allowed: 1 to {outputs}")
@@ -140,25 +138,40 @@ def sample_linear(
     added = _NO_VECTOR if bias is None else contiguous(as_array("bias", bias))
     if added.shape not in ((0,), (outputs,)):
         raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
-    numbers, key = _as_law(law), _as_seed(seed)
+    numbers, key, own = _as_law(law), _as_seed(seed), contiguous(own)
     panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
-    sharpen = bool(numbers[4] != 1.0 and numbers[4] < math.inf)
-    width = (3 if sharpen else 2) * len(panels)
-    memory = aligned_empty((len(rows) * width,)) if sums is None else sums.reshape(-1)[: len(rows) * width]
-    if memory.size < len(rows) * width or memory.dtype != np.float32:
-        raise ValueError(
-            f"sums has {memory.size} values of {memory.dtype}, allowed: float32, {len(rows) * width} or more"
-        )
-    memory = memory.reshape(len(rows), width)
-    own, threads = contiguous(own), get_num_threads()
+    sharpness = numbers[_SHARPNESS:]
+    sharpen = bool(sharpness[0] != 1.0 and sharpness[0] < math.inf)
+    memory = _sums_of((len(rows), (3 if sharpen else 2) * len(panels)), sums)
+    threads = get_num_threads()
     arranged = plan(threads, len(rows), panels.shape[1], len(panels), panels.dtype)
-    parts = (added, columns, own, numbers, sharpen)
-    SUM_PANELS[panels.dtype](arranged[0] * arranged[1], rows, panels, parts, memory, False, *arranged)
-    tasks = min(len(rows), _TASKS_A_THREAD * threads)
-    each = _streams("streams", streams, out.shape)
-    CHOOSE[panels.dtype](tasks, rows, panels, added, columns, own, numbers, key, each, memory, out, tasks)
+    parts = (added, columns, own, sharpness, sharpen)
+    SUM_PANELS[panels.dtype](arranged[0] * arranged[1], rows, panels, parts, memory, False, arranged)
+    tasks = min(len(rows), _TASKS_PER_THREAD * threads)
+    draws = (own, numbers, key, _streams("streams", streams, out.shape))
+    CHOOSE[panels.dtype](tasks, rows, (panels, added, columns), draws, memory, out, tasks)
     run(_check_drawn, out, "x @ weight.T + bias", NONE)
     return out
+
+
+def _rows_for(x: ArrayLike, weight: PackedWeight) -> NDArray[np.float32]:
+    """x as rows that the weight's kernels read; ValueError where they do not fit."""
+    given = as_array("x", x)
+    if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0:
+        packed = f"{weight.dtype}, strassen={weight.strassen}"
+        raise ValueError(f"weight is packed as {packed}, allowed: float32 or bfloat16, strassen=0")
+    if given.ndim != 2 or given.shape[1] != weight.shape[1]:
+        raise ValueError(f"x has shape {given.shape}, must be [M, {weight.shape[1]}] for this weight")
+    return given if weight.dtype == "float32" else with_adjacent_elements(given)
+
+
+def _sums_of(shape: tuple[int, int], sums: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Scratch memory of that shape: the caller's, or new."""
+    size = math.prod(shape)
+    memory = aligned_empty((size,)) if sums is None else sums.reshape(-1)[:size]
+    if memory.size < size or memory.dtype != np.float32:
+        raise ValueError(f"sums has {memory.size} values of {memory.dtype}, allowed: float32, {size} or more")
+    return memory.reshape(shape)
 
 
 def sums_needed(weight: PackedWeight, rows: int) -> int:
@@ -170,11 +183,12 @@ def uniform(seed: int, streams: NDArray[Any]) -> NDArray[np.float64]:
     """A number 0 <= u < 1 of 53 random bits for each stream, of a block that no draw uses: float64, as streams.
 
     seed : 0 to 2**64 - 1; streams : integers, any shape
+    Raises ValueError for a seed or stream out of range, and for streams that are not integers.
     """
     key = _as_seed(seed)[0]
     out = np.empty(streams.shape)
     if out.size:
-        tasks = -(-out.size // _ROWS_A_TASK)
+        tasks = -(-out.size // _ROWS_PER_TASK)
         fill_uniform(tasks, key, _streams("streams", streams, streams.shape), out.reshape(-1), tasks)
     return out
 
@@ -212,4 +226,4 @@ def _streams(name: str, given: int | NDArray[Any], shape: tuple[int, ...]) -> ND
 
 def _check_streams(name: str, streams: NDArray[Any]) -> None:
     if streams.size and streams.min() < 0:
-        raise ValueError(f"{name} has {int(streams.min())}, allowed are 0 to 2**64 - 1")
+        raise ValueError(f"{name} has {int(streams.min())}, allowed: 0 to 2**64 - 1")

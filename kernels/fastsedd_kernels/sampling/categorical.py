@@ -12,7 +12,7 @@ from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 
-_ROWS_A_TASK = 16
+_ROWS_PER_TASK = 16
 
 
 @jit
@@ -55,9 +55,9 @@ def _draw(row: Any, seed: Any, stream: Any, official: bool) -> int:
 )  # fmt: skip
 def draw_rows(task: int, probabilities: Any, seed: Any, streams: Any, official: bool, out: Any) -> None:
     """out[r] = a draw from probabilities[r], with the random numbers of stream streams[r]."""
-    for r in range(task * _ROWS_A_TASK, min((task + 1) * _ROWS_A_TASK, out.size)):
+    for r in range(task * _ROWS_PER_TASK, min((task + 1) * _ROWS_PER_TASK, out.size)):
         out[r] = _draw(probabilities[r], seed, streams[r], official)
 
 
 def tasks_for(rows: int) -> int:
-    return -(-rows // _ROWS_A_TASK)
+    return -(-rows // _ROWS_PER_TASK)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.activation.reference import activate
+from fastsedd_kernels.gemm.reference import activate
 from fastsedd_kernels.norm import reference
 
 HALF_ULP = 2.0**-24

@@ -6,7 +6,7 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
-from fastsedd_kernels.gemm.api import MOST_COLUMNS
+from fastsedd_kernels.gemm.api import MAX_COLUMNS
 from fastsedd_kernels.gemm.blocking import ENOUGH_ROWS, plan
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.gemv import FEW_ROWS
@@ -69,7 +69,7 @@ def test_matmul_is_the_product(rows: int, depth: int, columns: int, dtype: type,
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("rows", "depth", "columns"),
-    [(30, 2 * MOST_DEPTH + 5, 40), (17, 20, MOST_COLUMNS + 33), (300, MOST_DEPTH + 1, 2 * NR + 1), (1, 5000, 3000)],
+    [(30, 2 * MOST_DEPTH + 5, 40), (17, 20, MAX_COLUMNS + 33), (300, MOST_DEPTH + 1, 2 * NR + 1), (1, 5000, 3000)],
 )
 def test_matmul_in_slabs(rows: int, depth: int, columns: int, dtype: type) -> None:
     a, b = normal(0, rows, depth, dtype=dtype), normal(1, depth, columns, dtype=dtype)

@@ -84,7 +84,7 @@ def test_every_depth_in_slabs(depth: int, levels: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_slabs_of_columns(dtype: type) -> None:
-    a, b = normal(0, 9, 40, dtype=dtype), normal(1, 40, strassen.MOST_COLUMNS + 77, dtype=dtype)
+    a, b = normal(0, 9, 40, dtype=dtype), normal(1, 40, strassen.MAX_COLUMNS + 77, dtype=dtype)
     assert_product(fk.strassen_matmul(a, b, 1, poisoned(9, b.shape[1], dtype=dtype)), a, b, 1)
 
 
@@ -170,7 +170,7 @@ def test_the_level_chosen_grows_with_each_of_the_sizes(cpu: str, monkeypatch: py
         sizes = [[n if axis in (i, 3) else 16_384 for i in range(3)] for n in range(0, 16_385, 512)]
         chosen = [levels_that_pay(*size) for size in sizes]
         assert chosen == sorted(chosen)
-        assert (chosen[0], chosen[-1]) == (0, strassen.MOST_LEVELS)
+        assert (chosen[0], chosen[-1]) == (0, strassen.MAX_LEVELS)
 
 
 def test_none_is_the_level_that_pays() -> None:

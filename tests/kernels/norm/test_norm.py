@@ -8,7 +8,7 @@ import fastsedd_kernels as fk
 import numba
 import numpy as np
 import pytest
-from fastsedd_kernels.activation.kernel import exp
+from fastsedd_kernels.activation.vectors import exp
 from fastsedd_kernels.norm import reference
 from fastsedd_kernels.runtime.scalar import pointer
 from fastsedd_kernels.simd.vector import LANES, load_vector, store_vector

@@ -26,7 +26,7 @@ def test_it_is_kept_for_the_next_caller_and_never_lent_twice() -> None:
 
 
 def test_a_large_block_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scratch, "MOST_KEPT", 100)
+    monkeypatch.setattr(_scratch, "MAX_KEPT", 100)
     with scratch(1000, FLOAT32):
         pass
     assert _scratch._kept is None

@@ -3,32 +3,33 @@
     for a block of rows              MC rows of each block of C
         for an outer product         two levels only: a sum of A's halves, [2 MC, 2 K'], in L2 or L3
             for a product            a sum of blocks of A, [MC, K'], in L2
-                for a panel of B     K' x NR, from L3 or memory: asked for ahead of its use
+                for a panel of B     K' x NR, from L3 or memory: prefetched ahead of its use
                     for a tile       MR x NR of the product in registers, then added to its blocks of C from L1
 
 No sum and no product is ever stored whole: sums of B are formed while its panels are packed, in one pass over B, sums
 of A while a block of rows is copied, and a finished tile is added to each block of C that it is part of. The cache
-lines of these blocks are asked for while the tile is multiplied.
+lines of these blocks are prefetched while the tile is multiplied.
 
 A size that the blocks do not divide is padded with zeros which no memory holds: copies and panels end in zeros, and
 what a tile has beyond C is not written. A task is a block of rows, of some panels, in all products; so each element
-of C is summed by one thread in one order. `strassen` has the products, and where they come from.
+of C is summed by one thread in one order. `product` has the products, and their source.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, float64, types
 
 from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.microkernel import link_tile, multiply_tile, tile_rows
+from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start
 from fastsedd_kernels.gemm.pack_b import pack_columns, pack_elements
-from fastsedd_kernels.runtime.cpu import CACHE_LINE
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
-from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
+from fastsedd_kernels.runtime.machines import CACHE_LINE
+from fastsedd_kernels.runtime.scalar import aligned, element_at, offset, pointer
 from fastsedd_kernels.simd.vector import (
     fma,
     lanes_at,
@@ -44,7 +45,7 @@ from fastsedd_kernels.simd.vector import (
 PRODUCTS = 7
 STORE = 2  # in place of a sign: what a sum begins with
 
-PANELS_A_TASK = 4  # of `pack_sums`: neighbouring panels share pages of B
+PANELS_PER_TASK = 4  # of `pack_sums`: neighbouring panels share pages of B
 _CHUNK = 16  # k of `pack_sums`: whole squares of registers; all blocks' chunks, and their sums, are in L2 together
 _HALVES = 4 * PRODUCTS  # chunks that the outer level leaves to the inner one
 
@@ -76,9 +77,9 @@ def _gather(weight: Any, row: int, k: int, chunk: Any) -> None:
 
 @jit
 def _gather_row(source: Any, first: int, count: int, target: Any, next_row: int, zero: float) -> None:
-    """`count` adjacent elements from one on, zeros where there are no more; those of the next chunk are asked for.
+    """`count` adjacent elements from one on, zeros where there are no more; those of the next chunk are prefetched.
 
-    No prefetcher of the CPU's sees runs this short coming.
+    Runs are too short for the CPU's own prefetchers.
     """
     for j in range(first, first + count, lanes_at(target)):
         prefetch_l2(pointer(source, j + next_row))
@@ -89,6 +90,7 @@ def _gather_row(source: Any, first: int, count: int, target: Any, next_row: int,
 
 @jit
 def _put(target: Any, value: Any, streamed: bool) -> None:
+    """Store a vector, past the caches where it is streamed."""
     if streamed:
         stream_vector(target, value)
     else:
@@ -97,7 +99,7 @@ def _put(target: Any, value: Any, streamed: bool) -> None:
 
 @jit
 def _seven_sums(b: Any, step: int, count: int, target: Any, target_step: int, streamed: bool) -> None:
-    """What the seven products take of B: sums of its four blocks, which are `step` elements apart."""
+    """The seven products' sums of B's four blocks, which are `step` elements apart."""
     for i in range(0, count, lanes_at(b)):
         b11, b12 = load_vector(offset(b, i)), load_vector(offset(b, i + step))
         b21, b22 = load_vector(offset(b, i + 2 * step)), load_vector(offset(b, i + 3 * step))
@@ -110,203 +112,261 @@ def _seven_sums(b: Any, step: int, count: int, target: Any, target_step: int, st
         _put(offset(target, i + 6 * target_step), b21 + b22, streamed)
 
 
-def _make_pack(element: Any) -> Kernel:
-    def pack_sums(task: int, weight: Any, columns: int, panels: Any) -> None:
-        """PANELS_A_TASK panels of every product, from the blocks of B = weight.T, [K', columns] each.
+def pack_sums(task: int, weight: Any, columns: int, panels: Any) -> None:
+    """PANELS_PER_TASK panels of every product, from the blocks of B = weight.T, [K', columns] each.
 
-        weight : [N, K], any strides; panels : [products, ceil(columns / NR), K', NR]
-        """
-        products, count, depth, nr = panels.shape
-        twice = products > PRODUCTS
-        blocks = 16 if twice else 4
-        first = task * PANELS_A_TASK
-        taken = min(PANELS_A_TASK, count - first)
-        memory = np.empty((blocks + _HALVES) * taken * _CHUNK * nr, weight.dtype)
-        step = count * depth * nr  # from product to product
-        for k in range(0, depth, _CHUNK):
-            rows = min(_CHUNK, depth - k)
-            size = taken * rows * nr
-            for block in range(blocks):  # of two levels: those of the outer level's first block, then of its second...
-                outer, inner = block // 4, block % 4
-                row, column = inner // 2, inner % 2
-                if twice:
-                    row, column = row + 2 * (outer // 2), column + 2 * (outer % 2)
-                chunk = memory[block * size : (block + 1) * size].reshape(taken, rows, nr)
-                _gather(weight, column * columns + first * nr, row * depth + k, chunk)
-            chunks = pointer(memory, 0)
-            halves = offset(chunks, blocks * size)
+    weight : [N, K], any strides; panels : [products, ceil(columns / NR), K', NR]
+    """
+    products, count, depth, nr = panels.shape
+    twice = products > PRODUCTS
+    blocks = 16 if twice else 4
+    first = task * PANELS_PER_TASK
+    taken = min(PANELS_PER_TASK, count - first)
+    memory = np.empty((blocks + _HALVES) * taken * _CHUNK * nr, weight.dtype)
+    step = count * depth * nr  # from product to product
+    for k in range(0, depth, _CHUNK):
+        rows = min(_CHUNK, depth - k)
+        size = taken * rows * nr
+        for block in range(blocks):  # of two levels: those of the outer level's first block, then of its second...
+            outer, inner = block // 4, block % 4
+            row, column = inner // 2, inner % 2
             if twice:
-                _seven_sums(chunks, 4 * size, 4 * size, halves, 4 * size, False)
-            for p in range(taken):
-                place = p * rows * nr
-                target = pointer(panels, ((first + p) * depth + k) * nr)
-                if twice:
-                    for outer in range(PRODUCTS):
-                        source = offset(halves, 4 * outer * size + place)
-                        _seven_sums(source, size, rows * nr, offset(target, outer * PRODUCTS * step), step, True)
-                else:
-                    _seven_sums(offset(chunks, place), size, rows * nr, target, step, True)
-
-    pack_sums.__name__ = f"pack_sums_{element}"
-    return kernel(types.Array(element, 2, "A", readonly=True), types.intp, element[:, :, :, ::1])(pack_sums)
+                row, column = row + 2 * (outer // 2), column + 2 * (outer % 2)
+            chunk = memory[block * size : (block + 1) * size].reshape(taken, rows, nr)
+            _gather(weight, column * columns + first * nr, row * depth + k, chunk)
+        chunks = pointer(memory, 0)
+        halves = offset(chunks, blocks * size)
+        if twice:
+            _seven_sums(chunks, 4 * size, 4 * size, halves, 4 * size, False)
+        for p in range(taken):
+            place = p * rows * nr
+            target = pointer(panels, ((first + p) * depth + k) * nr)
+            if twice:
+                for outer in range(PRODUCTS):
+                    source = offset(halves, 4 * outer * size + place)
+                    _seven_sums(source, size, rows * nr, offset(target, outer * PRODUCTS * step), step, True)
+            else:
+                _seven_sums(offset(chunks, place), size, rows * nr, target, step, True)
 
 
 @jit
-def _add_row(source: Any, step: int, inside: int, sign: int, depth: int, target: Any, one: float) -> None:
+def _add_row(source: Any, step: int, inside: int, sign: int, depth: int, target: Any) -> None:
     """target[0:depth] (+)= sign * source, `step` elements from one to the next, zeros after `inside` of them."""
-    zero = one - one
+    zero = element_at(target, 0)
     if step != 1:
         for k in range(depth):
             value = source[k * step] if k < inside else zero
             target[k] = value if sign == STORE else target[k] + (-value if sign < 0 else value)
         return
-    factor = splat(-one if sign < 0 else one)
+    factor = splat(element_at(target, -1 if sign < 0 else 1))
     for k in range(0, depth, lanes_at(target)):
         value = load_some(offset(source, k), inside - k, zero) if k < inside else splat(zero)
         place = offset(target, k)
         store_vector(place, value if sign == STORE else fma(value, factor, load_vector(place)))
 
 
-@jit
-def _sum_blocks(
-    x: Any, lda: int, step: int, height: int, width: int, block_rows: int, block_columns: int, sums: Any, product: int,
-    rows: int, target: Any, stride: int, one: float,
-) -> None:  # fmt: skip
-    """target[0:rows] = the product's sum of the first rows of blocks of x.
+class _View(NamedTuple):
+    """A matrix in memory: a pointer, elements from row to row and from column to column, and its size; zeros beyond."""
 
-    x : [height, width], `lda` and `step` elements from one row and column to the next; zeros beyond
-    sums : [7, 3], see `strassen`; target : rows of block_columns and up to a register more, `stride` elements apart
+    pointer: Any
+    row_step: Any
+    column_step: Any
+    height: Any
+    width: Any
+
+
+class _Part(NamedTuple):
+    """A task's rows of each block of A: from `first` on; block_rows, depth : sizes of a block; twice : of two levels"""
+
+    first: Any
+    rows: Any
+    block_rows: Any
+    depth: Any
+    twice: Any
+
+
+class _Blocks(NamedTuple):
+    """C, cut into blocks of rows x columns; parts : which of them each product is part of, see `product`"""
+
+    out: Any
+    rows: Any
+    columns: Any
+    parts: Any
+
+
+class _Place(NamedTuple):
+    """A tile's place in a block, and its size."""
+
+    row: Any
+    column: Any
+    rows: Any
+    columns: Any
+
+
+@jit
+def _sum_blocks(x: Any, block_rows: int, block_columns: int, terms: Any, rows: int, target: Any) -> None:
+    """target[0:rows] = a product's sum of the first rows of blocks of x.
+
+    x : _View; terms : two blocks, and the second's sign, 0 where there is none
+    target : Rows of block_columns and up to a register more
     """
-    first, second, sign = sums[product, 0], sums[product, 1], sums[product, 2]
+    first, second, sign = terms[0], terms[1], terms[2]
     for r in range(rows):
         for term in range(1 if sign == 0 else 2):
             block = second if term else first
             row, column = (block // 2) * block_rows + r, (block % 2) * block_columns
-            inside = width - column if row < height else 0
-            source = offset(x, row * lda + column * step)
-            _add_row(source, step, inside, sign if term else STORE, block_columns, offset(target, r * stride), one)
+            inside = x.width - column if row < x.height else 0
+            source = offset(x.pointer, row * x.row_step + column * x.column_step)
+            place = offset(target.pointer, r * target.stride)
+            _add_row(source, x.column_step, inside, sign if term else STORE, block_columns, place)
 
 
 @jit
-def _add_tile(tile: Any, nr: int, rows: int, columns: int, sign: int, target: Any, ldc: int, one: float) -> None:
-    """A part of a block of C (+)= sign * tile."""
-    factor = splat(-one if sign < 0 else one)
+def _rows_from(a: Any, row: int) -> Any:
+    """The rows of A from one on."""
+    lda, step = a.strides[0] // a.itemsize, a.strides[1] // a.itemsize
+    return _View(pointer(a, row * lda), lda, step, a.shape[0] - row, a.shape[1])
+
+
+@jit
+def _rows_of_product(product: int, a: Any, sums: Any, part: Any, halves: Any, copy: Any) -> Any:
+    """The task's rows of the product's sum of blocks of A, as Rows: of `copy`, or of `halves` where it is one block.
+
+    halves, copy : Rows of scratch memory; halves : of two levels, the outer sum, made with the first of its products
+    """
+    inner, outer = product % PRODUCTS, product // PRODUCTS
+    if not part.twice:
+        _sum_blocks(_rows_from(a, part.first), part.block_rows, part.depth, sums[inner], part.rows, copy)
+        return copy
+    if inner == 0:
+        for half in range(2):
+            top = half * part.block_rows + part.first
+            target = Rows(offset(halves.pointer, half * part.rows * halves.stride), halves.stride)
+            _sum_blocks(_rows_from(a, top), 2 * part.block_rows, 2 * part.depth, sums[outer], part.rows, target)
+    block = sums[inner, 0]
+    if sums[inner, 2] == 0:
+        place = (block // 2) * part.rows * halves.stride + (block % 2) * part.depth
+        return Rows(offset(halves.pointer, place), halves.stride)
+    # numpy.intp, not a literal, which would compile `_sum_blocks` once more.
+    view = _View(halves.pointer, halves.stride, np.intp(1), 2 * part.rows, 2 * part.depth)
+    _sum_blocks(view, part.rows, part.depth, sums[inner], part.rows, copy)
+    return copy
+
+
+@jit
+def _add_tile(tile: Any, rows: int, columns: int, sign: int, target: Any) -> None:
+    """A part of a block of C (+)= sign * tile. tile, target : Rows"""
+    factor = splat(element_at(tile.pointer, -1 if sign < 0 else 1))
     for r in range(rows):
-        for j in range(0, columns, lanes_at(tile)):
-            value, place = load_vector(offset(tile, r * nr + j)), offset(target, r * ldc + j)
+        for j in range(0, columns, lanes_at(tile.pointer)):
+            value = load_vector(offset(tile.pointer, r * tile.stride + j))
+            place = offset(target.pointer, r * target.stride + j)
             if sign != STORE:
-                value = fma(value, factor, load_some(place, columns - j, one))
+                value = fma(value, factor, load_some(place, columns - j, element_at(tile.pointer, 1)))
             store_some(place, value, columns - j)
 
 
 @jit
-def _place_in(out: Any, parts: Any, product: int, part: int, block_rows: int, block_columns: int) -> Any:
-    """(row, column, pointer) in out where the product's part-th block begins; beyond out for padding."""
-    row, column = parts[product, part, 0] * block_rows, parts[product, part, 1] * block_columns
-    return row, column, pointer(out, row * (out.strides[0] // out.itemsize) + column)
+def _place_in(blocks: Any, product: int, part: int) -> Any:
+    """(row, column, pointer) in C where the product's part-th block begins; beyond C for padding."""
+    row, column = blocks.parts[product, part, 0] * blocks.rows, blocks.parts[product, part, 1] * blocks.columns
+    return row, column, pointer(blocks.out, row * (blocks.out.strides[0] // blocks.out.itemsize) + column)
 
 
 @jit
-def _multiply_tile(
-    a: Any, lda: int, rows: int, b: Any, nr: int, columns: int, depth: int, ahead: Any, lines: int, tile: Any,
-    product: int, row: int, column: int, parts: Any, out: Any, block_rows: int, block_columns: int, one: float,
-) -> None:  # fmt: skip
-    """A [rows, depth] . B, added from [row, column] on to the blocks of C that the product is part of.
+def _multiply_tile(a: Any, b: Any, depth: int, ahead: Any, tile: Any, place: Any, product: int, blocks: Any) -> None:
+    """A [rows, depth] . B, added at a place to the blocks of C that the product is part of.
 
-    The micro-kernel asks for two places while it multiplies; a tile that goes to more is multiplied in as many parts.
+    a, b, tile : Rows; ahead : (the block of B to prefetch, cache lines with every UNROLL of k)
+    The micro-kernel prefetches two places of C while it multiplies; a tile that goes to more is multiplied in as many
+    parts.
     """
-    ldc, lanes = out.strides[0] // out.itemsize, lanes_at(tile)
-    inside = row * ldc + column  # a block
+    out, (beyond, lines) = blocks.out, ahead
+    ldc, lanes = out.strides[0] // out.itemsize, lanes_at(tile.pointer)
+    inside = place.row * ldc + place.column  # a block
     places = 1
-    while places < parts.shape[1] and parts[product, places, 2] != 0:
+    while places < blocks.parts.shape[1] and blocks.parts[product, places, 2] != 0:
         places += 1
     pairs = (places + 1) // 2
     for pair in range(pairs):
         k, k_end = depth * pair // pairs, depth * (pair + 1) // pairs
-        _, _, first = _place_in(out, parts, product, 2 * pair, block_rows, block_columns)
-        _, _, second = _place_in(out, parts, product, min(2 * pair + 1, places - 1), block_rows, block_columns)
+        _, _, first = _place_in(blocks, product, 2 * pair)
+        _, _, second = _place_in(blocks, product, min(2 * pair + 1, places - 1))
+        block = offset(beyond, k // UNROLL * lines * lanes)
         multiply_tile(
-            rows, -(-columns // lanes), k_end - k, offset(a, k), lda, offset(b, k * nr), nr, tile, nr, pair > 0, tile,
-            nr, offset(ahead, k // UNROLL * lines * lanes), lines, offset(first, inside), offset(second, inside), ldc,
-        )  # fmt: skip
+            place.rows,
+            -(-place.columns // lanes),
+            k_end - k,
+            Rows(offset(a.pointer, k), a.stride),
+            Rows(offset(b.pointer, k * b.stride), b.stride),
+            tile,
+            Start(pair > 0, tile.pointer, tile.stride),
+            Prefetch(block, lines, offset(first, inside), offset(second, inside), ldc),
+        )
     for part in range(places):
-        top, left, place = _place_in(out, parts, product, part, block_rows, block_columns)
-        high, wide = min(rows, out.shape[0] - top - row), min(columns, out.shape[1] - left - column)
+        top, left, target = _place_in(blocks, product, part)
+        high = min(place.rows, out.shape[0] - top - place.row)
+        wide = min(place.columns, out.shape[1] - left - place.column)
         if high > 0 and wide > 0:
-            _add_tile(tile, nr, high, wide, parts[product, part, 2], offset(place, inside), ldc, one)
+            _add_tile(tile, high, wide, blocks.parts[product, part, 2], Rows(offset(target, inside), ldc))
 
 
-def _make_multiply(element: Any) -> Kernel:
-    def multiply_blocks(
-        task: int, a: Any, panels: Any, sums: Any, parts: Any, out: Any, block_rows: int, block_columns: int,
-        row_parts: int, panel_parts: int,
-    ) -> None:  # fmt: skip
-        """C [+]= A . B: one of `row_parts` parts of each block's rows, and one of `panel_parts` of the panels.
+def multiply_blocks(task: int, a: Any, panels: Any, sums: Any, parts: Any, out: Any, block: Any, division: Any) -> None:
+    """C [+]= A . B: a part of each block's rows, times a part of the panels, of all products.
 
-        a : [M, K], any strides; panels : of `pack_sums`; sums, parts : see `strassen`; out : [M, N], adjacent elements
-        in a row, blocks of block_rows x block_columns
-        """
-        products, count, depth, nr = panels.shape
-        row_part, panel_part = task // panel_parts, task % panel_parts
-        row = block_rows * row_part // row_parts
-        rows = block_rows * (row_part + 1) // row_parts - row
-        first_panel, last_panel = count * panel_part // panel_parts, count * (panel_part + 1) // panel_parts
-        one = out.dtype.type(1)
-        line = CACHE_LINE // a.itemsize
-        lda, step = a.strides[0] // a.itemsize, a.strides[1] // a.itemsize
-        stride, wide = depth + line, 2 * depth + line  # so that rows do not share sets of L1
-        height = tile_rows(pointer(panels, 0))
-        tiles = -(-rows // height)
-        lines = -(-UNROLL * nr // lanes_at(pointer(panels, 0)) // max(1, tiles))  # the tiles ask for all of a panel
-        twice = products > PRODUCTS
-        tile = np.empty(height * nr + line, out.dtype)
-        copy = np.empty(rows * stride + 2 * line, out.dtype)
-        halves = np.empty(2 * rows * wide + 2 * line if twice else 0, out.dtype)
-        for product in range(products):
-            inner = product % PRODUCTS
-            if twice and inner == 0:
-                for half in range(2):
-                    top = half * block_rows + row
-                    _sum_blocks(
-                        pointer(a, top * lda), lda, step, a.shape[0] - top, a.shape[1], 2 * block_rows, 2 * depth, sums,
-                        product // PRODUCTS, rows, offset(aligned(halves), half * rows * wide), wide, one,
-                    )  # fmt: skip
-            rows_of_a, apart = aligned(copy), stride
-            if twice and sums[inner, 2] == 0:  # a block alone
-                block = sums[inner, 0]
-                rows_of_a, apart = offset(aligned(halves), (block // 2) * rows * wide + (block % 2) * depth), wide
-            elif twice:
-                _sum_blocks(
-                    aligned(halves), wide, np.intp(1), 2 * rows, 2 * depth, rows, depth, sums, inner, rows,
-                    aligned(copy), stride, one,
-                )  # fmt: skip
-            else:
-                _sum_blocks(
-                    pointer(a, row * lda), lda, step, a.shape[0] - row, a.shape[1], block_rows, depth, sums, inner,
-                    rows, aligned(copy), stride, one,
-                )  # fmt: skip
-            for panel in range(first_panel, last_panel):
-                b = pointer(panels, (product * count + panel) * depth * nr)
-                for t in range(tiles):
-                    top = t * height
-                    ahead = offset(b, (nr + t * lines * lanes_at(b) // UNROLL) * depth)
-                    _multiply_tile(
-                        offset(rows_of_a, top * apart), apart, min(height, rows - top), b, nr,
-                        min(nr, block_columns - panel * nr), depth, ahead, lines, aligned(tile), product, row + top,
-                        panel * nr, parts, out, block_rows, block_columns, one,
-                    )  # fmt: skip
+    a : [M, K], any strides; panels : of `pack_sums`; sums, parts : see `product`
+    out : [M, N], adjacent elements in a row, apart from a; block : (rows, columns) of a block of C
+    division : (parts of a block's rows, parts of the panels), a task each
+    """
+    products, count, depth, nr = panels.shape
+    row_parts, panel_parts = division
+    row_part, panel_part = task // panel_parts, task % panel_parts
+    row = block[0] * row_part // row_parts
+    rows = block[0] * (row_part + 1) // row_parts - row
+    first_panel, last_panel = count * panel_part // panel_parts, count * (panel_part + 1) // panel_parts
+    line, lanes = CACHE_LINE // a.itemsize, lanes_at(pointer(panels, 0))
+    part = _Part(row, rows, block[0], depth, products > PRODUCTS)
+    stride, wide = depth + line, 2 * depth + line  # so that rows do not share sets of L1
+    height = tile_rows(pointer(panels, 0))
+    tiles = -(-rows // height)
+    lines = -(-UNROLL * nr // lanes // max(1, tiles))  # the tiles prefetch all of a panel
+    tile = np.empty(height * nr + line, out.dtype)
+    copy = np.empty(rows * stride + 2 * line, out.dtype)
+    halves = np.empty(2 * rows * wide + 2 * line if part.twice else 0, out.dtype)
+    blocks = _Blocks(out, block[0], block[1], parts)
+    for product in range(products):
+        of_a = _rows_of_product(product, a, sums, part, Rows(aligned(halves), wide), Rows(aligned(copy), stride))
+        for panel in range(first_panel, last_panel):
+            b = Rows(pointer(panels, (product * count + panel) * depth * nr), nr)
+            for t in range(tiles):
+                top = t * height
+                ahead = (offset(b.pointer, (nr + t * lines * lanes // UNROLL) * depth), lines)
+                column = panel * nr
+                place = _Place(row + top, column, min(height, rows - top), min(nr, block[1] - column))
+                from_top = Rows(offset(of_a.pointer, top * of_a.stride), of_a.stride)
+                _multiply_tile(from_top, b, depth, ahead, Rows(aligned(tile), nr), place, product, blocks)
 
-    multiply_blocks.__name__ = f"multiply_blocks_{element}"
-    table = types.Array(types.intp, 2, "C", readonly=True), types.Array(types.intp, 3, "C", readonly=True)
+
+def _pack_kernel(element: Any) -> Kernel:
+    return kernel(types.Array(element, 2, "A", readonly=True), types.intp, element[:, :, :, ::1])(pack_sums)
+
+
+def _multiply_kernel(element: Any) -> Kernel:
+    pair = types.UniTuple(types.intp, 2)
     signature = (
-        types.Array(element, 2, "A", readonly=True), types.Array(element, 4, "C", readonly=True), *table,
-        types.Array(element, 2, "A"), *[types.intp] * 4,
-    )  # fmt: skip
+        types.Array(element, 2, "A", readonly=True),
+        types.Array(element, 4, "C", readonly=True),
+        types.Array(types.intp, 2, "C", readonly=True),
+        types.Array(types.intp, 3, "C", readonly=True),
+        types.Array(element, 2, "A"),
+        pair,
+        pair,
+    )
     return kernel(*signature, link=lambda: link_tile(element))(multiply_blocks)
 
 
 _ELEMENTS = {np.dtype(np.float32): float32, np.dtype(np.float64): float64}
 
 # By dtype.
-PACK_SUMS = {dtype: _make_pack(element) for dtype, element in _ELEMENTS.items()}
-MULTIPLY_BLOCKS = {dtype: _make_multiply(element) for dtype, element in _ELEMENTS.items()}
+PACK_SUMS = {dtype: _pack_kernel(element) for dtype, element in _ELEMENTS.items()}
+MULTIPLY_BLOCKS = {dtype: _multiply_kernel(element) for dtype, element in _ELEMENTS.items()}

@@ -33,16 +33,16 @@ from numpy.typing import NDArray
 
 from fastsedd_kernels.gemm.blocking import blocking
 from fastsedd_kernels.gemm.dot_products import COLUMNS
-from fastsedd_kernels.gemm.strassen.kernel import MULTIPLY_BLOCKS, PACK_SUMS, PANELS_A_TASK, PRODUCTS, STORE
+from fastsedd_kernels.gemm.strassen.kernel import MULTIPLY_BLOCKS, PACK_SUMS, PANELS_PER_TASK, PRODUCTS, STORE
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.arrays import aligned_empty
-from fastsedd_kernels.runtime.cpu import CACHE_LINE
+from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scratch import scratch
 from fastsedd_kernels.runtime.threads import get_num_threads
 
-MOST_LEVELS = 2
-MOST_COLUMNS = 4096  # of a slab
-_LEAST_ROWS = 32  # of a task, below which its reading of panels shows
+MAX_LEVELS = 2
+MAX_COLUMNS = 4096  # of a slab
+_MIN_ROWS = 32  # of a task, below which its reading of panels shows
 
 # Blocks are numbered 0 to 3: 11, 12, 21, 22. A's, by product: the first, the second and its sign, 0 where there is one.
 _SUMS_OF_A = ((0, 3, 1), (2, 3, 1), (0, 0, 0), (3, 0, 0), (0, 1, 1), (2, 0, -1), (1, 3, -1))
@@ -80,8 +80,8 @@ def blocks_of(levels: int, depth: int, columns: int, dtype: np.dtype[Any]) -> Bl
 
 
 def multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], levels: int) -> None:
-    """out [M, N] = a [M, K] . b [K, N], a slab of B at a time, of MOST_COLUMNS at most."""
-    (depth, width), columns = b.shape, min(b.shape[1], MOST_COLUMNS)
+    """out [M, N] = a [M, K] . b [K, N], a slab of B at a time, of MAX_COLUMNS at most."""
+    (depth, width), columns = b.shape, min(b.shape[1], MAX_COLUMNS)
     largest = blocks_of(levels, depth, columns, b.dtype)
     with scratch(math.prod(largest.shape), b.dtype) as memory:
         for first in range(0, width, columns):
@@ -112,7 +112,7 @@ def multiply_packed(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], le
 
 def _pack_slab(weight: NDArray[Any], blocks: Blocks, panels: NDArray[Any]) -> None:
     """weight : [N, K of the slab, or fewer], any strides"""
-    PACK_SUMS[weight.dtype](-(-blocks.panels // PANELS_A_TASK), weight, blocks.columns, panels)
+    PACK_SUMS[weight.dtype](-(-blocks.panels // PANELS_PER_TASK), weight, blocks.columns, panels)
 
 
 def _add_slab(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], blocks: Blocks, *, accumulate: bool) -> None:
@@ -120,7 +120,7 @@ def _add_slab(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], blocks: 
     rows = -(-len(a) // 2**blocks.levels)
     grid = _grid(get_num_threads(), rows, blocks, a.dtype)
     parts = _parts_of_c(blocks.levels, accumulate)
-    MULTIPLY_BLOCKS[a.dtype](grid[0] * grid[1], a, panels, _SUMS, parts, out, rows, blocks.columns, *grid)
+    MULTIPLY_BLOCKS[a.dtype](grid[0] * grid[1], a, panels, _SUMS, parts, out, (rows, blocks.columns), grid)
 
 
 def _grid(threads: int, rows: int, blocks: Blocks, dtype: np.dtype[Any]) -> tuple[int, int]:
@@ -128,7 +128,7 @@ def _grid(threads: int, rows: int, blocks: Blocks, dtype: np.dtype[Any]) -> tupl
     mc = blocking(limits(), blocks.depth, dtype)[0]
     parts = -(-rows // mc)
     parts = -(-parts // threads) * threads  # none waits for the last
-    parts = max(1, min(parts, rows // _LEAST_ROWS))
+    parts = max(1, min(parts, rows // _MIN_ROWS))
     return parts, min(blocks.panels, -(-threads // parts))
 
 
