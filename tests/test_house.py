@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"fastsedd": ROOT / "fastsedd", "fastsedd_kernels": ROOT / "kernels" / "fastsedd_kernels"}
 
 MAX_FUNCTION_LINES = 60
-MAX_PARAMETERS = 8  # without self and cls
+MAX_PARAMETERS = 8  # without self, cls, and the context that Numba hands to every intrinsic
 MAX_FILE_LINES = 400
 FORBIDDEN_OPENINGS = ("What", "That of", "Of", "As", "Those")
 
@@ -23,38 +23,11 @@ Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Interfaces of keywords that callers write by name, or that mirror another library's: any number of parameters.
 KEYWORD_INTERFACES = {
     "fastsedd.cluster.connect",  # the arguments of `fastsedd.load`, a scheduler and threads
-    "fastsedd_kernels.norm.kernel.layer_norm_rows",
     "fastsedd_kernels.sampling.api.sample_linear",
     "fastsedd_kernels.torch.functions._attention",  # torch's scaled_dot_product_attention
 }
 
 # Not yet within the rules. Nothing may join these; whoever mends one of them removes its line.
-LONG_FUNCTIONS = {
-    "fastsedd_kernels.gemm.strassen.kernel._make_multiply",
-    "fastsedd_kernels.sampling.api.sample_linear",
-}
-MANY_PARAMETERS = {
-    "fastsedd_kernels.attention.kernel._attend_block",
-    "fastsedd_kernels.attention.kernel._multiply_block",
-    "fastsedd_kernels.attention.kernel.attend",
-    "fastsedd_kernels.gemm.draw_epilogue.sum_tile",
-    "fastsedd_kernels.gemm.epilogue._apply",
-    "fastsedd_kernels.gemm.epilogue._copy",
-    "fastsedd_kernels.gemm.epilogue._finish_tile",
-    "fastsedd_kernels.gemm.epilogue.finish_tile",
-    "fastsedd_kernels.gemm.gemv._add_all_dots",
-    "fastsedd_kernels.gemm.gemv._add_along",
-    "fastsedd_kernels.gemm.gemv._add_products",
-    "fastsedd_kernels.gemm.gemv._dot_function.add_dots",
-    "fastsedd_kernels.gemm.macrokernel._multiply_panel",
-    "fastsedd_kernels.gemm.macrokernel.multiply_rectangle",
-    "fastsedd_kernels.gemm.microkernel._all_tiles",
-    "fastsedd_kernels.gemm.microkernel.multiply_tile",
-    "fastsedd_kernels.gemm.strassen.kernel._make_multiply.multiply_blocks",
-    "fastsedd_kernels.gemm.strassen.kernel._multiply_tile",
-    "fastsedd_kernels.gemm.strassen.kernel._sum_blocks",
-    "fastsedd_kernels.sampling.fused_head.choose_rows",
-}
 DOCSTRINGS = {
     "fastsedd.checkpoint.config_json.document",
     "fastsedd.config",
@@ -68,39 +41,6 @@ DOCSTRINGS = {
     "fastsedd.models.network.Precision",
     "fastsedd.models.network.Precision.facts",
     "fastsedd.models.network.Precision.head",
-    "fastsedd_kernels.attention.kernel._panel_columns",
-    "fastsedd_kernels.gemm.blocking.block_limits",
-    "fastsedd_kernels.gemm.blocking.plan",
-    "fastsedd_kernels.gemm.dot_products",
-    "fastsedd_kernels.gemm.dot_products.Arithmetic.prepare",
-    "fastsedd_kernels.gemm.dot_products._widest_of",
-    "fastsedd_kernels.gemm.dot_products.unit_of",
-    "fastsedd_kernels.gemm.draw_epilogue",
-    "fastsedd_kernels.gemm.epilogue",
-    "fastsedd_kernels.gemm.microkernel._Cursor",
-    "fastsedd_kernels.gemm.microkernel._Tile._group",
-    "fastsedd_kernels.gemm.microkernel._all_tiles",
-    "fastsedd_kernels.gemm.pack_b.panels_shape",
-    "fastsedd_kernels.gemm.reference.strassen_bound",
-    "fastsedd_kernels.gemm.strassen.kernel._seven_sums",
-    "fastsedd_kernels.gemm.strassen.product.Blocks",
-    "fastsedd_kernels.gemm.strassen.product.Blocks.shape",
-    "fastsedd_kernels.gemm.tuned_blocks._load",
-    "fastsedd_kernels.gemm.tuned_blocks.limits",
-    "fastsedd_kernels.runtime.arrays",
-    "fastsedd_kernels.runtime.arrays.groups_of_rows",
-    "fastsedd_kernels.runtime.arrays.output_rows_like",
-    "fastsedd_kernels.runtime.arrays.strided_output_like",
-    "fastsedd_kernels.runtime.capture",
-    "fastsedd_kernels.runtime.cpu",
-    "fastsedd_kernels.runtime.cpu.Unit",
-    "fastsedd_kernels.runtime.cpu.cpu_info",
-    "fastsedd_kernels.runtime.cpu.dot_unit",
-    "fastsedd_kernels.runtime.jit._InternalDispatcher",
-    "fastsedd_kernels.runtime.recording.Recording",
-    "fastsedd_kernels.sampling.reference.law_probabilities",
-    "fastsedd_kernels.simd.emit.integers_like",
-    "fastsedd_kernels.simd.emit.type_suffix",
     "fastsedd_kernels.torch.acceleration.Acceleration",
     "fastsedd_kernels.torch.acceleration.Acceleration.nbytes",
     "fastsedd_kernels.torch.fusion.Plan",
@@ -144,18 +84,18 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Number of parameters, where *args and **kwargs count as one each."""
     arguments = node.args
     names = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
-    own = names[1:] if names[:1] in (["self"], ["cls"]) else names
+    own = names[1:] if names[:1] in (["self"], ["cls"], ["typing_context"]) else names
     return len(own) + len(arguments.kwonlyargs) + (arguments.vararg is not None) + (arguments.kwarg is not None)
 
 
 def test_functions_are_short() -> None:
     long = {name for name, node in functions() if (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES}
-    assert long - LONG_FUNCTIONS == set()
+    assert long == set()
 
 
 def test_functions_have_few_parameters() -> None:
     many = {name for name, node in functions() if parameters(node) > MAX_PARAMETERS}
-    assert many - KEYWORD_INTERFACES - MANY_PARAMETERS == set()
+    assert many - KEYWORD_INTERFACES == set()
 
 
 def test_files_are_short() -> None:

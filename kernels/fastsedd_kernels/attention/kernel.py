@@ -252,7 +252,7 @@ def _rescale(top: Any, state: Any, sums: Any, width: int) -> None:
 
 @jit
 def _panel_columns(dim: int, some: Any) -> Any:
-    """Of keys and of values: the widest tile's where a head is as wide, so that no narrow tile, a slow one, is left."""
+    """NR of keys and of values: the widest tile's where a head is as wide, so that no narrow, slow tile is left."""
     widest = widest_columns(some)
     return widest if widest - lanes_at(some) < dim <= widest else tile_columns(some)
 

@@ -59,7 +59,7 @@ def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:
 
 
 def strassen_bound(a: ArrayLike, b: ArrayLike, levels: int, eps: float) -> float:
-    """What no element of Strassen's product errs by more than (Higham 2002, theorem 23.2, K in place of n)."""
+    """Bound on the error of every element of Strassen's product (Higham 2002, theorem 23.2, K in place of n)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     depth = a.shape[-1]
     half = -(-depth // 2**levels)

@@ -1,4 +1,4 @@
-"""What public kernels accept: conversion and checks of array arguments, with messages that name the argument."""
+"""Array arguments of public kernels: conversion and checks, with messages that name the argument."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _read(name: str, value: Any, dtype: DTypeLike | None) -> NDArray[Any]:
         return np.asarray(value)
     except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:  # whatever the owner raises
         raise ValueError(
-            f"{name} is {type(value).__name__}, which gives no NumPy array: {' '.join(str(error).split())}"
+            f"{name} is {type(value).__name__}, which cannot be converted to a NumPy array: "
+            f"{' '.join(str(error).split())}"
         ) from error
 
 
@@ -152,7 +153,7 @@ def output_like(
 
 
 def output_rows_like(name: str, out: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """As `output_like`, of rows that may be padded: of equally distant rows of adjacent elements."""
+    """`output_like` for rows that may be padded: equally far apart, their elements adjacent."""
     array = strided_output_like(name, out, shape)
     if not (_is_rows(array) and (array.flags.c_contiguous or array.strides[-1] == array.itemsize)):
         raise ValueError(f"{name} must have adjacent elements in a row, and rows that are equally far apart")
@@ -171,7 +172,7 @@ def _is_rows(array: NDArray[Any]) -> bool:
 def strided_output_like(
     name: str, out: NDArray[Any] | None, shape: tuple[int, ...], dtype: DTypeLike = np.float32
 ) -> NDArray[Any]:
-    """As `output_like`, of any strides that lead to different elements."""
+    """`output_like` for any strides that lead to different elements."""
     if out is None:
         return aligned_empty(shape, dtype)
     if type(out) is np.ndarray and out.flags.carray and out.shape == shape and out.dtype == dtype:
@@ -210,7 +211,7 @@ def _is_same(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def groups_of_rows(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """What broadcasts to `shape` = [..., N], as [G, N]: one row of it for each of G equal runs of the shape's rows.
+    """Broadcast to `shape` = [..., N], as [G, N]: one row for each of G equal runs of the shape's rows.
 
     A value that is constant over a sample's rows ([batch, 1, N]) is not repeated for each of them.
     Raises ValueError if it does not broadcast.

@@ -1,4 +1,4 @@
-"""What a function calls of this package, taken down: kernels, copies, checks of values."""
+"""Capture of a function's calls into this package: kernels, copies, checks of values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def capture(function: Callable[[], Any]) -> list[Call]:
 
 
 def is_recording() -> bool:
-    """Whether what this thread calls is being taken down."""
+    """Whether this thread's calls are being captured."""
     return _thread.calls is not None
 
 

@@ -33,7 +33,7 @@ _CALLED_FROM: dict[str, dict[str, Any]] = {
 
 
 class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
-    """Of a function without a wrapper for Python, in whose place a call would end the process."""
+    """The dispatcher of a function without a wrapper for Python: a call would end the process, and raises instead."""
 
     def __call__(self, *arguments: Any) -> None:
         raise TypeError(f"{self.__name__} is for kernels only: call it from an njit function")

@@ -27,7 +27,7 @@ _Arguments = tuple[Any, ...]
 
 
 class Recording:
-    """What `record` returns. Any thread may replay it, one at a time."""
+    """A recording of calls, made by `record`. Any thread may replay it, one at a time."""
 
     def __init__(self, calls: list[Call], given: tuple[NDArray[Any], ...]) -> None:
         self._given = _kinds(given)

@@ -3,7 +3,7 @@
 The scheduler may wake a worker on the core of the thread that wakes it. There it waits until its caller has finished,
 and is woken there again the next time: a program of short regions runs on one core while others idle. (Seen for seconds
 on end, on Linux 6.18 with two cores; it halves the speed.) Threads that never sleep avoid it, and starve those of other
-libraries. So the caller makes way until its workers have started, a worker that finds itself on its caller's core moves
+libraries. So the caller yields until its workers have started, a worker that finds itself on its caller's core moves
 off it, and the caller stays awake while they finish. Threads are not pinned: a worker's affinity is what it was, once
 it has moved. Each thread begins with its own tasks, whose data may be in its cache, and then takes what others have not
 begun: a worker that comes late holds nobody up. A region may have several steps; the next begins when all tasks of the
@@ -11,8 +11,8 @@ one before are done.
 
 A worker may also be held up in the middle of a task, for milliseconds, by another library's thread that spins on its
 core: OpenBLAS's do for 25 ms after a product. The caller, if it has waited in vain for a while, therefore sleeps for
-moments: a core that falls idle is given a thread that waits for another one. (Nobody wakes it earlier: it would come to
-itself on its worker's core, beside the thread that spins there, and the gain is lost. Measured.)
+moments: a core that falls idle is given a thread that waits for another one. (Nobody wakes it earlier: it would be
+rescheduled on its worker's core, beside the thread that spins there, and the gain would be lost. Measured.)
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _STARTED, _FINISHED, FAILED = 0, 8, 16
 COUNTERS = 24
 LINE = 8  # counters in a cache line
 
-# Times that a caller makes way for workers that have not started: each may give a slice to another program instead.
+# Times that a caller yields to workers that have not started: each may give a slice to another program instead.
 _PATIENCE = 2
-_LOOKS = 100  # at a counter, before making way
+_LOOKS = 100  # at a counter, before yielding
 _AWAKE = 20_000  # looks at a counter, some 130 µs, before falling asleep
 _NAP = 100  # microseconds
 
@@ -63,7 +63,7 @@ def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
 
 @jit
 def is_mine(place: int, counters: Any) -> Any:
-    """Whether the calling thread is the first to ask for the task whose counter is there."""
+    """Whether the calling thread is the first to claim the task whose counter is there."""
     return _count(pointer(counters, place), 1) == 0
 
 

@@ -41,8 +41,8 @@ class Law(NamedTuple):
     max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
     changes where a row jumps to, not how likely it is to jump. An infinite one takes the greatest.
 
-    log_scale : finite; floor, stay, slope : 0 or above; sharpness : above 0. Not checked, since a law may be an array that
-    changes between replays: outside of these ranges a row may have no positive weight, which is a ValueError.
+    log_scale : finite; floor, stay, slope : 0 or above; sharpness : above 0. Not checked, since a law may be an array
+    that changes between replays: outside of these ranges a row may have no positive weight, which is a ValueError.
     """
 
     log_scale: float = 0.0

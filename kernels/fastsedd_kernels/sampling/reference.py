@@ -42,7 +42,7 @@ def uniform_pair(seed: int, stream: int, block: int) -> tuple[float, float]:
 
 
 def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer], law: Law) -> NDArray[np.float64]:
-    """What `sample_linear` draws, and with which probabilities: [M, N + 1] of logits [M, N]; the last is to stay.
+    """Probabilities of `sample_linear`'s draws: [M, N + 1] of logits [M, N]; the last is to stay.
 
     Whatever its number, a row's own column has the probability to stay; itself it has none.
     """

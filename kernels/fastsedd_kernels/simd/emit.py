@@ -57,7 +57,7 @@ def multiply_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any, vector: ir.Vecto
 
 
 def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> None:
-    """Ask for the cache line at `pointer` to be in L2 when it is read, or owned by L1 when it is written.
+    """Prefetch the cache line at `pointer` into L2 to be read, or into L1, owned, to be written.
 
     Harmless beyond an array's end.
     """
@@ -69,7 +69,7 @@ def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> Non
 
 
 def type_suffix(vector: ir.VectorType) -> str:
-    """What LLVM's overloaded intrinsics call the type."""
+    """The type's name in LLVM's overloaded intrinsics."""
     return f"v{vector.count}f{8 * element_bytes(vector)}"
 
 
@@ -78,5 +78,5 @@ def element_bytes(vector: ir.VectorType) -> int:
 
 
 def integers_like(register: ir.VectorType) -> ir.VectorType:
-    """As many integers of the same width."""
+    """The vector of as many integers of the same width."""
     return ir.VectorType(ir.IntType(8 * element_bytes(register)), register.count)

@@ -135,7 +135,7 @@ def stream_vector(builder: Any, register: Any, target: Any, value: Any) -> None:
 
 @vector_function(types.void, (POINTER,))
 def prefetch_l2(builder: Any, register: Any, source: Any) -> None:
-    """Ask for a cache line to be in L2 when it is read."""
+    """Prefetch a cache line into L2."""
     prefetch(builder, source)
 
 

@@ -54,7 +54,7 @@ _SUMS = np.array(_SUMS_OF_A, np.intp)
 
 
 class Blocks(NamedTuple):
-    """What B [K, N] is cut into: `slabs` of K, `slab` deep, each of blocks [depth, columns], in `panels` panels."""
+    """Blocks of B [K, N]: `slabs` of K, `slab` deep, each of blocks [depth, columns], in `panels` panels."""
 
     levels: int
     slabs: int
@@ -66,7 +66,7 @@ class Blocks(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the panels of all products of a slab."""
+        """Shape of the panels of all products of a slab."""
         return PRODUCTS**self.levels, self.panels, self.depth, self.nr
 
 
