@@ -30,10 +30,10 @@ _LOG2_E = float32(1.4426950408889634)
 _LN2_HIGH = float32(-0.693359375)  # -ln 2 in two parts: the first has trailing zeros, so n * _LN2_HIGH is exact
 _LN2_LOW = float32(2.12194440e-4)
 _TO_WHOLE = float32(12582912.0)  # 1.5 * 2^23: adding and subtracting it rounds to a whole number
-_EXP_LEAST = float32(-86.64340)  # -125 ln 2
-_EXP_MOST = float32(88.72283)
+_EXP_MIN = float32(-86.64340)  # -125 ln 2
+_EXP_MAX = float32(88.72283)
 _INFINITY = float32(np.inf)
-_SILU_LEAST = float32(-89.0)  # e^89 is infinite
+_SILU_MIN = float32(-89.0)  # e^89 is infinite
 
 
 _expf = polynomial(
@@ -56,23 +56,23 @@ def _exp_within(x: Any) -> Any:
 @jit
 def exp(x: Any) -> Any:
     """e^x of a vector, within 2 ulp; 0 below -125 ln 2 (no subnormals), infinity above 88.72283, NaN for NaN."""
-    y = _exp_within(maximum(splat(_EXP_LEAST), minimum(splat(_EXP_MOST), x)))  # in this order a NaN stays one
-    y = where_less(x, splat(_EXP_LEAST), splat(_ZERO), y)
-    return where_less(splat(_EXP_MOST), x, splat(_INFINITY), y)
+    y = _exp_within(maximum(splat(_EXP_MIN), minimum(splat(_EXP_MAX), x)))  # in this order a NaN stays one
+    y = where_less(x, splat(_EXP_MIN), splat(_ZERO), y)
+    return where_less(splat(_EXP_MAX), x, splat(_INFINITY), y)
 
 
 _exp2 = polynomial(
     1.0000001192092896, 0.6931469440460205, 0.24022120237350464, 0.05550713464617729, 0.009675540961325169,
     0.0013276470126584172,
 )  # fmt: skip
-_EXP2_LEAST = float32(-126.0)
+_EXP2_MIN = float32(-126.0)
 _TO_EXPONENT = float32(12582912.0 + 127.0)  # as _TO_WHOLE, and the sum's lowest bits are the exponent of 2^n
 
 
 @jit
 def exp2_of_negative(x: Any) -> Any:
     """2^x of a vector that is nowhere above 0, within 4 ulp; 2^-126 below that, NaN for NaN. Half the work of `exp`."""
-    limited = maximum(splat(_EXP2_LEAST), x)  # in this order a NaN stays one
+    limited = maximum(splat(_EXP2_MIN), x)  # in this order a NaN stays one
     shifted = limited + _TO_EXPONENT
     return _exp2(limited - (shifted - _TO_EXPONENT)) * power_of_two_of_sum(shifted)
 
@@ -126,5 +126,5 @@ def gelu_tanh(x: Any) -> Any:
 @jit
 def silu_vector(x: Any) -> Any:
     """x * sigmoid(x) of a vector; its error is what `silu` says."""
-    limited = maximum(splat(_SILU_LEAST), x)  # the quotient of two infinities would be NaN
-    return limited / (_exp_within(minimum(splat(-_EXP_LEAST), limited) * -_ONE) + _ONE)
+    limited = maximum(splat(_SILU_MIN), x)  # the quotient of two infinities would be NaN
+    return limited / (_exp_within(minimum(splat(-_EXP_MIN), limited) * -_ONE) + _ONE)

@@ -54,4 +54,4 @@ def embedding(
 def _check_range(indices: NDArray[Any], rows: int) -> None:
     least, most = int(indices.min()), int(indices.max())
     if least < 0 or most >= rows:
-        raise ValueError(f"tokens has {least if least < 0 else most}, allowed are 0 to {rows - 1}")
+        raise ValueError(f"tokens has {least if least < 0 else most}, allowed: 0 to {rows - 1}")

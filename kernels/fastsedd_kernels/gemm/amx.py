@@ -61,7 +61,7 @@ def open_tiles(builder: ir.IRBuilder) -> None:
 
 
 def close_tiles(builder: ir.IRBuilder) -> None:
-    """Give them back."""
+    """Release the thread's tile registers."""
     _call(builder, "tilerelease")
 
 

@@ -119,7 +119,10 @@ def _add_products(typing_context: Any, few: Any, b: Any, ahead: Any, registers: 
 
 
 def add_rows(task: int, few: Any, b: Any, out: Any, tasks: int) -> None:
-    """The task's columns of out; b : [K, N] with adjacent elements in a row."""
+    """The task's columns of out = few . b, summed in b's dtype in the order of K.
+
+    few : [m, K], contiguous, m <= FEW_ROWS; b : [K, N], adjacent elements in a row; out : [m, N], any strides, apart
+    """
     rows, depth = few.shape
     columns, lanes = b.shape[1], lanes_at(pointer(out, 0))
     begin, last = columns * task // tasks, columns * (task + 1) // tasks
@@ -204,7 +207,10 @@ _add_some_dots, _add_dots = _dot_function(_TOGETHER), _dot_function(1)
 
 
 def dot_columns(task: int, few: Any, columns: Any, out: Any, tasks: int) -> None:
-    """The task's columns of out; columns : [N, K], those of B, with adjacent elements in each."""
+    """The task's columns of out = few . columns.T, in `lanes` partial sums per element, folded in a fixed order.
+
+    few : [m, K], contiguous; columns : [N, K], those of B, adjacent elements in each; out : [m, N], any strides, apart
+    """
     rows, depth = few.shape
     lanes = lanes_at(pointer(out, 0))
     memory = np.empty((2 * rows + 1) * 4 * lanes, out.dtype)

@@ -106,7 +106,7 @@ def _runs_on_amx(element: Any) -> bool:
     return unit_of(element) is Unit.AMX
 
 
-# MR and NR; and the columns of the widest tile.
+# MR and NR, and the columns of the widest tile: constants.
 tile_rows = _of_element(types.intp, lambda _, element: scalar.index(SHAPES[element].rows))
 tile_columns = _of_element(
     types.intp, lambda _, element: scalar.index(SHAPES[element].vectors * emit.lanes_of(element))
@@ -115,7 +115,7 @@ widest_columns = _of_element(
     types.intp, lambda _, element: scalar.index(WIDEST[element].vectors * emit.lanes_of(element))
 )
 
-# Before the first `multiply_tile` of a task, and after its last: what the element's unit needs.
+# To be called before the first `multiply_tile` of a task, and after its last: they set up the element's unit.
 open_tiles = _of_element(
     types.void, lambda builder, element: amx.open_tiles(builder) if _runs_on_amx(element) else None
 )

@@ -1,4 +1,4 @@
-"""A linear layer's weight, prepared once: as panels, in the dtype that it is multiplied in."""
+"""A linear layer's weight, packed once: as panels, in the dtype that it is multiplied in."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fastsedd_kernels.runtime.scalar import pointer
 
 ROWS_PER_TASK = 64
 
-_MOST = np.float32(127.0)  # of a signed byte, with as much below zero
+_MAX_BYTE = np.float32(127.0)  # of a signed byte, with as much below zero
 
 
 @dataclass(frozen=True)
 class PackedWeight:
     """A linear layer's weight in panels, read-only: made by `pack`, taken by `linear`.
 
-    panels : [ceil(outputs / NR), depth, NR], of words where several short numbers make one (`arithmetic`); with
+    panels : [ceil(outputs / NR), depth, NR], of words where several narrow numbers make one (`dot_products`); with
         Strassen's products, those of `strassen.pack_sums`
     shape : (outputs, inputs) as the weight had it
     dtype : "float32", "float64", "bfloat16" or "int8"
-    quantisation : of int8, what `epilogue` calls scales and corrections; else empty
+    quantisation : of int8, the scales and corrections of `epilogue.Int8Epilogue`; else empty
     strassen : levels of Strassen's products that it is multiplied by; 0 for none
     """
 
@@ -47,7 +47,7 @@ class PackedWeight:
 
 
 def pack(weight: ArrayLike, dtype: str = "float32", strassen: int = 0) -> PackedWeight:
-    """Pack a linear layer's weight for `linear`: do it once a weight, then multiply by it many times.
+    """Pack a linear layer's weight for `linear`: once per weight, then multiply by it many times.
 
     weight : float32 [outputs, inputs] as in torch.nn.Linear, any strides; float64 for that dtype
     dtype : how it is stored and multiplied. "bfloat16": rounded to nearest even. "int8": each output's weights in steps
@@ -58,7 +58,7 @@ def pack(weight: ArrayLike, dtype: str = "float32", strassen: int = 0) -> Packed
     finite.
     """
     if dtype not in _STORED:
-        raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _STORED))}")
+        raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, _STORED))}")
     array = as_array("weight", weight, np.float64 if dtype == "float64" else np.float32)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"weight has shape {array.shape}, must be [outputs, inputs] with elements")
@@ -100,11 +100,11 @@ def _rounded(weight: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def _quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
-    """[N, K] as words [N, ceil(K / 4)] of signed bytes; each row's step; what corrects A's bytes for having no sign."""
+    """[N, K] as words [N, ceil(K / 4)] of signed bytes; each row's step; corrections for A's bytes having no sign."""
     largest = np.abs(weight).max(axis=1)
     if not np.isfinite(largest).all():
         raise ValueError("weight holds a NaN or an infinity, which int8 cannot")
-    scale = np.divide(_MOST, largest, out=np.zeros_like(largest), where=largest > 0)
+    scale = np.divide(_MAX_BYTE, largest, out=np.zeros_like(largest), where=largest > 0)
     whole = np.zeros((len(weight), 4 * whole_words(weight.shape[1], types.int32)), np.int8)
     whole[:, : weight.shape[1]] = np.rint(weight * scale[:, None].astype(np.float64))
-    return whole.view(np.int32), largest / _MOST, -ZERO_POINT * whole.sum(axis=1, dtype=np.int32)
+    return whole.view(np.int32), largest / _MAX_BYTE, -ZERO_POINT * whole.sum(axis=1, dtype=np.int32)

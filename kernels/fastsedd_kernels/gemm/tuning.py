@@ -21,7 +21,7 @@ TILES = (8, 16, 24, 32, 48, 64, 96)
 
 # M, K, N of linear layers, whose operands together are many times the size of a second-level cache.
 _SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 1024, 4096), (1024, 4096, 1024))
-_LEAST_GAIN = 1.01  # below it the rule stands: a smaller gain is as likely luck
+_MIN_GAIN = 1.01  # below it the rule stands: a smaller gain is as likely luck
 _ROUNDS = 7
 
 
@@ -49,7 +49,7 @@ def tune(progress: Callable[[int, int], None] = lambda done, total: None) -> Tun
         if done == len(DEPTHS) - 1:
             candidates += [Limits(tiles, best.depth) for tiles in TILES if tiles != DEFAULT.tiles]
         measured = _speed_over_default(candidates[done], calls)
-        if measured > max(gain, _LEAST_GAIN):
+        if measured > max(gain, _MIN_GAIN):
             best, gain = candidates[done], measured
         progress(done + 1, total)
     return Tuned(best, gain, store(best))

@@ -23,7 +23,7 @@ def as_array(name: str, value: ArrayLike, *dtypes: DTypeLike) -> NDArray[Any]:
 
     NumPy arrays, anything with `__array__` or DLPack on the CPU, and nested lists of numbers come in; lists and
     Python numbers become the first dtype. Elements that do not lie at multiples of their size are copied. Raises
-    ValueError for another dtype: silent conversions cost a copy a call; and for what gives no such array: a tensor on
+    ValueError for another dtype: silent conversions cost a copy per call; and for what gives no such array: a tensor on
     another device, or one that requires a gradient.
     """
     if type(value) is np.ndarray and value.dtype in (dtypes or _FLOAT32) and value.flags.aligned:

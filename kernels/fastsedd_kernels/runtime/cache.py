@@ -196,7 +196,7 @@ def _is_open_to_all(folder: Path) -> bool:
 
 
 class KernelCache:
-    """One function's machine code in `folder`, as its dispatcher asks for it: a context within which it is compiled.
+    """One function's machine code in `folder`, as its dispatcher requests it: a context within which it is compiled.
 
     A broken file is a miss, and a disk that is full or cannot be written costs a compilation next time, not this run.
     folder : None keeps nothing; on_miss() is called when there is something to compile, or to wait for

@@ -154,9 +154,9 @@ def set_num_threads(count: int) -> None:
     Raises ValueError when count is out of that range. Results do not depend on it.
     """
     global _threads
-    most = numba.config.NUMBA_NUM_THREADS
-    if not isinstance(count, (int, np.integer)) or not 1 <= count <= most:
-        raise ValueError(f"threads is {count!r}, allowed are 1 to {most}")
+    largest = numba.config.NUMBA_NUM_THREADS
+    if not isinstance(count, (int, np.integer)) or not 1 <= count <= largest:
+        raise ValueError(f"threads is {count!r}, allowed: 1 to {largest}")
     _threads = int(count)
 
 

@@ -1,4 +1,4 @@
-"""One categorical draw a row by exponential races (Gumbel-max): argmax over j of p[j] / E[j], E exponential."""
+"""One categorical draw per row by exponential races (Gumbel-max): argmax over j of p[j] / E[j], E exponential."""
 
 from __future__ import annotations
 
@@ -54,10 +54,15 @@ def _draw(row: Any, seed: Any, stream: Any, official: bool) -> int:
     types.boolean, types.int32[::1],
 )  # fmt: skip
 def draw_rows(task: int, probabilities: Any, seed: Any, streams: Any, official: bool, out: Any) -> None:
-    """out[r] = a draw from probabilities[r], with the random numbers of stream streams[r]."""
+    """out[r] = a draw from probabilities[r], with the random numbers of stream streams[r].
+
+    probabilities : float32 [M, V], contiguous; seed : uint64; streams : uint64 [M]; out : int32 [M], apart from all
+    Races are float64 (official: float32). An index is -1 where no weight is positive.
+    """
     for r in range(task * _ROWS_PER_TASK, min((task + 1) * _ROWS_PER_TASK, out.size)):
         out[r] = _draw(probabilities[r], seed, streams[r], official)
 
 
 def tasks_for(rows: int) -> int:
+    """Tasks that `draw_rows` shares so many rows into."""
     return -(-rows // _ROWS_PER_TASK)

@@ -142,7 +142,7 @@ def test_attention_in_bfloat16(shape: tuple[int, ...], causal: bool) -> None:
 
 def test_attention_refuses_other_dtypes() -> None:
     q = normal(0, 1, 2, 3)
-    with pytest.raises(ValueError, match="dtype is 'int8', allowed are 'float32', 'bfloat16'"):
+    with pytest.raises(ValueError, match="dtype is 'int8', allowed: 'float32', 'bfloat16'"):
         fk.attention(q, q, q, dtype="int8")
 
 

@@ -124,7 +124,7 @@ def _add_slab(a: NDArray[Any], panels: NDArray[Any], out: NDArray[Any], blocks: 
 
 
 def _grid(threads: int, rows: int, blocks: Blocks, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Into how many parts the rows of a block, and its panels, are cut: a task is one of each."""
+    """Parts of a block's rows and of its panels, as numbers: a task is one of each."""
     mc = blocking(limits(), blocks.depth, dtype)[0]
     parts = -(-rows // mc)
     parts = -(-parts // threads) * threads  # none waits for the last
