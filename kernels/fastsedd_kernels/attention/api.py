@@ -11,7 +11,8 @@ from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, strided_output_like
 from fastsedd_kernels.runtime.threads import get_num_threads
 
-_PANELS = {"float32": np.empty(0, np.float32), "bfloat16": np.empty(0, np.uint32)}
+# dtypes of the products, and an empty array of each one's panels.
+PANELS = {"float32": np.empty(0, np.float32), "bfloat16": np.empty(0, np.uint32)}
 
 
 def attention(
@@ -36,8 +37,8 @@ def attention(
     Raises ValueError for a wrong dtype or shape. Source: Vaswani et al. 2017; in blocks with a running maximum, Milakov
     and Gimelshein 2018, Dao et al. 2022.
     """
-    if dtype not in _PANELS:
-        raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, _PANELS))}")
+    if dtype not in PANELS:
+        raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, PANELS))}")
     q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
     shapes = f"{q.shape}, {k.shape} and {v.shape}"
     for name, part in (("q", q), ("k", k)):
@@ -64,7 +65,7 @@ def _attend(
     q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], scale: np.float32, causal: bool,
     out: NDArray[np.float32], dtype: str,
 ) -> None:  # fmt: skip
-    panels = _PANELS[dtype]
+    panels = PANELS[dtype]
     heads, block = q.shape[0] * q.shape[1], query_block(panels.dtype)
     shares = _shares(heads, q.shape[2], block)
     tasks = min(get_num_threads(), heads * shares)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from fastsedd_kernels.attention.api import attention
+from fastsedd_kernels.attention.api import PANELS, attention
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.runtime.inside_numba import (
     as_given,
@@ -31,9 +31,7 @@ def _attention(
     for name, each in (("q", q), ("k", k), ("v", v)):
         require(name, each, (4,))
     require_out(out, (4,))
-    words = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint32)}[
-        constant("dtype", dtype, ("float32", "bfloat16"))
-    ]
+    words = PANELS[constant("dtype", dtype, tuple(PANELS))].dtype
     call, block, like = _attend[words], query_block(words), words.type
     target = or_new(out, np.float32)
     factor = register_jitable(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.activation.table import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.blocking import blocking, plan, threads_to_pack_and_multiply
+from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, blocking, plan, threads_to_pack_and_multiply
 from fastsedd_kernels.gemm.epilogue import ROWS_PER_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
@@ -39,8 +39,6 @@ from fastsedd_kernels.runtime.threads import get_num_threads
 
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
-
-MAX_COLUMNS = 4096  # of a packed slab in `matmul`: with KC rows, 16 MiB of float32
 
 
 def linear(

@@ -15,6 +15,7 @@ from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY, SHAPES
 from fastsedd_kernels.gemm.tuned_blocks import Limits, limits
 from fastsedd_kernels.runtime.cpu import cpu_info, isa
 
+MAX_COLUMNS = 4096  # of a packed slab of B: with KC rows, 16 MiB of float32
 ENOUGH_ROWS = 96  # of a task
 _SHARE_OF_A, _SHARE_OF_C = isa().blocks.share_of_a, isa().blocks.share_of_c  # of L2
 _MAX_PIECES = 8  # of a thread's rectangle

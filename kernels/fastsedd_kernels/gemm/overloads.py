@@ -19,8 +19,8 @@ from numba.extending import (
 )
 
 from fastsedd_kernels.activation.table import ACTIVATIONS
-from fastsedd_kernels.gemm.api import MAX_COLUMNS, linear, matmul
-from fastsedd_kernels.gemm.blocking import block_limits, blocks
+from fastsedd_kernels.gemm.api import linear, matmul
+from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, block_limits, blocks
 from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
 from fastsedd_kernels.gemm.pack_b import PACK, PANELS_PER_TASK

@@ -6,12 +6,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsedd_kernels.runtime.cache import cache_parent
+from fastsedd_kernels.runtime.cache import cache_parent, write_whole
 from fastsedd_kernels.runtime.cpu import cpu_info, isa
 
 _MAX = 1 << 16
@@ -63,12 +62,7 @@ def store(chosen: Limits) -> Path:
     path = _path()
     if path is None:
         raise OSError("tuned blocks cannot be stored: set FASTSEDD_CACHE_DIR to a folder of your own")
-    incomplete = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
-    try:
-        incomplete.write_text(json.dumps(dataclasses.asdict(chosen)), encoding="utf-8")
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
+    write_whole(path, json.dumps(dataclasses.asdict(chosen)).encode())
     _current = chosen
     return path
 

@@ -233,7 +233,7 @@ class KernelCache:
         try:
             # Without its annotated source, which nothing reads and Python may fail to find.
             contents = dumps(compiled._replace(type_annotation="")._reduce())
-            _write_whole(self._folder / self._name(signature), hashlib.sha256(contents).digest() + contents)
+            write_whole(self._folder / self._name(signature), hashlib.sha256(contents).digest() + contents)
         except OSError as error:
             _warn_once(f"compiled kernels are not kept in {self._folder}: {error.strerror}")
         except Exception as error:  # of Numba's or Python's own, in a version that we do not know
@@ -274,7 +274,7 @@ class KernelCache:
         return f"{function.__name__}-{hashed.hexdigest()[:16]}{SUFFIX}"
 
 
-def _write_whole(path: Path, contents: bytes) -> None:
+def write_whole(path: Path, contents: bytes) -> None:
     """Write a file that takes its name once it is complete."""
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".incomplete", delete=False) as file:
         try:

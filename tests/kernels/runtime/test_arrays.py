@@ -59,7 +59,7 @@ def test_an_out_that_nobody_would_see_is_refused() -> None:
 
 
 def test_what_gives_no_array_is_refused() -> None:
-    with pytest.raises(ValueError, match="x is OnlyDLPack, which gives no NumPy array: "):
+    with pytest.raises(ValueError, match="x is OnlyDLPack, which cannot be converted to a NumPy array: "):
         fk.softmax(OnlyDLPack(X, (2, 0)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="x has dtype complex64, allowed: float32"):
         fk.softmax(X.astype(np.complex64))
@@ -71,9 +71,9 @@ def test_tensors_come_in_without_a_copy_and_are_written_to() -> None:
     found = fk.gelu(tensor, out=out)
     np.testing.assert_array_equal(np.asarray(out), fk.gelu(X))
     assert found.ctypes.data == out.data_ptr()
-    with pytest.raises(ValueError, match=r"x is Tensor, which gives no NumPy array: .*requires grad"):
+    with pytest.raises(ValueError, match=r"x is Tensor, which cannot be converted to a NumPy array: .*requires grad"):
         fk.gelu(tensor.requires_grad_())
-    with pytest.raises(ValueError, match=r"x is Tensor, which gives no NumPy array: .*BFloat16"):
+    with pytest.raises(ValueError, match=r"x is Tensor, which cannot be converted to a NumPy array: .*BFloat16"):
         fk.gelu(torch.zeros(3, dtype=torch.bfloat16))
 
 

@@ -160,7 +160,7 @@ def test_changed_sources_and_settings_are_compiled_anew(tmp_path: Path) -> None:
     copy = tmp_path / "fastsedd_kernels"
     shutil.copytree(Path(fk.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     assert silu_in_a_process(tmp_path / "cache", PYTHONPATH=str(tmp_path)) == ("loaded", where)
-    constants = copy / "runtime" / "cpu.py"
+    constants = copy / "runtime" / "machines.py"
     source = constants.read_text(encoding="utf-8")
     constants.write_text(source.replace("CACHE_LINE = 64", "CACHE_LINE = 128"), encoding="utf-8")
     assert constants.read_text(encoding="utf-8") != source

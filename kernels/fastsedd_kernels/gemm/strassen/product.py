@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd_kernels.gemm.blocking import blocking
+from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, blocking
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.strassen.kernel import MULTIPLY_BLOCKS, PACK_SUMS, PANELS_PER_TASK, PRODUCTS, STORE
 from fastsedd_kernels.gemm.tuned_blocks import limits
@@ -41,7 +41,6 @@ from fastsedd_kernels.runtime.scratch import scratch
 from fastsedd_kernels.runtime.threads import get_num_threads
 
 MAX_LEVELS = 2
-MAX_COLUMNS = 4096  # of a slab
 _MIN_ROWS = 32  # of a task, below which its reading of panels shows
 
 # Blocks are numbered 0 to 3: 11, 12, 21, 22. A's, by product: the first, the second and its sign, 0 where there is one.
