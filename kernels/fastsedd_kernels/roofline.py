@@ -83,12 +83,13 @@ def read(task: int, array: Any, results: Any) -> None:
 
 
 def peak_flops(dtype: str = "float32", seconds: float = _BURST) -> float:
-    """Operations a second of fused multiply-adds in registers, on as many threads as kernels may use.
+    """Operations per second of fused multiply-adds in registers, on as many threads as kernels may use.
 
     dtype : "float32" or "float64"; seconds : how long to measure, in short bursts, of which the median counts
+    Raises ValueError for another dtype.
     """
     if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype is {dtype!r}, allowed: 'float32' and 'float64'")
+        raise ValueError(f"dtype is {dtype!r}, allowed: 'float32', 'float64'")
     threads = get_num_threads()
     results = np.empty((threads, 16), dtype)
     operations = 2 * _CHAINS * lanes_of(float32 if results.itemsize == 4 else float64) * threads

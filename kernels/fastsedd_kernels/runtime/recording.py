@@ -48,10 +48,12 @@ class Recording:
         return self._count
 
     def replay(self, *arrays: NDArray[Any]) -> None:
-        """Do again what was recorded, with what the same arrays hold now. Raises what a check of values raises.
+        """Repeat the recorded calls, with what the same arrays hold now.
 
         arrays : in place of those that `record` was given, as many, of their shapes and dtypes, C-contiguous, and as
             far apart from each other and from the rest as those were
+        Raises ValueError for arrays of other shapes or dtypes, or not C-contiguous, and for values that a recorded
+        check refuses.
         """
         kinds = _kinds(arrays)
         if kinds != self._given:
