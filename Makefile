@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help generate test lint bench report clean
+.PHONY: help generate test test-pythons lint bench report clean
 
 help:
 	@echo 'make generate   write a text with the shipped model    ARGS="--steps 64 --seed 7"'
 	@echo 'make test       run the tests                          ARGS="-k gemm"'
+	@echo 'make test-pythons  some tests on every Python there is  ARGS="tests/kernels"'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure against other libraries        ARGS="-k linear"'
 	@echo 'make report     BENCHMARKS.md from benchmarks/results/'
@@ -23,6 +24,10 @@ generate: $(VENV)/run.stamp
 
 test: $(VENV)/test.stamp
 	@$(BIN)/pytest $(ARGS)
+
+# Environments of their own, .venv-3.10 to .venv-3.14.
+test-pythons:
+	@.ci/pythons $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
@@ -41,7 +46,7 @@ report: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastsedd kernels tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is as new as the installation it stands for. What is said goes to stderr: stdout is the program's own.
