@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from fastsedd.checkpoint import layout
-from fastsedd.config import ModelConfig, NoiseConfig
+from fastsedd.architectures import registry
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.config import NoiseConfig
 
 Run = Callable[[], np.ndarray]
 
@@ -33,12 +34,12 @@ OURS = "fastsedd"
 _GEOMETRIC, _LOGLINEAR = NoiseConfig("geometric"), NoiseConfig("loglinear")
 MODELS = {
     "annotated": ModelConfig(
-        architecture="annotated", graph="uniform", noise=_GEOMETRIC, scale_by_sigma=False, tokens=65, width=384,
-        blocks=6, heads=6, cond_dim=64, length=256, characters=None,
+        family=registry.find("annotated"), graph="uniform", noise=_GEOMETRIC, tokens=65, width=384, blocks=6, heads=6,
+        cond_dim=64, length=256,
     ),
     "SEDD small": ModelConfig(
-        architecture="ddit", graph="absorb", noise=_LOGLINEAR, scale_by_sigma=True, tokens=50257, width=768,
-        blocks=12, heads=12, cond_dim=128, length=1024, characters=None,
+        family=registry.find("ddit"), graph="absorb", noise=_LOGLINEAR, scale_by_sigma=True, tokens=50257, width=768,
+        blocks=12, heads=12, cond_dim=128, length=1024,
     ),
 }  # fmt: skip
 
@@ -47,7 +48,7 @@ def weights(config: ModelConfig) -> dict[str, np.ndarray]:
     """Random ones: matrices and biases small, norms near one, so that scores are of order one."""
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, shape in layout.shapes(config).items():
+    for name, shape in config.tensor_shapes.items():
         values = rng.standard_normal(shape, dtype=np.float32)
         small = len(shape) == 2 or name.endswith("bias")
         tensors[name] = np.float32(0.05) * values if small else 1 + np.float32(0.05) * values
@@ -118,9 +119,10 @@ def prepare(engine: str, config: ModelConfig, batch: int, dtype: str, task: str 
 
 def _ours(config: ModelConfig, tensors: Any, tokens: np.ndarray, sigma: np.ndarray, dtype: str) -> Run:
     from fastsedd import models
+    from fastsedd.scoring import Scoring
 
-    forward = models.Forward(models.build(config, tensors, dtype), *tokens.shape)
-    return lambda: forward(tokens, sigma[:1])
+    scoring = Scoring.of(models.build(config, tensors, dtype), *tokens.shape)
+    return lambda: scoring(tokens, sigma[:1])
 
 
 RUN_STEPS = 128
@@ -139,14 +141,15 @@ def _our_step(config: ModelConfig, batch: int) -> Run:
     from fastsedd.diffusion.graph import Absorb
     from fastsedd.diffusion.predictor import ANALYTIC
     from fastsedd.diffusion.sampler import draw_streams
+    from fastsedd.scoring import Scoring
 
-    forward = models.Forward(models.build(config, calibrated_weights(config)), batch, config.length)
+    scoring = Scoring.of(models.build(config, calibrated_weights(config)), batch, config.length)
     first = _grid().predictor[0]
     tokens = np.full((batch, config.length), config.tokens, np.int32)
     rows, law = np.arange(tokens.size), ANALYTIC.law(Absorb(config.tokens), first)
     streams = draw_streams(np.arange(batch, dtype=np.uint64), 1, config.length).reshape(-1)
     seeds = iter(range(1 << 30))
-    return lambda: forward.draw(tokens, first.sigma, rows, law, next(seeds), streams).reshape(tokens.shape)
+    return lambda: scoring.draw(tokens, first.sigma, rows, law, next(seeds), streams).reshape(tokens.shape)
 
 
 class _OurRun:
@@ -157,9 +160,10 @@ class _OurRun:
 
         with tempfile.TemporaryDirectory() as folder:
             # In a process of its own, whose memory is not counted.
-            code = f"write_checkpoint({config!r}, {folder!r})"
+            name = next(name for name, each in MODELS.items() if each == config)
+            code = f"from engines import *; write_checkpoint(MODELS[{name!r}], {folder!r})"
             subprocess.run(
-                [sys.executable, "-c", f"from engines import *; from fastsedd.config import *; {code}"],
+                [sys.executable, "-c", code],
                 check=True,
                 cwd=Path(__file__).parent,
             )

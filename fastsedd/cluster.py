@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import fastsedd_kernels
 
 from fastsedd import __version__
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import Dtype
-from fastsedd.config import ModelConfig
 from fastsedd.engine import Model
 from fastsedd.errors import UnavailableError
 from fastsedd.loading import load, name_of

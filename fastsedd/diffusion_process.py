@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastsedd.choices import PREDICTORS, Predictor
-from fastsedd.config import FittedTimes, ModelConfig
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.choices import PREDICTORS
+from fastsedd.config import FittedTimes
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.grid_sampler import GridSampler
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
@@ -37,14 +38,11 @@ class DiffusionProcess:
     def sampler(self, request: Request) -> GridSampler:
         """Raises ValueError, naming the argument, for a predictor or a grid that this model does not have."""
         generation = request.generation(self.config.generation)
-        choice = request.choice(self._own_predictor(), generation.temperature)
+        choice = request.choice(self.config.family.predictor, generation.temperature)
         if choice.predictor == "ddpm" and not self.config.normalised:
             allowed = ", ".join(repr(each) for each in PREDICTORS if each != "ddpm")
             raise ValueError(f"predictor is 'ddpm', allowed for this model: {allowed}")
         return GridSampler(self.graph, self._time_grid(request, generation.steps), choice)
-
-    def _own_predictor(self) -> Predictor:
-        return "ddpm" if self.config.architecture == "mdlm" else "analytic"
 
     def _time_grid(self, request: Request, steps: int) -> TimeGrid:
         if isinstance(request.grid, FittedTimes):

@@ -9,17 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.batching import BatchSize
 from fastsedd.choices import Dtype, check_integer
-from fastsedd.config import FittedTimes, ModelConfig
+from fastsedd.config import FittedTimes
 from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.grid_sampler import Network as SampledNetwork
 from fastsedd.diffusion.sampler import Batch, Sampler
 from fastsedd.diffusion_process import DiffusionProcess
 from fastsedd.given import Layout
 from fastsedd.models import Forward, Network
+from fastsedd.models.workspace import bytes_per_position
 from fastsedd.request import MAX_SAMPLES, OnStep, Options, Request, check_batch_size, shows_options
 from fastsedd.results import Evaluation, Result, Sample
+from fastsedd.scoring import Scoring
+from fastsedd.vocabulary import ByState, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,14 +51,16 @@ class Model:
         self.stored_dtype = read.stored_dtype
         self.parameters = read.config.parameters
         self.tokenizer = tokenizer
-        self._network: Network = models.build(read.config, read.tensors, dtype)
+        self._vocabulary = Vocabulary.of(read.config)
+        tensors = ByState(read.tensors, read.config.family.states, self._vocabulary)
+        self._network: Network = models.build(read.config, tensors, dtype)
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self.path = read.path
         self.assumed = read.assumed
         self.fitted: FittedTimes | None = read.grid
         self._process = DiffusionProcess.of(read.config, read.grid)
         self._layout = Layout(read.config, tokenizer)
-        self._idle: dict[tuple[int, ...], Forward] = {}  # the last small one of `log_score`, for the same shape
+        self._idle: dict[tuple[int, ...], Scoring] = {}  # the last small one of `log_score`, for the same shape
 
     def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
         """Log of p(y) / p(x) for every token y at each position.
@@ -73,13 +79,13 @@ class Model:
             raise ValueError(f"sigma has shape {noise.shape}, must be {given.shape[:1]}, finite and above 0")
         distinct = noise[:1] if (noise == noise[0]).all() else noise  # samples that share it are conditioned once
         shape = (*given.shape, len(distinct))
-        forward = self._idle.pop(shape, None) or Forward(self._network, *shape)
-        log_score = forward(given, distinct)
-        if forward.nbytes > _BATCH_BYTES:
-            return log_score
+        scoring = self._idle.pop(shape, None) or Scoring.of(self._network, *shape)
+        log_score = scoring(self._vocabulary.to_states(given), distinct)
+        if scoring.nbytes > _BATCH_BYTES:
+            return self._vocabulary.columns_by_id(log_score)
         self._idle.clear()
-        self._idle[shape] = forward
-        return log_score.copy()
+        self._idle[shape] = scoring
+        return self._vocabulary.columns_by_id(log_score.copy())
 
     def profile(self) -> dict[str, float]:
         """Seconds that each kernel takes in one forward of one text, by its name."""
@@ -115,7 +121,7 @@ class Model:
 
         Raises ValueError at once for what this model cannot do.
         """
-        given = self._layout.given(request)
+        given = self._vocabulary.to_states(self._layout.given(request))
         sampler = self._process.sampler(request)
         most = self._batch_size(len(given)) if request.batch_size is None else request.batch_size
         size = BatchSize(most, measured=request.batch_size is None)
@@ -125,20 +131,20 @@ class Model:
         self, request: Request, given: NDArray[np.int32], sampler: Sampler[SampledNetwork], size: BatchSize,
         on_step: OnStep | None,
     ) -> Iterator[Sample]:  # fmt: skip
-        forwards = _Forwards(self._network, len(given))
+        scorings = _Scorings(self._network, len(given))
         steps = request.generation(self.config.generation).steps
         done = 0
         while done < len(request.wanted):
             indices = request.wanted[done : done + size.next(len(request.wanted) - done)]
             done += len(indices)
             taken: list[float] = []
-            for record in sampler.run(forwards(len(indices)), Batch(indices, request.seed, given)):
+            for record in sampler.run(scorings(len(indices)), Batch(indices, request.seed, given)):
                 taken.append(record.seconds)
                 if on_step is not None:
-                    on_step(record.step, record.steps, _read_only_copy(record.tokens))
+                    on_step(record.step, record.steps, _read_only_copy(self._vocabulary.to_ids(record.tokens)))
             size.note(len(indices), taken)
             seconds = sum(taken) / len(indices)
-            for index, row in zip(indices, record.tokens, strict=True):
+            for index, row in zip(indices, self._vocabulary.to_ids(record.tokens), strict=True):
                 yield Sample(self.tokenizer.decode(row), row, request.seed, index, steps, seconds)
 
     def evaluate(
@@ -163,9 +169,9 @@ class Model:
         if len(tokens) == 0:
             raise ValueError("text has no tokens, allowed: 1 or more")
         length = min(len(tokens), self.config.length)
-        windows = tokens[: len(tokens) // length * length].reshape(-1, length)
+        windows = self._vocabulary.to_states(tokens[: len(tokens) // length * length].reshape(-1, length))
         by_window = likelihood.bound(
-            _Forwards(self._network, length).log_score, self._process.graph, self._process.noise, windows,
+            _Scorings(self._network, length).log_score, self._process.graph, self._process.noise, windows,
             times=times, seed=seed, batch_size=self._scoring_batch_size(batch_size, length), progress=progress,
         )  # fmt: skip
         ends = likelihood.ends(self._process.graph, self._process.noise)
@@ -204,14 +210,14 @@ class Model:
                 progress(done, total)
 
         written = [each.tokens for each in self.run(request, lambda step, steps, tokens: count(len(tokens)))]
-        forwards = _Forwards(self._network, self.config.length)
+        scorings = _Scorings(self._network, self.config.length)
 
         def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
             count(len(tokens))
-            return forwards.log_score(tokens, np.array([sigma]))
+            return scorings.log_score(tokens, np.array([sigma]))
 
         times = gridfit.fit_times(
-            log_score, self._process.graph, self._process.noise, np.stack(written),
+            log_score, self._process.graph, self._process.noise, self._vocabulary.to_states(np.stack(written)),
             nodes=nodes, seed=seed, batch_size=size,
             temperature=request.generation(self.config.generation).temperature,
         )  # fmt: skip
@@ -226,21 +232,21 @@ class Model:
 
     def _batch_size(self, length: int, scores: int = 0) -> int:
         """How many texts of this length fit the scratch memory; scores : log scores kept of each position."""
-        bytes_per_sample = 4 * length * (10 * self.config.width + scores)
+        bytes_per_sample = length * (bytes_per_position(self.config) + 4 * scores)
         return max(1, _BATCH_BYTES // bytes_per_sample)
 
 
-class _Forwards:
+class _Scorings:
     """Forward passes of texts of one length: the last one's memory is used again for as many texts and sigmas."""
 
     def __init__(self, network: Network, length: int) -> None:
         self._network, self._length = network, length
-        self._last: Forward | None = None
+        self._last: Scoring | None = None
         self._shape = (0, 0)
 
-    def __call__(self, texts: int, sigmas: int = 1) -> Forward:
+    def __call__(self, texts: int, sigmas: int = 1) -> Scoring:
         if self._last is None or self._shape != (texts, sigmas):
-            self._last, self._shape = Forward(self._network, texts, self._length, sigmas), (texts, sigmas)
+            self._last, self._shape = Scoring.of(self._network, texts, self._length, sigmas), (texts, sigmas)
         return self._last
 
     def log_score(self, tokens: NDArray[np.int32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import is_integer
-from fastsedd.config import ModelConfig
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.request import FixedTokens, Request
 from fastsedd.text import Tokenizer
@@ -37,7 +37,7 @@ class Layout:
             given = templates.lay_out(
                 request.template, lambda part: self.encode("template", part), length, self.config.length, FREE
             )
-        return given if request.fixed is None else _with_fixed(given, request.fixed, self.config.tokens)
+        return given if request.fixed is None else _with_fixed(given, request.fixed, self.config)
 
     def encode(self, name: str, text: str) -> NDArray[np.int32]:
         """Tokens of an argument's text. Raises ValueError, naming the argument."""
@@ -63,7 +63,7 @@ class Layout:
         return given
 
 
-def _with_fixed(given: NDArray[np.int32], fixed: FixedTokens, tokens: int) -> NDArray[np.int32]:
+def _with_fixed(given: NDArray[np.int32], fixed: FixedTokens, config: ModelConfig) -> NDArray[np.int32]:
     """Given tokens, with more of them; where both say something they must agree."""
     if fixed.length not in (None, len(given)):
         raise ValueError(f"fixed has {fixed.length} positions, allowed: {len(given)}, the length")
@@ -71,8 +71,10 @@ def _with_fixed(given: NDArray[np.int32], fixed: FixedTokens, tokens: int) -> ND
     for position, token in fixed.pairs:
         if not 0 <= position < len(given):
             raise ValueError(f"fixed has position {position}, allowed: 0 to {len(given) - 1}")
-        if not FREE <= token < tokens:
-            raise ValueError(f"fixed has token {token}, allowed: 0 to {tokens - 1}, or {FREE} where free")
+        if not FREE <= token < config.vocab_size or token == config.mask_id:
+            mask = "" if config.mask is None else f" but the mask, {config.mask}"
+            last = config.tokens - (not mask)
+            raise ValueError(f"fixed has token {token}, allowed: 0 to {last}{mask}, or {FREE} where free")
         if token == FREE:
             continue
         if given[position] not in (FREE, token):

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
 
 from fastsedd.choices import GRIDS, Draw, Dtype, Grid, Predictor, check_integer, check_one_of, check_seed, is_integer
-from fastsedd.config import MOST_STEPS, FittedTimes, GenerationConfig
+from fastsedd.config import MAX_STEPS, FittedTimes, GenerationConfig
 from fastsedd.diffusion.choice import Choice
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Request:
         if self.batch_size is not None:
             check_batch_size(self.batch_size)
         if self.steps is not None:
-            check_integer("steps", self.steps, 1, MOST_STEPS)
+            check_integer("steps", self.steps, 1, MAX_STEPS)
         check_seed(self.seed)
         self.choice("analytic", 1.0)  # which checks the settings of a step
         if not isinstance(self.grid, FittedTimes):

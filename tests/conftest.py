@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fastsedd.checkpoint import layout
-from fastsedd.config import ModelConfig, NoiseConfig
+from fastsedd.architectures import registry
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.config import NoiseConfig
 
 fk.set_num_threads(max(2, fk.get_num_threads()))
 
@@ -30,14 +31,14 @@ def small_config(architecture: str = "ddit", graph: str = "absorb", **changes: o
     sizes = {"tokens": 5, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "length": 12, "characters": "\nabcd"}
     scaled = architecture == "ddit" and graph == "absorb"
     process = {"noise": noise, "scale_by_sigma": scaled, "time_conditioning": architecture not in ("mdlm", "radd")}
-    return ModelConfig(**{"architecture": architecture, "graph": graph, **process, **sizes, **changes})
+    return ModelConfig(**{"family": registry.find(architecture), "graph": graph, **process, **sizes, **changes})
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> Tensors:
     """Norms near one, matrices and biases small: activations and scores of order one."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in layout.shapes(config).items():
+    for name, shape in config.tensor_shapes.items():
         values = rng.standard_normal(shape)
         if len(shape) == 2:
             tensors[name] = 0.05 * values

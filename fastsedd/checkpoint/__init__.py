@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import bare, config_json, grid_json, hub, hydra_config, layout, location, mask, weights
 from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
-from fastsedd.config import FittedTimes, ModelConfig
+from fastsedd.config import FittedTimes
 from fastsedd.errors import CheckpointError
 
 __all__ = ["Checkpoint", "find_tokenizer", "read"]
@@ -66,11 +67,11 @@ def read(
     if heads is not None and heads != config.heads:
         where = found.config or found.weights
         raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
-    mask.check(config, found.config or found.weights, found.weights.parent)
+    config = mask.read(config, found.weights.parent)
     layout.check(found.weights, config, shapes)
     grid_path = found.weights.with_name(grid_json.NAME)
     grid = grid_json.read(grid_path) if grid_path.exists() else None
-    tensors = {name: stored[name] for name in layout.shapes(config)}
+    tensors = {name: stored[name] for name in config.tensor_shapes}
     for name, tensor in tensors.items():
         tensor.check_dtype(name)
     return Checkpoint(config, tensors, found.weights, found.tokenizer, grid, assumed)
@@ -89,7 +90,7 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
         return location.tokenizer_in(hub.fetch_tokenizer(GPT2, offline=offline))
     path = Path(source)
     if _exists(path) and not path.is_dir():
-        mask.check_files(read.config, (path,))
+        mask.check(read.config, (path,))
         return (path,)
     if source != "" and _exists(path):  # a folder
         folder = path
@@ -101,7 +102,9 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
     files = location.tokenizer_in(folder)
     if not files:
         raise CheckpointError(f"{source}: holds no tokenizer, allowed: tokenizer.json, or vocab.json and merges.txt")
-    mask.check(read.config, folder, folder)
+    mask.check(
+        read.config, tuple(file for name in ("tokenizer.json", *mask.FILES) if (file := folder / name).is_file())
+    )
     return files
 
 

@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastsedd.checkpoint import config_json, layout
-from fastsedd.config import ModelConfig, NoiseConfig
+from fastsedd.architectures.annotated import Annotated
+from fastsedd.architectures.base import ModelConfig, Shapes
+from fastsedd.checkpoint import config_json
+from fastsedd.config import NoiseConfig
 from fastsedd.errors import CheckpointError
 from fastsedd.text.characters import TINY_SHAKESPEARE
 
@@ -43,7 +45,7 @@ class Bare(NamedTuple):
     assumed: str
 
 
-def read(path: Path, shapes: layout.Shapes, beside: Mapping[str, Any], heads: int | None) -> Bare:
+def read(path: Path, shapes: Shapes, beside: Mapping[str, Any], heads: int | None) -> Bare:
     """beside : what the file holds besides its tensors; heads : as requested, of which the file may state no other.
 
     Raises CheckpointError where the file says otherwise, or its heads cannot be known.
@@ -56,7 +58,7 @@ def read(path: Path, shapes: layout.Shapes, beside: Mapping[str, Any], heads: in
     if None not in (stated, heads) and stated != heads:
         raise CheckpointError(f"{path}: states {stated} heads, but {heads} were requested")
     known = stated if heads is None else heads
-    guess = layout.infer_annotated(path, shapes, known or 1)
+    guess = config_json.checked(path, lambda: Annotated().from_shapes(shapes, known or 1))
     sizes = {name: getattr(guess, name) for name in _SIZES}
     configs = [place for place in places if any(alias in place for alias in _HEADS)]
     for name, aliases in _SIZES.items():

@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import config_json, small_file
-from fastsedd.config import ModelConfig
 from fastsedd.errors import CheckpointError, UnavailableError
 
 MAX_BYTES = 1 << 16
@@ -20,9 +18,7 @@ _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 def read(path: Path) -> ModelConfig:
     """Read and check it. Raises CheckpointError, naming the key; UnavailableError where PyYAML is not installed."""
     content = small_file.content(path, MAX_BYTES)
-    return config_json.checked(
-        path, lambda: config_json.model_config(msgspec.convert(_load(path, content), config_json.Stored))
-    )
+    return config_json.from_document(path, _load(path, content))
 
 
 def _load(path: Path, content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""Which token is a model's mask, as the files beside its weights state it: here it is the last one, or it is refused.
+"""The mask's id, as the tokenizer's files beside the weights state it.
 
 SEDD and RADD add a mask behind their tokens. MDLM does too where the tokenizer has none, and else takes the
 tokenizer's: BERT's [MASK] is 103 of 30,522.
@@ -6,13 +6,15 @@ tokenizer's: BERT's [MASK] is 103 of 30,522.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.mdlm import BERT_MASK
 from fastsedd.checkpoint import small_file
-from fastsedd.config import ModelConfig
 from fastsedd.errors import CheckpointError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -20,7 +22,6 @@ SPECIAL_TOKENS = "special_tokens_map.json"
 BERT_VOCABULARY = "vocab.txt"
 FILES = (TOKENIZER_CONFIG, SPECIAL_TOKENS, BERT_VOCABULARY)
 
-BERT_MASK = 103
 _BERT_SIZES = (30522, 28996)  # of bert-base-uncased and -cased
 _NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>")
 _MAX_TOKENIZER = 1 << 26  # bytes
@@ -49,36 +50,38 @@ class _Tokenizer(msgspec.Struct):
     model: _Model = msgspec.field(default_factory=_Model)
 
 
-def check(config: ModelConfig, where: Path, folder: Path) -> None:
-    """Raise CheckpointError where a model's mask is stated to be another token than its last.
+def read(config: ModelConfig, folder: Path) -> ModelConfig:
+    """The config with the mask that the files beside the weights state, if its own document states none.
 
-    where : what states the config; folder : where its tokenizer's files are, as far as there are any
+    The first of tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt to name one decides.
+    Without any, a vocabulary of BERT's size has BERT's mask. Only MDLM takes a mask from its tokenizer.
     """
-    if config.architecture != "mdlm":
-        return
-    present = [folder / name for name in ("tokenizer.json", *FILES) if (folder / name).is_file()]
-    if check_files(config, tuple(present)) is None and not present and config.vocab_size in _BERT_SIZES:
-        refuse(f"{where}: its vocab_size, {config.vocab_size}, is BERT's", BERT_MASK, config.vocab_size)
+    if config.architecture != "mdlm" or config.mask is not None:
+        return config
+    present = tuple(folder / name for name in ("tokenizer.json", *FILES) if (folder / name).is_file())
+    found = find(present)
+    if found is None and not present and config.vocab_size in _BERT_SIZES:
+        found = BERT_MASK
+    if found is None or found == config.mask_id:
+        return config
+    try:
+        return replace(config, mask=found)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: its tokenizer's {error}") from None
 
 
-def check_files(config: ModelConfig, files: tuple[Path, ...]) -> int | None:
-    """The mask that a tokenizer's files state, None where they state none. Raises CheckpointError for another than the
-    model's."""
-    if config.architecture != "mdlm":
-        return None
+def check(config: ModelConfig, files: tuple[Path, ...]) -> None:
+    """Raise CheckpointError where these tokenizer files state another mask than the model's."""
+    found = find(files) if config.architecture == "mdlm" else None
+    if found not in (None, config.mask_id):
+        raise CheckpointError(f"{files[0]}: its mask is token {found}, but the model's is {config.mask_id}")
+
+
+def find(files: tuple[Path, ...]) -> int | None:
+    """The mask that a tokenizer's files state, None where they state none."""
     names = [name for file in files if (name := _stated_name(file)) is not None]
-    for file in files:
-        token = _find(file, (*names, *_NAMES))
-        if token is not None:
-            if token != config.mask_token:
-                refuse(f"{file}", token, config.vocab_size)
-            return token
-    return None
-
-
-def refuse(where: str, token: int, vocab_size: int) -> None:
-    """Raise CheckpointError for a mask in the midst of the tokens."""
-    raise CheckpointError(f"{where}: the mask is token {token}, allowed: the last of {vocab_size}, {vocab_size - 1}")
+    found = (_find(file, (*names, *_NAMES)) for file in files)
+    return next((token for token in found if token is not None), None)
 
 
 def _stated_name(file: Path) -> str | None:

@@ -22,7 +22,7 @@ def show(facts: Facts) -> None:
 def of_model(model: Model) -> Facts:
     """A checkpoint: architecture, sizes, process, and what it is computed in."""
     config = model.config
-    mask = "" if config.mask_token is None else " and a mask"
+    mask = "" if config.mask_id is None else f" and a mask, {config.mask_id}"
     assumed = ", assumed: the file does not say (--heads N)" if model.assumed else ""
     sigma = f", sigma {config.noise.sigma_min:g} to {config.noise.sigma_max:g}"
     return [
@@ -36,6 +36,7 @@ def of_model(model: Model) -> Facts:
         ("heads", f"{config.heads} of {config.head_dim}{assumed}"),
         ("length", f"{config.length} tokens"),
         ("vocabulary", f"{config.tokens} tokens{mask}"),
+        ("predicts", config.output),
         ("tokenizer", model.tokenizer.description),
         ("graph", config.graph),
         ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),

@@ -43,7 +43,7 @@ def denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> Ab
     from fastsedd import display
 
     if watch:
-        return display.denoising_view(num_samples, model.tokenizer, model.config.mask_token)
+        return display.denoising_view(num_samples, model.tokenizer, model.config.mask_id)
     return display.denoising_bar(num_samples)
 
 

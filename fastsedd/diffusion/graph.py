@@ -33,9 +33,6 @@ class Graph(Protocol):
     def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
         """Draw from the distribution at infinite noise: int32 shaped as ``streams``, one counter stream a position."""
 
-    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
-        """exp(-dsigma Q) score, in which p(y) is taken at sigma - dsigma: float64 [..., V] (equation 19)."""
-
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         """Probability that noise dsigma moves y to x, for each state y: int32 [...] to float64 [..., V]."""
 
@@ -119,10 +116,6 @@ class Uniform:
 
     def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
         return (uniform(seed, streams) * self.tokens).astype(np.int32)
-
-    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
-        mean: NDArray[np.float64] = score.mean(axis=-1, keepdims=True)
-        return math.exp(dsigma) * score - math.expm1(dsigma) * mean
 
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         jump = self._jump_probability(dsigma)
@@ -228,11 +221,6 @@ class Absorb:
 
     def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
         return np.full(streams.shape, self.mask, dtype=np.int32)
-
-    def staggered_score(self, score: NDArray[np.float64], dsigma: float) -> NDArray[np.float64]:
-        staggered = math.exp(dsigma) * score
-        staggered[..., self.mask] -= math.expm1(dsigma) * score.sum(axis=-1)
-        return staggered
 
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         transition = np.zeros((*tokens.shape, self.vocab_size))

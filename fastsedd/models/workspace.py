@@ -1,4 +1,4 @@
-"""Memory of one forward pass, made once a request and used in every step of it."""
+"""Memory of one forward pass, allocated once per request and used in every step of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.config import FREQUENCIES, ModelConfig
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.config import FREQUENCIES
 
 Floats = NDArray[np.float32]
 
@@ -18,8 +19,8 @@ Floats = NDArray[np.float32]
 class Rows:
     """The positions that the end of a network still works on, each by itself: all of them, or some.
 
-    attended : what attention has made of them in the last block, before its projection; x : the residual stream;
-    normed, hidden : scratch memory. All are [..., width], hidden [..., 4 width]; attended and normed may be one.
+    attended : the output of attention in the last block, before its projection; x : the residual stream;
+    normed, hidden : scratch memory. All are [..., stream], hidden [..., hidden]; attended and normed may be one.
     """
 
     attended: Floats
@@ -30,11 +31,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Inputs: tokens : intp [B, L]; sinusoids : [S, FREQUENCIES], of noise that all samples share (S = 1) or of each
+    """All arrays of a forward pass.
+
+    Inputs: tokens : intp [B, L]; sinusoids : [S, FREQUENCIES], of noise that all samples share (S = 1) or of each
     sample (S = B).
 
-    Between them and the end, x, normed, attended : [B, L, width]; qkv : [B, L, 3 width]; hidden : [B, L, 4 width];
-    modulation : [S, shifts, scales and gates of all layers].
+    Between them and the end, x, normed, attended : [B, L, stream]; qkv : [B, L, qkv]; hidden : [B, L, hidden];
+    modulation : [S, modulation], shifts, scales and gates of all layers; see `architectures.base.Widths`.
     """
 
     tokens: NDArray[np.intp]
@@ -55,11 +58,11 @@ class Workspace:
         def array(width: int) -> NDArray[Any]:
             return fk.aligned_empty((batch, length, width))
 
-        width = config.width
+        stream, qkv, hidden, modulation = config.widths
         return cls(
             np.empty((batch, length), np.intp), np.empty((sigmas, FREQUENCIES), np.float32),
-            fk.aligned_empty((sigmas, config.modulations * width)),
-            array(width), array(width), array(width), array(3 * width), fk.padded_empty((batch, length, 4 * width)),
+            fk.aligned_empty((sigmas, modulation)),
+            array(stream), array(stream), array(stream), array(qkv), fk.padded_empty((batch, length, hidden)),
         )  # fmt: skip
 
     def all_rows(self) -> Rows:
@@ -68,11 +71,19 @@ class Workspace:
     def gather(self, chosen: NDArray[np.intp]) -> Rows:
         """Copies of the chosen positions, as if B L of them were one text: intp [n]. By kernels alone.
 
-        They lie in the memory of qkv and normed, which nothing needs any more.
+        They lie in the memory of qkv and normed, which are no longer needed.
         """
         count, width = len(chosen), self.x.shape[-1]
-        normed, hidden = self.normed.reshape(-1, width)[:count], self.hidden.reshape(-1, 4 * width)[:count]
+        batch, length, inner = self.hidden.shape
+        hidden = self.hidden.reshape(batch * length, inner)[:count]
+        normed = self.normed.reshape(-1, width)[:count]
         x = self.qkv.reshape(-1)[: count * width].reshape(count, width)
         fk.embedding(chosen, self.attended.reshape(-1, width), out=normed)
         fk.embedding(chosen, self.x.reshape(-1, width), out=x)
         return Rows(normed, x, normed, hidden)
+
+
+def bytes_per_position(config: ModelConfig) -> int:
+    """Scratch memory of one position of one text, without its share of the modulation."""
+    widths = config.widths
+    return 4 * (3 * widths.stream + widths.qkv + widths.hidden)

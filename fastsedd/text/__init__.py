@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.config import ModelConfig
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.text.byte_pairs import BytePairs
 from fastsedd.text.characters import CharacterTokenizer
 from fastsedd.text.token_ids import TokenIds
@@ -31,5 +31,7 @@ class Tokenizer(Protocol):
 def choose(config: ModelConfig, files: tuple[Path, ...] = ()) -> Tokenizer:
     """The tokenizer of these files; without any, the one that a model's config tells of, or else token ids."""
     if files:
-        return BytePairs(files, config.tokens)
-    return TokenIds(config.tokens) if config.characters is None else CharacterTokenizer(config.characters)
+        return BytePairs(files, config.tokens, config.mask)
+    if config.characters is None:
+        return TokenIds(config.tokens, config.mask)
+    return CharacterTokenizer(config.characters)

@@ -17,15 +17,18 @@ MAX_BYTES = 1 << 26
 
 
 class BytePairs:
-    """Text of any characters, in pieces of a vocabulary. The id `tokens` is the mask's."""
+    """Text of any characters, in pieces of a vocabulary, with ids 0 to `tokens`, of which one is the mask's."""
 
-    def __init__(self, files: tuple[Path, ...], tokens: int) -> None:
-        """files : tokenizer.json, or vocab.json and merges.txt; tokens : of the model, the mask not counted.
+    def __init__(self, files: tuple[Path, ...], tokens: int, mask: int | None = None) -> None:
+        """files : tokenizer.json, or vocab.json and merges.txt; tokens : of the model, the mask not counted
+
+        mask : its id, the last one if None
 
         Raises CheckpointError for files that hold no tokenizer, UnavailableError where the library is not installed.
         """
         self._tokenizer = _load(files)
         self._tokens = tokens
+        self._mask = tokens if mask is None else mask
         self.description = f"byte pairs of {files[0]}"
 
     def encode(self, text: str) -> NDArray[np.int32]:
@@ -36,7 +39,9 @@ class BytePairs:
         except UnicodeEncodeError as error:
             raise ValueError(f"character {text[error.start]!r} at position {error.start} is not text") from None
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        if max(ids, default=0) >= self._tokens:
+        if self._mask in ids:
+            raise ValueError(f"a piece of the text is the mask, token {self._mask}")
+        if max(ids, default=0) > self._tokens - (self._mask == self._tokens):
             raise ValueError(f"a piece of the text has the token {max(ids)}, allowed: 0 to {self._tokens - 1}")
         kept = self._decode(ids)
         if kept != text:
@@ -46,7 +51,7 @@ class BytePairs:
     def decode(self, tokens: NDArray[np.int32], mask: str = "_") -> str:
         """The text of tokens, int32 [n]; those that are not whole characters are shown as U+FFFD."""
         ids = np.asarray(tokens)
-        masked = np.flatnonzero(ids == self._tokens)
+        masked = np.flatnonzero(ids == self._mask)
         pieces = np.split(ids, np.stack([masked, masked + 1], 1).reshape(-1))
         return "".join(mask if i % 2 else self._decode(piece.tolist()) for i, piece in enumerate(pieces))
 

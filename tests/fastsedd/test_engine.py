@@ -200,13 +200,13 @@ class MostConfidentFirst:
 
 def test_an_order_of_commitment_is_a_sampler_too(monkeypatch, write_checkpoint, make_config) -> None:
     model = fastsedd.load(write_checkpoint(make_config("mdlm", "absorb")))
-    monkeypatch.setattr(DiffusionProcess, "sampler", lambda self, request: MostConfidentFirst(self.config.mask_token))
+    monkeypatch.setattr(DiffusionProcess, "sampler", lambda self, request: MostConfidentFirst(self.config.mask_id))
     states: list[np.ndarray] = []
     result = model.generate(
         "abc", suffix="d", num_samples=3, seed=1, on_step=lambda step, steps, tokens: states.append(tokens)
     )
     assert all(text.startswith("abc") and text.endswith("d") and len(text) == 12 for text in result.texts)
-    assert [int((tokens == model.config.mask_token).sum(axis=1).max()) for tokens in states] == list(range(7, -1, -1))
+    assert [int((tokens == model.config.mask_id).sum(axis=1).max()) for tokens in states] == list(range(7, -1, -1))
     assert model.generate("abc", suffix="d", num_samples=3, seed=1, batch_size=1).texts == result.texts
 
 

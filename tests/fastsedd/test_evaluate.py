@@ -10,12 +10,12 @@ from pathlib import Path
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
+import reference_scores
 from click.testing import CliRunner, Result
 
 import fastsedd
 from fastsedd import cli
 from fastsedd.diffusion import likelihood
-from fastsedd.models import reference
 
 TEXT = "abcd\nabba\ndada\ncab\nbad\nabcdabcd\n"  # 32 tokens: two windows of 12, and a rest of 8
 
@@ -76,7 +76,7 @@ def test_it_is_the_bound_of_the_reference_network(model, config, make_tensors) -
     windows = model.tokenizer.encode(TEXT[:24]).reshape(2, 12)
     tensors = make_tensors(config)
     expected = likelihood.bound(
-        lambda tokens, sigma: reference.log_score(config, tensors, tokens, sigma),
+        lambda tokens, sigma: reference_scores.log_score(config, tensors, tokens, sigma),
         model._process.graph, model._process.noise, windows, times=4, seed=0, batch_size=8,
     )  # fmt: skip
     np.testing.assert_allclose(model.evaluate(TEXT, times=4).by_window, expected, rtol=1e-5)

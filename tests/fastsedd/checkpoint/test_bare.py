@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import fastsedd
 from fastsedd import checkpoint, cli
-from fastsedd.config import ModelConfig
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.errors import CheckpointError
 
 PUBLISHED = {"tokens": 65, "width": 384, "blocks": 6, "cond_dim": 64, "length": 256}

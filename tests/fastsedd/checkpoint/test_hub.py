@@ -21,7 +21,6 @@ from safetensors.numpy import load_file, save_file
 
 from fastsedd import checkpoint
 from fastsedd.checkpoint import hub as hubs
-from fastsedd.checkpoint import layout
 from fastsedd.errors import CheckpointError
 
 pytest.importorskip("huggingface_hub")
@@ -177,7 +176,7 @@ def test_shared_out_weights(client: Client, hub: Any, published: Any, make_tenso
     files["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     assert client.convert("owner/sedd").returncode == 0
     converted = load_file(client.result / "model.safetensors")
-    assert converted.keys() == layout.shapes(published).keys()
+    assert converted.keys() == published.tensor_shapes.keys()
 
 
 def test_gpt2s_tokenizer_comes_from_the_hub(

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from fastsedd import checkpoint
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import hydra_config, unpickler
-from fastsedd.config import ModelConfig
 from fastsedd.errors import CheckpointError
 
 TRAINING = """\

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from fastsedd import choices
 from fastsedd.choices import Draw
-from fastsedd.config import MOST_LENGTH, MOST_STEPS
+from fastsedd.config import MAX_LENGTH, MAX_STEPS
 from fastsedd.diffusion import grid_sampler
 from fastsedd.diffusion.choice import Choice
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.grid_sampler import GridSampler
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.predictor import PREDICTORS
+from fastsedd.diffusion.reference import staggered_score
 from fastsedd.diffusion.sampler import FREE, INDEX_BITS, POSITION_BITS, STEP_BITS, Batch, draw_streams
 from fastsedd.diffusion.timegrid import Step, TimeGrid, uniform_grid
 from fastsedd.request import MAX_SAMPLES
@@ -175,7 +176,7 @@ def test_one_step_has_the_distribution_of_the_closed_form(graph: Graph, noise: N
     log_score = single_log_score(graph, np.array([0.5, 0.2, 0.3]))
     states = np.arange(graph.vocab_size, dtype=np.int32)
     score = np.exp(log_score(states[None], sigma)[0].astype(np.float64))
-    rows = graph.staggered_score(score, dsigma) * graph.transp_transition(states, dsigma)
+    rows = staggered_score(graph, score, dsigma) * graph.transp_transition(states, dsigma)
     expected = rows[graph.mask] if isinstance(graph, Absorb) else rows.mean(axis=0)
     seen: list[NDArray[np.int32]] = []
 
@@ -409,8 +410,8 @@ def test_streams_never_meet_at_the_edges_of_their_fields() -> None:
 
 def test_a_request_fits_the_fields_of_a_stream() -> None:
     assert MAX_SAMPLES <= 1 << INDEX_BITS
-    assert MOST_STEPS + 2 <= 1 << STEP_BITS  # the denoiser's, and that of the limit
-    assert MOST_LENGTH <= 1 << POSITION_BITS
+    assert MAX_STEPS + 2 <= 1 << STEP_BITS  # the denoiser's, and that of the limit
+    assert MAX_LENGTH <= 1 << POSITION_BITS
     assert INDEX_BITS + STEP_BITS + POSITION_BITS == 64
 
 

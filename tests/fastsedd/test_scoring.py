@@ -5,10 +5,11 @@ from __future__ import annotations
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
+import reference_scores
 from fastsedd_kernels.sampling import reference as sampling
 
 from fastsedd import models
-from fastsedd.models import reference
+from fastsedd.scoring import Scoring
 
 ARTICLE = {"tokens": 65, "width": 384, "heads": 6, "cond_dim": 64, "length": 256, "characters": None}
 CASES = {
@@ -24,14 +25,14 @@ CASES = {
 }
 
 
-def poisoned_forward(network: models.Network, batch: int, length: int, sigmas: int = 1) -> models.Forward:
-    forward = models.Forward(network, batch, length, sigmas)
-    poison(forward)
-    return forward
+def poisoned(network: models.Network, batch: int, length: int, sigmas: int = 1) -> Scoring:
+    scoring = Scoring.of(network, batch, length, sigmas)
+    poison(scoring)
+    return scoring
 
 
-def poison(forward: models.Forward) -> None:
-    for array in vars(forward.scratch).values():
+def poison(scoring: Scoring) -> None:
+    for array in vars(scoring.forward.scratch).values():
         array.fill(np.nan if array.dtype.kind == "f" else -1)
 
 
@@ -44,12 +45,12 @@ def test_parity(make_config, make_tensors, case: str, batch: int) -> None:
     network = models.build(config, tensors)
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, config.vocab_size, (batch, config.length)).astype(np.int32)
-    forward = poisoned_forward(network, batch, config.length, batch)
+    scoring = poisoned(network, batch, config.length, batch)
     for sigmas in ([1e-4], [0.5, 3.0, 1e-3], [6.9], [20.0]):  # the first is recorded, the others are replayed
         sigma = np.resize(sigmas, batch).astype(np.float64)
-        poison(forward)
-        result = forward(tokens, sigma)
-        expected = reference.log_score(config, tensors, tokens, sigma)
+        poison(scoring)
+        result = scoring(tokens, sigma)
+        expected = reference_scores.log_score(config, tensors, tokens, sigma)
         possible = np.isfinite(expected)
         assert possible.all() or config.normalised
         np.testing.assert_array_equal(result[~possible], expected[~possible])
@@ -64,15 +65,15 @@ def test_shorter_numbers_are_near(make_config, make_tensors, case: str, dtype: s
     config = make_config(architecture, graph, **changes)
     tensors = make_tensors(config)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, config.length)).astype(np.int32)
-    result = poisoned_forward(models.build(config, tensors, dtype), 2, config.length)(tokens, [0.5])
-    expected = reference.log_score(config, tensors, tokens, np.array([0.5, 0.5]))
+    result = poisoned(models.build(config, tensors, dtype), 2, config.length)(tokens, np.array([0.5]))
+    expected = reference_scores.log_score(config, tensors, tokens, np.array([0.5, 0.5]))
     result, expected = (each[np.isfinite(expected)] for each in (result, expected))
     assert 0 < np.linalg.norm(result - expected) < tolerance * np.linalg.norm(expected)
 
 
 def asked_about(config, tokens: np.ndarray) -> np.ndarray:
     """Some positions, masks under absorb."""
-    may = np.flatnonzero(tokens == config.mask_token) if config.mask_token else np.arange(tokens.size)
+    may = np.flatnonzero(tokens == config.mask_id) if config.mask_id else np.arange(tokens.size)
     return may[np.random.default_rng(4).permutation(len(may))[: max(1, len(may) // 2)]]
 
 
@@ -85,11 +86,11 @@ def test_rows_of_log_scores_are_those_of_all(make_config, make_tensors, case: st
     network = models.build(config, make_tensors(config), dtype)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, config.length)).astype(np.int32)
     tokens[:, ::2] = config.vocab_size - 1
-    whole = poisoned_forward(network, 2, config.length)(tokens, 0.7).reshape(-1, config.vocab_size)
+    whole = poisoned(network, 2, config.length)(tokens, np.array([0.7])).reshape(-1, config.vocab_size)
     rows = asked_about(config, tokens)
-    forward = poisoned_forward(network, 2, config.length)
+    scoring = poisoned(network, 2, config.length)
     seen = np.zeros(len(rows), bool)
-    for part, scores in forward.log_scores(tokens, 0.7, rows):
+    for part, scores in scoring.log_scores(tokens, 0.7, rows):
         assert len(scores) <= models.forward.BLOCK
         np.testing.assert_array_equal(scores, whole[rows[part]])
         seen[part] = True
@@ -106,33 +107,35 @@ def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_threa
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, (2, config.length)).astype(np.int32)
     tokens[:, ::2] = config.vocab_size - 1
     rows = asked_about(config, tokens)
-    forward = poisoned_forward(network, 2, config.length)
+    scoring = poisoned(network, 2, config.length)
     law = fk.Law(stay=0.0 if config.normalised else 3.0)
     # Another number of rows, a replay, and a number of threads: what is drawn is the same.
     for sigma, seed in ((0.7, 1), (3.0, 2), (0.7, 3)):
-        score = reference.log_score(config, tensors, tokens, np.array([sigma, sigma])).reshape(-1, config.vocab_size)
+        score = reference_scores.log_score(config, tensors, tokens, np.array([sigma, sigma])).reshape(
+            -1, config.vocab_size
+        )
         streams = np.arange(len(rows), dtype=np.uint64) + np.uint64(seed)
         current = tokens.reshape(-1)[rows]
-        poison(forward)
-        drawn = forward.draw(tokens, sigma, rows, law, seed, streams).copy()
+        poison(scoring)
+        drawn = scoring.draw(tokens, sigma, rows, law, seed, streams).copy()
         logits = score[rows][:, : config.tokens]
         expected = sampling.sample_law(logits, current, law, seed, streams, network.head.weight.panels.shape[2])
         assert (drawn != expected).mean() <= 0.02
         some = slice(1, 1 + len(rows) // 2)
         if len(rows) > 2:
-            part = forward.draw(tokens, sigma, rows[some], law, seed, streams[some]).copy()
+            part = scoring.draw(tokens, sigma, rows[some], law, seed, streams[some]).copy()
             np.testing.assert_array_equal(part, drawn[some])
         with one_thread():
-            np.testing.assert_array_equal(forward.draw(tokens, sigma, rows, law, seed, streams), drawn)
+            np.testing.assert_array_equal(scoring.draw(tokens, sigma, rows, law, seed, streams), drawn)
 
 
 def test_a_sample_does_not_depend_on_its_batch(make_config, make_tensors) -> None:
     config = make_config(**ARTICLE, blocks=1)
     network = models.build(config, make_tensors(config))
     tokens = np.random.default_rng(2).integers(0, 66, (4, 100)).astype(np.int32)
-    whole = poisoned_forward(network, 4, 100)(tokens, 0.7)
+    whole = poisoned(network, 4, 100)(tokens, np.array([0.7]))
     for i in range(4):
-        alone = poisoned_forward(network, 1, 100)(tokens[i : i + 1], 0.7)
+        alone = poisoned(network, 1, 100)(tokens[i : i + 1], np.array([0.7]))
         np.testing.assert_array_equal(alone[0], whole[i])
 
 
@@ -144,15 +147,15 @@ def test_a_replay_is_the_pass_itself(make_config, make_tensors, architecture: st
     rng = np.random.default_rng(3)
     threads = fk.get_num_threads()
     for sigmas in (1, 2):
-        forward = poisoned_forward(network, 2, 70, sigmas)
+        scoring = poisoned(network, 2, 70, sigmas)
         for used in (threads, 1, 1, threads, threads):
             fk.set_num_threads(used)
             try:
                 tokens = rng.integers(0, config.vocab_size, (2, 70)).astype(np.int32)
                 sigma = rng.uniform(0.01, 5.0, sigmas)
-                poison(forward)
-                expected = poisoned_forward(network, 2, 70, sigmas)(tokens, sigma)
-                np.testing.assert_array_equal(forward(tokens, sigma), expected)
+                poison(scoring)
+                expected = poisoned(network, 2, 70, sigmas)(tokens, sigma)
+                np.testing.assert_array_equal(scoring(tokens, sigma), expected)
             finally:
                 fk.set_num_threads(threads)
 
@@ -179,5 +182,5 @@ def test_parity_with_pytorch(make_config, make_tensors) -> None:
         sigma = np.array([0.3, 2.0])
         with torch.no_grad():
             expected = network(torch.tensor(tokens), torch.tensor(sigma, dtype=torch.float32)).numpy()
-        result = poisoned_forward(models.build(config, tensors), 2, 12, 2)(tokens, sigma)
+        result = poisoned(models.build(config, tensors), 2, 12, 2)(tokens, sigma)
         np.testing.assert_allclose(result, expected, atol=1e-5)

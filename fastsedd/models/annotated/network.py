@@ -8,12 +8,11 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.config import ModelConfig
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.transformer import CHUNKS
 from fastsedd.models.layers import Conditioning, Linear, Tensors, attend, chunks
-from fastsedd.models.network import Precision
+from fastsedd.models.precision import Precision
 from fastsedd.models.workspace import Rows, Workspace
-
-CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
 
 
 @dataclass(frozen=True)
@@ -90,3 +89,6 @@ class Annotated:
         shift, scale = chunks(scratch, end, 2)
         fk.layer_norm(rows.x, self._ln_f, out=rows.normed)
         return fk.layer_norm(rows.normed, self._norm_final, shift=shift, scale=scale, out=rows.normed)
+
+
+build = Annotated

@@ -1,7 +1,7 @@
 """Lou et al.'s network, a diffusion transformer with rotary positions and tanh GELU, and those that keep its trunk.
 
-MDLM's (Sahoo et al. 2024) is the same under another name. RADD's (Ou et al. 2024) knows no noise: it has neither a
-noise embedding nor modulation, and its norms have biases.
+MDLM's (Sahoo et al. 2024) is the same under another name. RADD's (Ou et al. 2024) is not conditioned on noise: it has
+neither a noise embedding nor modulation, and its norms have biases.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.config import ModelConfig
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.transformer import CHUNKS
 from fastsedd.models.layers import Conditioning, Linear, Norm, Tensors, attend, chunks
-from fastsedd.models.network import Precision
+from fastsedd.models.precision import Precision
 from fastsedd.models.workspace import Rows, Workspace
 
-CHUNKS = 6  # of a block's adaLN: shift, scale and gate of attention, then of the MLP
+EMBEDDING = "vocab_embed.embedding"
 
 Modulation = list[NDArray[np.float32]] | list[None]
 
@@ -60,19 +61,24 @@ class _Block:
         self.mlp_out(rows.hidden, rows.x, gate=mlp_gate, residual=rows.x)
 
 
+def prefix_of(config: ModelConfig) -> str:
+    """The beginning of the tensors' names, which differs between publishers."""
+    return next(name for name in config.tensor_shapes if name.endswith(EMBEDDING)).removesuffix(EMBEDDING)
+
+
 class DDiT:
     """The network; see `Network`."""
 
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config = config
-        prefix = config.tensor_prefix
+        prefix = prefix_of(config)
         names = [f"{prefix}blocks.{i}" for i in range(config.blocks)]
-        self._tokens = tensors[f"{prefix}vocab_embed.embedding"]
+        self._tokens = tensors[f"{prefix}{EMBEDDING}"]
         self._blocks = tuple(_Block.read(tensors, name, precision) for name in names)
         self._norm_final = Norm.read(tensors, f"{prefix}output_layer.norm_final")
         self.head = Linear.read(tensors, f"{prefix}output_layer.linear", precision.head)
         adaln = [f"{name}.adaLN_modulation" for name in (*names, f"{prefix}output_layer")]
-        self._conditioning = Conditioning.read(tensors, adaln, prefix) if config.modulations else None
+        self._conditioning = Conditioning.read(tensors, adaln, prefix) if config.widths.modulation else None
 
     def trunk(self, scratch: Workspace) -> None:
         """See `Network`."""
@@ -93,3 +99,6 @@ class DDiT:
 
     def _modulation(self, scratch: Workspace, first: int, count: int = CHUNKS) -> Modulation:
         return [None] * count if self._conditioning is None else chunks(scratch, first, count)
+
+
+build = DDiT

@@ -1,0 +1,1 @@
+"""Architectures: what each kind of model is. No kernel, no file, no noise."""

@@ -1,0 +1,205 @@
+"""The config that all architectures share, and the facts that each of them states.
+
+An architecture is one file of this folder: keys of its config.json, tensors with their shapes, scratch memory of a
+forward pass, and the meaning of its output. `registry.py` is the one list. Nothing here knows a kernel, reads a
+file or knows how noise is added.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from fastsedd.config import (
+    MAX_BLOCKS,
+    MAX_LENGTH,
+    MAX_PARAMETERS,
+    MAX_TOKENS,
+    MAX_WIDTH,
+    GenerationConfig,
+    NoiseConfig,
+    check_one_of,
+    check_range,
+)
+
+# What the head's logits mean: log scores p(y) / p(x); the same less the factor that a mask's score owes to the noise
+# alone (Lou et al., appendix C); or the distribution of the clean token.
+Output = Literal["score", "scaled score", "clean token"]
+Graph = Literal["absorb", "uniform"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Widths(NamedTuple):
+    """Scratch memory of a forward pass, in float32 per position.
+
+    stream : of the residual stream; qkv : of queries, keys and values; hidden : of the MLP
+    modulation : of all shifts, scales and gates, per noise level instead
+    """
+
+    stream: int
+    qkv: int
+    hidden: int
+    modulation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model's architecture, sizes and process, checked where it is built.
+
+    family : the architecture; tokens : vocabulary without the mask; length : the largest number of positions
+    cond_dim : width of the noise embedding; unused by architectures without one
+    time_conditioning : whether the network is conditioned on the noise level; most MDLM, all RADD checkpoints are not
+    scale_by_sigma : whether the noise's own factor is left out of the head's scores
+    mask : id of the mask, if it is not the last one
+    characters : the character of each token, where the tokens are characters
+    Raises ValueError, naming the field, its value and what is allowed.
+    """
+
+    family: Architecture = field(repr=False)
+    tokens: int
+    width: int
+    blocks: int
+    heads: int
+    cond_dim: int
+    length: int
+    graph: Graph
+    noise: NoiseConfig
+    scale_by_sigma: bool = False
+    time_conditioning: bool = True
+    mask: int | None = None
+    characters: str | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        check_one_of("graph", self.graph, ("absorb", "uniform"))
+        check_range("tokens", self.tokens, 2, MAX_TOKENS)
+        check_range("width", self.width, 2, MAX_WIDTH)
+        check_range("blocks", self.blocks, 1, MAX_BLOCKS)
+        check_range("heads", self.heads, 1, self.width)
+        check_range("cond_dim", self.cond_dim, 1, MAX_WIDTH)
+        check_range("length", self.length, 1, MAX_LENGTH)
+        if self.width % self.heads or self.head_dim % 2:
+            raise ValueError(f"heads is {self.heads}, allowed: divisors of the width {self.width} into even widths")
+        if self.characters is not None and not len(set(self.characters)) == len(self.characters) == self.tokens:
+            raise ValueError(f"characters has {len(self.characters)}, allowed: {self.tokens} distinct ones, the tokens")
+        if self.mask is not None:
+            self._check_mask(self.mask)
+        if self.normalised and self.graph != "absorb":
+            raise ValueError(f"graph is {self.graph!r}, allowed for the {self.architecture} architecture: 'absorb'")
+        self.family.check(self)
+        check_range("parameters", self.parameters, 1, MAX_PARAMETERS)
+
+    def _check_mask(self, mask: int) -> None:
+        if self.graph != "absorb":
+            raise ValueError(f"mask_id is {mask}, allowed: none under the {self.graph} graph")
+        check_range("mask_id", mask, 0, self.tokens)
+        if self.characters is not None and mask != self.tokens:
+            raise ValueError(f"mask_id is {mask}, allowed with characters: the last, {self.tokens}")
+
+    @property
+    def architecture(self) -> str:
+        """The architecture's name."""
+        return self.family.name
+
+    @property
+    def output(self) -> Output:
+        """The meaning of the head's logits."""
+        return self.family.output(self)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the network predicts the clean token, as a distribution, instead of a score."""
+        return self.output == "clean token"
+
+    @property
+    def vocab_size(self) -> int:
+        """States of a position: the tokens, and the mask under absorb."""
+        return self.tokens + (self.graph == "absorb")
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of the mask, None where there is none (uniform)."""
+        if self.graph != "absorb":
+            return None
+        return self.tokens if self.mask is None else self.mask
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def widths(self) -> Widths:
+        """Scratch memory of a forward pass."""
+        return self.family.widths(self)
+
+    @property
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the model: name -> shape."""
+        return self.family.tensor_shapes(self)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, known from the sizes before any memory is taken."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes.values())
+
+
+class Architecture(ABC):
+    """The facts of one family of models.
+
+    name : in `ModelConfig.architecture`; network : folder of fastsedd/models that runs it
+    states : tensors that have a row per id of the vocabulary
+    predictor : the default one of its requests
+    Document : the keys of its config.json that matter; ignored : tensors that its files may hold beside the model's
+    may_scale, may_ignore_time : whether `scale_by_sigma` may be true, and `time_conditioning` false
+    """
+
+    name: str
+    network: str
+    states: frozenset[str]
+    Document: type[msgspec.Struct]
+    predictor: Literal["analytic", "ddpm"] = "analytic"
+    ignored: frozenset[str] = frozenset()
+    may_scale = False
+    may_ignore_time = False
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    @abstractmethod
+    def recognises(self, model_type: str, inner_type: str) -> bool:
+        """Whether a config.json is this family's. model_type : its key of that name; inner_type : its `model.type`"""
+
+    @abstractmethod
+    def config(self, stored: Any) -> ModelConfig:
+        """The config of a decoded Document. Raises ValueError, naming the key."""
+
+    @abstractmethod
+    def document(self, config: ModelConfig) -> dict[str, Any]:
+        """The config.json from which `config` reads the same sizes; all keys but those of `documents.common`."""
+
+    @abstractmethod
+    def tensor_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Every tensor of a model: name -> shape."""
+
+    @abstractmethod
+    def widths(self, config: ModelConfig) -> Widths:
+        """Scratch memory of a forward pass."""
+
+    @abstractmethod
+    def output(self, config: ModelConfig) -> Output:
+        """The meaning of the head's logits."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise ValueError, naming the field, for a config that this family does not have."""
+        if config.scale_by_sigma and not self.may_scale:
+            raise ValueError(f"scale_by_sigma is true, not allowed for the {self.name} architecture")
+        if not (config.time_conditioning or self.may_ignore_time):
+            raise ValueError(f"time_conditioning is false, not allowed for the {self.name} architecture")

@@ -1,0 +1,30 @@
+"""The one list of architectures. The first that recognises a config.json reads it, so the catch-all stands last."""
+
+from __future__ import annotations
+
+from fastsedd.architectures.annotated import Annotated
+from fastsedd.architectures.base import Architecture
+from fastsedd.architectures.ddit import DDiT
+from fastsedd.architectures.mdlm import MDLM
+from fastsedd.architectures.radd import RADD
+
+ARCHITECTURES: list[Architecture] = [
+    MDLM(),
+    RADD(),
+    Annotated(),
+    DDiT(),
+]
+
+
+def find(name: str) -> Architecture:
+    """The architecture of that name. Raises ValueError, naming those that there are."""
+    for each in ARCHITECTURES:
+        if each.name == name:
+            return each
+    allowed = ", ".join(repr(each.name) for each in ARCHITECTURES)
+    raise ValueError(f"architecture is {name!r}, allowed: {allowed}")
+
+
+def recognise(model_type: str, inner_type: str) -> Architecture:
+    """The architecture of a config.json. model_type : its key of that name; inner_type : `model.type`; "" if absent"""
+    return next(each for each in ARCHITECTURES if each.recognises(model_type, inner_type))

@@ -1,0 +1,70 @@
+"""From a network's logits to log scores, by what its head predicts.
+
+score           logits are log p(y) / p(x), but for the current token's, which is 0
+scaled score    the same less the factor that a mask's score owes to the noise alone (Lou et al. 2024, appendix C)
+clean token     of a mask, log p(y) - log(e^sigma - 1), p the softmax over tokens (Sahoo et al. 2024, appendix;
+                Ou et al. 2024, theorem 1); a token could have been nothing else
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from fastsedd_kernels import Law
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    """The meaning of a head's logits.
+
+    output : see above; tokens : vocabulary without the mask, which is the state behind them, if there is one
+    vocab_size : number of states
+    """
+
+    output: Literal["score", "scaled score", "clean token"]
+    tokens: int
+    vocab_size: int
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the scores of a mask are those of a distribution over tokens, and add up to 1 / (e^sigma - 1)."""
+        return self.output == "clean token"
+
+    def to_log_scores(self, logits: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
+        """Make logits float32 [..., V] log scores, in place.
+
+        tokens : [...], the current ones; sigma : total noise, broadcasts with them
+        """
+        if self.normalised:
+            _normalise(self.tokens, logits, tokens, sigma)
+        elif self.output == "scaled score":
+            np.subtract(logits, self.sigma_term(sigma).astype(np.float32)[..., None], out=logits)
+        # A token's ratio with itself is one.
+        np.put_along_axis(logits, tokens[..., None], np.float32(0.0), axis=-1)
+
+    def of_logits(self, law: Law, sigma: float) -> Law:
+        """The law of log scores as one of logits: of a clean token's, up to a constant per row."""
+        if self.output != "scaled score":
+            return law
+        return law._replace(log_scale=law.log_scale - float(self.sigma_term(np.array([sigma]))[0]))
+
+    def sigma_term(self, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+        """log(e^sigma - 1) + log(V - 1), which scaled scores leave out."""
+        return np.asarray(np.log(np.expm1(sigma)) + math.log(self.vocab_size - 1))
+
+
+def _normalise(mask: int, scores: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
+    log_odds = np.broadcast_to(np.log(np.expm1(sigma)), tokens.shape)
+    text = scores[..., :mask]
+    text -= text.max(axis=-1, keepdims=True)
+    total = np.zeros(tokens.shape)
+    for row in np.ndindex(tokens.shape):  # one row of exponentials at a time: no second array of scores
+        total[row] = np.exp(text[row], dtype=np.float64).sum()
+    text -= (np.log(total) + log_odds).astype(np.float32)[..., None]
+    settled = tokens != mask
+    scores[settled] = -np.inf
+    scores[..., mask] = np.where(settled, log_odds, 0.0)

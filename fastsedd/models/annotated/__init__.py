@@ -1,0 +1,1 @@
+"""The annotated architecture: network and reference."""

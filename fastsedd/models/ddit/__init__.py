@@ -1,0 +1,1 @@
+"""Lou et al.'s transformer and its descendants: network and reference."""
