@@ -1,4 +1,4 @@
-"""`accelerate`: what of a model the kernels compute from now on, what they do not, and how to take it back."""
+"""`accelerate`: give a model's parts to the kernels, list what was given and what was not, and take it back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 from torch import nn
 
 from fastsedd_kernels.torch import fusion
+from fastsedd_kernels.torch import trial as trials
 from fastsedd_kernels.torch.functions import NAMES, Functions
-from fastsedd_kernels.torch.modules import Forward, LinearForward, Packs, forward_for
+from fastsedd_kernels.torch.modules import Forward, LinearForward, UnaryForward, forward_for
 from fastsedd_kernels.torch.scratch import Scratch
-from fastsedd_kernels.torch.tensors import DTYPES
-from fastsedd_kernels.torch.transformer_layers import LayerForward, layer_forward
+from fastsedd_kernels.torch.tensors import DTYPES, is_traced
+from fastsedd_kernels.torch.transformer_layers import LayerForward, is_known, layer_forward
+from fastsedd_kernels.torch.weights import Packs
 
 _STORED = ("float32", "bfloat16", "int8")
 
@@ -27,17 +29,20 @@ class _ModelForward(Forward):
         self._inner = inner
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if is_traced():
+            return self.original(*arguments, **keywords)
         with self._functions:
             return (self._inner or self.original)(*arguments, **keywords)
 
 
 @dataclass(repr=False)
 class Acceleration:
-    """What `accelerate` did, module by module under their names in the model; its repr says it in a few lines.
+    """The outcome of `accelerate`, module by module under their names in the model; its repr is a few lines of it.
 
     swapped : name to class, of each module whose forward the kernels compute
-    fused : name to what is computed there without its parts, if they need not be seen
-    left : name to class, of each module without children that stays PyTorch's
+    fused : name to a description, of each module that is computed without its parts, where these need not be seen
+    left : name to class, with the reason if there is one, of each module that stays PyTorch's
+    classes : name to class, of every module
     functions : calls of functions that the kernels took (`taken`) and left to PyTorch (`left`), counted as it runs
     """
 
@@ -47,22 +52,30 @@ class Acceleration:
     swapped: dict[str, str] = field(default_factory=dict)
     fused: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
 
     @property
     def dtype(self) -> str:
-        """In which weights are stored and multiplied."""
+        """The dtype in which weights are stored and multiplied."""
         return self.packs.dtype
 
     @property
     def nbytes(self) -> int:
-        """Of packed weights, which are held beside the model's own."""
+        """Bytes of packed weights, which are held beside the model's own."""
         return self.packs.nbytes
+
+    def refresh(self) -> None:
+        """Pack every weight anew at its next use.
+
+        Needed only after a write to some elements that autograd does not see (`weight.data[0] = 0`, or through
+        `.numpy()`): all that autograd sees, and all that changes a whole tensor, is noticed.
+        """
+        self.packs.refresh()
 
     def undo(self) -> None:
         """Give every module its own forward back, and drop the packed weights. A second time it does nothing."""
         for module in self.model.modules():
-            if isinstance(module.__dict__.get("forward"), Forward):
-                del module.forward
+            Forward.remove(module)
         self.packs.clear()
 
     def __enter__(self) -> Acceleration:
@@ -73,12 +86,9 @@ class Acceleration:
 
     def __repr__(self) -> str:
         lines = [f"Acceleration of {type(self.model).__name__}, {self.dtype}, {self.nbytes / 2**20:.0f} MiB packed"]
-        fused = Counter(
-            f"{type(self.model.get_submodule(name)).__name__} ({what})" for name, what in self.fused.items()
-        )
         parts = {
             "swapped": _counted(Counter(self.swapped.values())),
-            "fused": _counted(fused),
+            "fused": _counted(Counter(f"{self.classes[name]} ({what})" for name, what in self.fused.items())),
             "left": _counted(Counter(self.left.values())),
             "when called": ", ".join(NAMES),
             "calls taken": _counted(self.functions.taken),
@@ -91,51 +101,116 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
-def accelerate(model: nn.Module, dtype: str = "float32") -> Acceleration:
+def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) -> Acceleration:
     """Have this library's kernels compute a model's Linear layers, norms, activations, softmax and attention.
 
     model : in eval mode, on the CPU; changed in place, but for its class, parameters, hooks and state_dict
     dtype : how Linear weights are stored and multiplied: "float32", "bfloat16" or "int8"; with the latter two,
-        attention's products are bfloat16. Tensors keep their dtype, and everything is summed in float32.
+        attention's products are bfloat16. Tensors keep their dtype, and sums are float32.
+    trial : time each kind of layer both ways, some tenths of a second in all, and leave alone what PyTorch computes
+        faster here
     Known are nn.Linear and transformers' Conv1D; nn.LayerNorm; GELU, SiLU and Softmax; the same as functions, and
     scaled_dot_product_attention without a mask, while the model's own forward runs. Small modules that hold nothing
     else are computed as one (`fusion`). The rest is left as it is.
-    PyTorch computes as before whenever a gradient is asked for, under autocast, in training mode where dropout matters,
-    on another device, and while it traces or compiles. A weight that is changed is packed again at its next use.
+    PyTorch computes as before wherever a gradient of any kind is needed, within torch.func's transforms, under
+    autocast, in training mode where dropout matters, on another device, and while it traces, compiles or exports. A
+    weight that is changed is packed again at its next use; see `Acceleration.refresh`.
     Returns the Acceleration. Raises ValueError for a model in training mode, on another device or accelerated already.
     """
     _check(model, dtype)
     packs, scratch = Packs(dtype), Scratch()
     result = Acceleration(model, packs, Functions("float32" if dtype == "float32" else "bfloat16"))
     free = {module: name for name, module in model.named_modules() if not _is_replaced(module)}
-    forwards: dict[nn.Module, Forward] = {}
-    layers: dict[nn.Module, Forward] = {}
+    result.classes.update({name: type(module).__name__ for module, name in free.items()})
+    inner = _Swaps(result, trial)
+    layers: dict[nn.Module, LayerForward] = {}
     for module, name in free.items():
-        layer = layer_forward(module, packs, scratch)
-        forward = forward_for(module, packs) if _has_known_dtypes(module) else None
-        if layer is not None:
-            layers[module] = layer
-            result.fused[name] = "the whole layer"
-        elif forward is not None:
-            forwards[module] = forward
-            result.swapped[name] = type(module).__name__
-        elif not any(module.children()):
-            result.left[name] = type(module).__name__
+        if is_known(module):
+            layer = inner.layer(module, name, packs, scratch)
+            if layer is not None:
+                layers[module] = layer
+                continue
+        inner.take(module, name)
+    fused = {}
     for module, name in free.items():
-        plan = fusion.plan(module, forwards)
+        plan = None if module in layers or inner.has_left_a_product(module) else fusion.plan(module, inner.known)
         if plan is not None:
-            layers[module] = fusion.FusedForward(module, plan)
+            fused[module] = fusion.FusedForward(module, plan)
             result.fused[name] = ", ".join(plan.fused)
-    forwards |= layers
+    forwards: dict[nn.Module, Forward] = {**inner.forwards, **fused, **layers}
     _pack(model, forwards)
     forwards[model] = _ModelForward(model, result.functions, forwards.get(model))
-    for module, forward in forwards.items():
-        module.forward = forward
+    for forward in forwards.values():
+        forward.install()
+    for each in (*fused.values(), *layers.values()):
+        each.family.settle()
     return result
 
 
+class _Swaps:
+    """The forwards of a model's modules, decided one module at a time; a kind is timed once."""
+
+    def __init__(self, result: Acceleration, trial: bool) -> None:
+        self.forwards: dict[nn.Module, Forward] = {}
+        self.known: dict[nn.Module, Forward] = {}  # also those that gain nothing alone, but may as part of a product
+        self._result, self._trial = result, trial
+        self._gains: dict[Any, float] = {}
+
+    def layer(self, module: nn.Module, name: str, packs: Packs, scratch: Scratch) -> LayerForward | None:
+        """The module as a whole layer, or None, with the reason in the list."""
+        made = layer_forward(module, packs, scratch)
+        if not isinstance(made, str) and self._trial and self._gain(made) < trials.LEAST_GAIN:
+            made = _slower(self._gain(made))
+        if isinstance(made, str):
+            self._result.left[name] = f"{type(module).__name__} as a whole ({made})"
+            return None
+        self._result.fused[name] = "the whole layer"
+        return made
+
+    def take(self, module: nn.Module, name: str) -> None:
+        """Swap the module's forward, or list it as left."""
+        kind = type(module).__name__
+        forward = forward_for(module, self._result.packs) if _has_known_dtypes(module) else None
+        if forward is not None:
+            self.known[module] = forward
+        if forward is not None and self._trial and self._gain(forward) < trials.LEAST_GAIN:
+            self._result.left[name] = f"{kind} ({_slower(self._gain(forward))})"
+        elif forward is not None:
+            self.forwards[module] = forward
+            self._result.swapped[name] = kind
+        elif not any(module.children()) or isinstance(module, nn.MultiheadAttention):
+            reason = " (its projections are parameters, not layers)" if _has_matrices(module) else ""
+            self._result.left[name] = f"{kind}{reason}"
+
+    def has_left_a_product(self, module: nn.Module) -> bool:
+        """Whether a linear layer right below the module gained nothing."""
+        return any(
+            isinstance(self.known.get(child), LinearForward) and child not in self.forwards
+            for child in module.children()
+        )
+
+    def _gain(self, forward: UnaryForward | LayerForward) -> float:
+        """How many times as fast as PyTorch it is, measured once for modules of a class with equal shapes."""
+        module: Any = forward.module
+        key = type(module), tuple(each.shape for each in module.parameters()), getattr(module, "bias", 0) is None
+        if key not in self._gains:
+            x = forward.example(trials.TOKENS)
+            self._gains[key] = trials.gain(lambda: forward.compute(x), lambda: forward.reference(x))
+        return self._gains[key]
+
+
+def _slower(gain: float) -> str:
+    return f"PyTorch takes {gain:.2f} of the kernels' time"
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    """Whether it multiplies by parameters of its own, as experts of mixtures and MultiheadAttention do."""
+    known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.modules.conv._ConvNd)
+    return not isinstance(module, known) and any(each.ndim >= 2 for each in module.parameters(recurse=False))
+
+
 def _pack(module: nn.Module, forwards: dict[nn.Module, Forward]) -> None:
-    """Pack what the model's usual way needs: not the parts of a whole layer, which has packed its own."""
+    """Pack the weights of the usual way through the model: not the parts of a whole layer, which has packed its own."""
     forward = forwards.get(module)
     if isinstance(forward, LinearForward):
         forward.packed.current()

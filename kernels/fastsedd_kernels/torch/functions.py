@@ -1,7 +1,7 @@
-"""Functions that a model calls by name: caught while it runs, by PyTorch's own protocol for that.
+"""Functions that a model calls by name, caught while it runs by PyTorch's own protocol for that.
 
-Modules are swapped one by one; scaled_dot_product_attention is no module. A `TorchFunctionMode` sees every call of
-PyTorch's interface on its thread, and hands on what the kernels do not take.
+Modules are swapped one by one; scaled_dot_product_attention is not a module. A `TorchFunctionMode` sees every call of
+PyTorch's interface on its thread, and passes on those that the kernels do not take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from fastsedd_kernels.torch import tensors
 
 # With fewer queries, packing the keys and values takes longer than their products.
-_FEWEST_QUERIES = 8
+_MIN_QUERIES = 8
 
 
 class Functions(TorchFunctionMode):
@@ -49,6 +49,7 @@ class Functions(TorchFunctionMode):
 
 Result: TypeAlias = "torch.Tensor | str"  # or why the kernels leave it
 
+_STRIDED = "of other strides than contiguous ones"
 _UNUSABLE = "not plain float32 or bfloat16 tensors on the CPU without gradient"
 
 
@@ -72,8 +73,10 @@ def _attention(
     same = key.shape == value.shape and key.shape[:-2] == query.shape[:-2] and key.shape[-1] == query.shape[-1]
     if query.ndim != 4 or not same:
         return "of other shapes than [B, H, L, D] for all three"
-    if query.shape[-2] < _FEWEST_QUERIES:
-        return f"fewer than {_FEWEST_QUERIES} queries"
+    if query.shape[-2] < _MIN_QUERIES:
+        return f"fewer than {_MIN_QUERIES} queries"
+    if query.stride(-1) != 1:
+        return _STRIDED
     if scale is not None and scale <= 0:
         return "with a scale that is not above 0"
     return tensors.attention(query, key, value, scale, is_causal, mode.dtype)
@@ -102,13 +105,17 @@ def _tensor_softmax(
 def _gelu(mode: Functions, input: torch.Tensor, approximate: str = "none") -> Result:
     if not tensors.usable(input):
         return _UNUSABLE
+    if not input.is_contiguous():
+        return _STRIDED
     return tensors.activate(input, "gelu_tanh" if approximate == "tanh" else "gelu")
 
 
 def _silu(mode: Functions, input: torch.Tensor, inplace: bool = False) -> Result:
     if inplace:
         return "in place"
-    return tensors.activate(input, "silu") if tensors.usable(input) else _UNUSABLE
+    if not tensors.usable(input):
+        return _UNUSABLE
+    return tensors.activate(input, "silu") if input.is_contiguous() else _STRIDED
 
 
 def _layer_norm(

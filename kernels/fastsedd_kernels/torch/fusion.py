@@ -63,7 +63,7 @@ class _Step:
         """Whether the residual is one: a sum of other tensors broadcasts, or has another dtype."""
         if residual is None:
             return True
-        shape = (*x.shape[:-1], self.forward.packed.shape[0])  # type: ignore[union-attr]
+        shape = (*x.shape[:-1], self.forward.packed.shape[0])
         return residual.shape == shape and residual.dtype == x.dtype and tensors.usable(residual)
 
 
@@ -90,18 +90,20 @@ class FusedForward(Forward):
     def __init__(self, module: nn.Module, plan: Plan) -> None:
         super().__init__(module)
         self.plan = plan
-        self._family = Family(module)
+        self.family = Family(module)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        fits = len(arguments) == len(self.plan.inputs) and all(isinstance(each, torch.Tensor) for each in arguments)
-        if keywords or not fits or not self._family.is_undisturbed():
+        values = dict(zip(self.plan.inputs, arguments, strict=False)) | keywords
+        fits = len(values) == len(arguments) + len(keywords) and values.keys() == set(self.plan.inputs)
+        if not fits or not all(isinstance(each, torch.Tensor) for each in values.values()):
             return self.original(*arguments, **keywords)
-        values = dict(zip(self.plan.inputs, arguments, strict=True))
+        if not self.family.is_undisturbed():
+            return self.original(*arguments, **keywords)
         try:
             for step in self.plan.steps:
                 values[step.target] = step.run(values)
         except _Unfit:
-            return self.original(*arguments)
+            return self.original(*arguments, **keywords)
         return values[self.plan.result]
 
 

@@ -1,23 +1,21 @@
-"""Modules that the kernels know, and what is called instead of their `forward`.
+"""Modules that the kernels know, and the objects that stand in for their `forward`.
 
-A swapped module stays what it is: its class, parameters, hooks and place in the model. Only its instance gets another
-`forward`, which falls back to that of its class whenever the kernels may not compute (`tensors.usable`).
+A swapped module keeps its class, parameters, hooks and place in the model. Only its instance gets another `forward`,
+which falls back to that of its class whenever the kernels may not compute (`tensors.usable`).
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules import module as every_module
 
-import fastsedd_kernels as fk
 from fastsedd_kernels.torch import tensors
+from fastsedd_kernels.torch.weights import Packed, Packs, has_parameters, is_conv1d
 
 # Of `transformers.activations`, by name: that library need not be here.
 _ACTIVATIONS = {
@@ -42,15 +40,11 @@ def activation_of(module: nn.Module) -> str | None:
 
 def is_linear(module: nn.Module) -> bool:
     """x @ weight.T + bias, or transformers' Conv1D, whose weight lies the other way round."""
-    return type(module) is nn.Linear or _is_conv1d(module)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
+    return (type(module) is nn.Linear or is_conv1d(module)) and has_parameters(module)
 
 
 def is_layer_norm(module: nn.Module) -> bool:
-    return type(module) is nn.LayerNorm and len(module.normalized_shape) == 1
+    return type(module) is nn.LayerNorm and len(module.normalized_shape) == 1 and has_parameters(module)
 
 
 def is_softmax(module: nn.Module) -> bool:
@@ -58,14 +52,20 @@ def is_softmax(module: nn.Module) -> bool:
 
 
 class Forward:
-    """What stands in for a module's `forward`."""
+    """An object that stands in for a module's `forward`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self._kind, self._function = type(module), type(module).forward
 
     def original(self, *arguments: Any, **keywords: Any) -> Any:
         """The class's own forward: not bound to the instance, where it would be found replaced after a copy."""
         return type(self.module).forward(self.module, *arguments, **keywords)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the module is still of the class, and the class has the forward, that this one stands in for."""
+        return type(self.module) is self._kind and self._kind.forward is self._function
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -73,124 +73,126 @@ class Forward:
         signature = inspect.signature(type(self.module).forward)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of functions (`__code__`, `__globals__`, …) are the original's: scripting and export read them."""
+        if name.startswith("__") and name in _OF_FUNCTIONS:
+            function = type(self.module).forward
+            return function if name == "__wrapped__" else getattr(function, name)
+        raise AttributeError(name)
+
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self.original(*arguments, **keywords)
 
+    def install(self) -> None:
+        """Stand in for the module's forward from now on."""
+        module: Any = self.module
+        module.forward, module.__prepare_scriptable__ = self, self.prepare_scriptable
 
-class Family:
-    """A module and what is in it, for who computes with the parts without calling them."""
+    @staticmethod
+    def remove(module: nn.Module) -> None:
+        """Give a module its own forward back, if it has another one."""
+        if isinstance(module.__dict__.get("forward"), Forward):
+            del module.__dict__["forward"], module.__dict__["__prepare_scriptable__"]
+
+    def prepare_scriptable(self) -> nn.Module:
+        """A shallow copy of the module with its own forward, as `torch.jit.script` asks for it by this protocol."""
+        plain = copy.copy(self.module)
+        plain.__dict__["_modules"] = dict(self.module._modules)
+        self.remove(plain)
+        return plain
+
+
+_OF_FUNCTIONS = {
+    "__annotations__", "__closure__", "__code__", "__defaults__", "__globals__", "__kwdefaults__", "__name__",
+    "__qualname__", "__wrapped__",
+}  # fmt: skip
+
+
+class UnaryForward(Forward):
+    """A forward of one tensor."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._members = [(each, list(each._modules.values())) for each in module.modules()]
+        super().__init__(module)
+        self._name = next(iter(self.__signature__.parameters))
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        values = (*arguments, *(value for name, value in keywords.items() if name == self._name))
+        alone = len(values) == len(arguments) + len(keywords) == 1 and isinstance(values[0], torch.Tensor)
+        taken = alone and self.is_unchanged and self.takes(values[0])
+        return self.compute(values[0]) if taken else self.original(*arguments, **keywords)
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether the kernels may compute it."""
+        raise NotImplementedError
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """The result, of a tensor that it takes."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Elements in a row of what the module takes, or usually takes."""
+        return 1024
+
+    def example(self, tokens: int) -> torch.Tensor:
+        """Random rows, to time the module with."""
+        dtype = next((each.dtype for each in self.module.parameters()), torch.float32)
+        return torch.randn(tokens, self.width, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def reference(self, x: torch.Tensor) -> Any:
+        """PyTorch's result for an example."""
+        return self.original(x)
+
+
+class Family:
+    """A module and its descendants, for a forward that computes with the parts without calling them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._members = [(each, list(each._modules.values()), type(each)) for each in module.modules()]
+        self._forwards: list[Any] | None = None  # of the members but the first, as they were once all was swapped
+
+    def settle(self) -> None:
+        """Note the parts' forwards as they are now: to see later whether somebody has replaced one."""
+        self._forwards = [_forward_of(each) for each, _, _ in self._members[1:]]
 
     def is_undisturbed(self) -> bool:
-        """Whether the parts are those they were, dropout is off, and nobody wants to see what passes between them."""
+        """Whether the parts are the same, nobody sees what passes between them, and dropout is off."""
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
             return False
-        if any(list(each._modules.values()) != parts for each, parts in self._members):
-            return False
-        return not any(each.training or each._forward_hooks or each._forward_pre_hooks for each, _ in self._members[1:])
+        for each, parts, kind in self._members:
+            if type(each) is not kind or list(each._modules.values()) != parts:
+                return False
+        for each, _, _ in self._members[1:]:
+            if each.training or each._forward_hooks or each._forward_pre_hooks:
+                return False
+        if self._forwards is None:
+            return True
+        now = [_forward_of(each) for each, _, _ in self._members[1:]]
+        return all(own is a and of_class is b for (own, of_class), (a, b) in zip(now, self._forwards, strict=True))
 
 
-def parameter(module: nn.Module, name: str) -> Any:
-    """The module's attribute of that name, past the slow way in which nn.Module looks for it."""
-    own = module.__dict__["_parameters"]
-    return own[name] if name in own else getattr(module, name)
+def _forward_of(module: nn.Module) -> tuple[Any, Any]:
+    """The instance's own forward, if it has one, and its class's."""
+    return module.__dict__.get("forward"), type(module).forward
 
 
-def states(*parameters: torch.Tensor | None) -> tuple[tuple[int, int], ...]:
-    """Where each parameter lies, and how often it was changed."""
-    return tuple((each.data_ptr(), each._version) for each in parameters if each is not None)
-
-
-class Packed:
-    """The weights of linear layers with the same input, side by side in panels; packed again when one has changed.
-
-    parameters : all weights and biases
-    shape : (outputs, inputs) of the whole
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], dtype: str) -> None:
-        self._modules, self._dtype = list(modules), dtype
-        self._state: tuple[tuple[int, int], ...] = ()
-        self._kept: tuple[fk.PackedWeight, NDArray[np.float32] | None] | None = None
-        shapes = [weight.shape if _is_conv1d(module) else weight.shape[::-1] for module, weight in self._weights()]
-        self.shape = sum(int(outputs) for _, outputs in shapes), int(shapes[0][0])
-
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        biases = [parameter(module, "bias") for module in self._modules]
-        return [*(weight for _, weight in self._weights()), *(bias for bias in biases if bias is not None)]
-
-    @property
-    def nbytes(self) -> int:
-        """Of what is packed now."""
-        return 0 if self._kept is None else self._kept[0].nbytes
-
-    def current(self) -> tuple[fk.PackedWeight, NDArray[np.float32] | None]:
-        """Panels and biases as they are now. (A write through `weight.data` leaves no trace to see.)"""
-        state = self.state()
-        if self._kept is None or state != self._state:
-            self._kept, self._state = (fk.pack(self._matrix(), self._dtype), self._bias()), state
-        return self._kept
-
-    def state(self) -> tuple[tuple[int, int], ...]:
-        """Changes when a parameter does."""
-        return states(*self.parameters)
-
-    def _weights(self) -> list[tuple[nn.Module, torch.Tensor]]:
-        return [(module, parameter(module, "weight")) for module in self._modules]
-
-    def _matrix(self) -> NDArray[np.float32]:
-        arrays = [(module, tensors.as_array(weight)) for module, weight in self._weights()]
-        matrices = [array.T if _is_conv1d(module) else array for module, array in arrays]
-        return matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
-
-    def _bias(self) -> NDArray[np.float32] | None:
-        """All biases, zeros for a layer that has none among some that have."""
-        biases: list[Any] = [module.bias for module in self._modules]
-        if all(bias is None for bias in biases):
-            return None
-        arrays = [
-            np.zeros(len(weight), np.float32) if bias is None else tensors.as_array(bias)
-            for bias, (_, weight) in zip(biases, self._weights(), strict=True)
-        ]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-class Packs:
-    """A model's packed weights: one of each layer, or of each group of layers, whoever computes with it."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-        self._made: dict[tuple[nn.Module, ...], Packed] = {}
-
-    def of(self, *modules: nn.Module) -> Packed:
-        if modules not in self._made:
-            self._made[modules] = Packed(modules, self.dtype)
-        return self._made[modules]
-
-    def clear(self) -> None:
-        self._made.clear()
-
-    @property
-    def nbytes(self) -> int:
-        """Of what is packed now."""
-        return sum(packed.nbytes for packed in self._made.values())
-
-
-class LinearForward(Forward):
+class LinearForward(UnaryForward):
     """activation(x @ weight.T + bias) + residual"""
 
     def __init__(self, module: nn.Module, packed: Packed) -> None:
         super().__init__(module)
         self.packed = packed
 
-    def __call__(self, x: torch.Tensor) -> Any:
-        return self.compute(x) if self.takes(x) else self.original(x)
+    @property
+    def width(self) -> int:
+        return self.packed.shape[1]
 
     def takes(self, x: torch.Tensor) -> bool:
-        return tensors.usable(x, *self.packed.parameters) and x.shape[-1:] == self.packed.shape[1:]
+        return (
+            has_parameters(self.module)
+            and tensors.usable(x, *self.packed.parameters)
+            and x.shape[-1:] == self.packed.shape[1:]
+        )
 
     def compute(
         self, x: torch.Tensor, activation: str | None = None, residual: torch.Tensor | None = None
@@ -200,11 +202,16 @@ class LinearForward(Forward):
         return tensors.linear(x, weight, bias, activation, residual)
 
 
-class LayerNormForward(Forward):
-    def __call__(self, x: torch.Tensor) -> Any:
-        return self.compute(x) if self.takes(x) else self.original(x)
+class LayerNormForward(UnaryForward):
+    """Layer norm over the last dimension."""
+
+    @property
+    def width(self) -> int:
+        return int(self.module.normalized_shape[0])
 
     def takes(self, x: torch.Tensor) -> bool:
+        if not has_parameters(self.module):
+            return False
         parts: Any = (x, self.module.weight, self.module.bias)
         return tensors.usable(*(part for part in parts if part is not None)) and x.shape[-1:] == torch.Size(
             self.module.normalized_shape
@@ -215,28 +222,32 @@ class LayerNormForward(Forward):
         return tensors.layer_norm(x, module.weight, module.bias, module.eps)
 
 
-class ActivationForward(Forward):
+class ActivationForward(UnaryForward):
+    """GELU or SiLU; a tensor that is not contiguous is left to PyTorch, whose result has its strides."""
+
     def __init__(self, module: nn.Module, activation: str) -> None:
         super().__init__(module)
         self.activation = activation
 
-    def __call__(self, x: torch.Tensor) -> Any:
-        return self.compute(x) if self.takes(x) else self.original(x)
-
     def takes(self, x: torch.Tensor) -> bool:
-        return tensors.usable(x)
+        return tensors.usable(x) and x.is_contiguous()
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         return tensors.activate(x, self.activation)
 
 
-class SoftmaxForward(Forward):
-    def __call__(self, x: torch.Tensor) -> Any:
-        return tensors.softmax(x) if tensors.usable(x) and x.ndim > 0 else self.original(x)
+class SoftmaxForward(UnaryForward):
+    """Softmax over the last dimension."""
+
+    def takes(self, x: torch.Tensor) -> bool:
+        return tensors.usable(x) and x.ndim > 0
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        return tensors.softmax(x)
 
 
-def forward_for(module: nn.Module, packs: Packs) -> Forward | None:
-    """What replaces the module's forward, or None if the kernels have nothing for it."""
+def forward_for(module: nn.Module, packs: Packs) -> UnaryForward | None:
+    """The forward that replaces the module's, None if the kernels have nothing for it."""
     if is_linear(module):
         return LinearForward(module, packs.of(module))
     if is_layer_norm(module):

@@ -1,28 +1,46 @@
-"""The kernels on tensors: which they may take, and the calls, without a copy of what is float32 already."""
+"""The kernels on tensors: which tensors they may take, and the calls, without a copy of float32 memory."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.autograd import forward_ad
 
 import fastsedd_kernels as fk
 
-# Of subclasses nobody knows what an operation means.
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # a subclass may give any operation another meaning
 DTYPES = (torch.float32, torch.bfloat16)
 
-# Every look at a tensor is a call of the active function mode (`functions`), which costs a microsecond: not in here.
+# Within a function mode (`functions`) every attribute of a tensor costs a microsecond: not in here.
 plainly = torch._C.DisableTorchFunction
 
 
-def usable(*tensors: torch.Tensor) -> bool:
-    """Whether the kernels may compute with these: CPU tensors of one short float dtype whose gradient nobody wants.
+def is_traced() -> bool:
+    """Whether PyTorch traces, scripts, compiles or exports at this moment."""
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting())
 
-    Not while PyTorch traces or compiles, nor under autocast, which is PyTorch's own choice of dtypes.
+
+def is_plain_inference() -> bool:
+    """Whether operations mean on this thread what they say, at once, and nothing else.
+
+    Not under autocast, which chooses dtypes of its own; nor within a transform of torch.func (vmap, grad, jvp, …), a
+    level of forward-mode differentiation, or a dispatch mode (fake tensors, export, FLOP counters), which compute
+    something else beside or instead of the result; nor while a program is traced or compiled.
     """
+    return not (
+        is_traced()
+        or torch.is_autocast_enabled("cpu")
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def usable(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels may compute with these: CPU tensors of one short float dtype that need no gradient."""
     with plainly():
-        if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if not is_plain_inference():
             return False
         dtype, graded = tensors[0].dtype, torch.is_grad_enabled()
         return dtype in DTYPES and all(
@@ -52,7 +70,7 @@ def linear(
     """`fk.linear`. The residual must have the result's shape and x's dtype."""
     with plainly():
         added = None if residual is None else as_array(residual)
-        out = torch.empty((*x.shape[:-1], weight.shape[0]))
+        out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32)
         fk.linear(as_array(x), weight, bias, activation, residual=added, out=out.numpy())
         return out.to(x.dtype)
 
@@ -63,15 +81,15 @@ def layer_norm(
     """`fk.layer_norm` over the last dimension."""
     with plainly():
         scale, shift = (None if part is None else as_array(part) for part in (weight, bias))
-        out = torch.empty(x.shape)
+        out = torch.empty(x.shape, dtype=torch.float32)
         fk.layer_norm(as_array(x), scale, shift, eps=eps, out=out.numpy())
         return out.to(x.dtype)
 
 
 def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """`fk.gelu` or `fk.silu`; activation : as `fk.linear` names it."""
+    """`fk.gelu` or `fk.silu` of a contiguous tensor; activation : as `fk.linear` names it."""
     with plainly():
-        out = torch.empty(x.shape)
+        out = torch.empty(x.shape, dtype=torch.float32)
         if activation == "silu":
             fk.silu(as_array(x), out=out.numpy())
         else:
@@ -82,7 +100,7 @@ def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
 def softmax(x: torch.Tensor) -> torch.Tensor:
     """`fk.softmax`, over the last dimension."""
     with plainly():
-        out = torch.empty(x.shape)
+        out = torch.empty(x.shape, dtype=torch.float32)
         fk.softmax(as_array(x), out=out.numpy())
         return out.to(x.dtype)
 
@@ -90,10 +108,9 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool, dtype: str
 ) -> torch.Tensor:
-    """`fk.attention` of [B, H, L, D], any strides; the result lies in memory as [B, L, H, D], as its user wants it."""
+    """`fk.attention` of [B, H, L, D], any strides; the result lies in memory as the queries do, as PyTorch's does."""
     with plainly():
-        batch, heads, length, dim = query.shape
-        out = torch.empty((batch, length, heads, dim)).transpose(1, 2)
+        out = torch.empty_like(query, dtype=torch.float32)
         q, k, v = (as_array(each) for each in (query, key, value))
         fk.attention(q, k, v, scale, causal, out.numpy(), dtype)
         return out.to(query.dtype)

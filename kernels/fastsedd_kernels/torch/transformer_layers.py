@@ -20,19 +20,10 @@ from torch import nn
 
 import fastsedd_kernels as fk
 from fastsedd_kernels.torch import tensors
-from fastsedd_kernels.torch.modules import (
-    Family,
-    Forward,
-    Packed,
-    Packs,
-    activation_of,
-    is_layer_norm,
-    is_linear,
-    parameter,
-    states,
-)
+from fastsedd_kernels.torch.modules import Family, Forward, activation_of, is_layer_norm, is_linear
 from fastsedd_kernels.torch.replays import Replays
 from fastsedd_kernels.torch.scratch import Scratch
+from fastsedd_kernels.torch.weights import Packed, Packs, Watch, has_parameters, parameter
 
 _AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}  # relative to the norm of the layer's own result
 _TRIAL = 12  # tokens
@@ -43,7 +34,7 @@ _IGNORED = {"use_cache", "position_ids", "cache_position"}
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where a layer has its parts: paths of attributes below it; the attention's own below `attention`."""
+    """Paths from a layer to its parts; projections, heads and scale lie below `attention`."""
 
     attention: str
     projections: tuple[str, ...]  # of q, k and v, or of all three together
@@ -55,6 +46,7 @@ class Anatomy:
     down: str
     norm_first: bool
     causal: bool = False
+    scale: str = "scaling"
 
 
 _BERT = Anatomy(
@@ -68,7 +60,7 @@ _VIT = Anatomy(
 )  # fmt: skip
 _SIGLIP = Anatomy(
     "self_attn", ("q_proj", "k_proj", "v_proj"), "num_heads", "self_attn.out_proj",
-    ("layer_norm1", "layer_norm2"), "mlp.fc1", "mlp.activation_fn", "mlp.fc2", norm_first=True,
+    ("layer_norm1", "layer_norm2"), "mlp.fc1", "mlp.activation_fn", "mlp.fc2", norm_first=True, scale="scale",
 )  # fmt: skip
 _GPT2 = Anatomy(
     "attn", ("c_attn",), "num_heads", "attn.c_proj", ("ln_1", "ln_2"), "mlp.c_fc", "mlp.act", "mlp.c_proj",
@@ -106,7 +98,10 @@ class LayerForward(Forward):
             raise AttributeError("a part of the layer is another than its name says")
         self._projections, self._output = packs.of(*projections), packs.of(output)
         self._up, self._down = packs.of(up), packs.of(down)
-        self._family = Family(module)
+        self._packs = (self._projections, self._output, self._up, self._down)
+        self._linears = linears
+        self._watch = Watch()
+        self.family = Family(module)
 
     def __call__(self, x: Any, *arguments: Any, **keywords: Any) -> Any:
         given = [*arguments, *(value for name, value in keywords.items() if name not in _IGNORED)]
@@ -116,28 +111,49 @@ class LayerForward(Forward):
 
     def takes(self, x: Any) -> bool:
         """Plain hidden states, and nothing inside that would notice that it is not called."""
-        return (
-            isinstance(x, torch.Tensor)
-            and tensors.usable(x, *self._projections.parameters)
-            and x.ndim == 3
-            and self._family.is_undisturbed()
-        )
+        if not isinstance(x, torch.Tensor) or x.ndim != 3 or not self.family.is_undisturbed():
+            return False
+        parts = (*self._linears, *self.norms)
+        if not all(map(has_parameters, parts)):
+            return False
+        norms = (each for each in self._norm_parameters() if each is not None)
+        return tensors.usable(x, *(each for pack in self._packs for each in pack.parameters), *norms)
+
+    def _norm_parameters(self) -> list[torch.Tensor | None]:
+        return [parameter(norm, name) for norm in self.norms for name in ("weight", "bias")]
+
+    def example(self, tokens: int) -> torch.Tensor:
+        """Random hidden states of one text."""
+        norm = self.norms[0]
+        noise = torch.randn(1, tokens, norm.normalized_shape[0], generator=torch.Generator().manual_seed(0))
+        return noise.to(norm.weight.dtype)
+
+    def reference(self, x: torch.Tensor) -> Any:
+        """The class's own result, without a mask or whatever else it must be given."""
+        required = [
+            name
+            for name, each in list(self.__signature__.parameters.items())[1:]
+            if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        ]
+        return self.original(x, **dict.fromkeys(required))
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's result for hidden states [B, L, N]."""
         with tensors.plainly():
-            array, out = tensors.as_array(x), torch.empty(x.shape)
+            array, out = tensors.as_array(x), torch.empty(x.shape, dtype=torch.float32)
             if array.flags.c_contiguous:
                 self._replays.run(self._run, self._state(x), array, out.numpy())
             else:
                 self._run(array, out.numpy())
             return out.to(x.dtype)
 
+    def _scale(self) -> float:
+        return float(getattr(self.attention, self._anatomy.scale))
+
     def _state(self, x: torch.Tensor) -> tuple[Any, ...]:
         """All that the calls of kernels depend on beside their arrays."""
-        packs = (self._projections, self._output, self._up, self._down)
-        norms = ((norm.eps, states(parameter(norm, "weight"), parameter(norm, "bias"))) for norm in self.norms)
-        return x.shape, fk.get_num_threads(), self.attention.scaling, *(pack.state() for pack in packs), *norms
+        norms = (*(norm.eps for norm in self.norms), *self._watch.traces(self._norm_parameters()))
+        return x.shape, fk.get_num_threads(), self._scale(), *(pack.state() for pack in self._packs), norms
 
     def _run(self, x: Any, out: Any) -> None:
         array, first = self._scratch.array, self._anatomy.norm_first
@@ -160,7 +176,7 @@ class LayerForward(Forward):
         q, k, v = projected.reshape(batch, length, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
         result = self._scratch.array("heads", (batch, length, width))
         out = result.reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
-        fk.attention(q, k, v, self.attention.scaling, self._anatomy.causal, out, self._products)
+        fk.attention(q, k, v, self._scale(), self._anatomy.causal, out, self._products)
         return result
 
     def _norm(self, which: int, x: Any, out: Any) -> Any:
@@ -174,27 +190,30 @@ def _linear(packed: Packed, x: Any, out: Any, activation: str | None = None, res
     return fk.linear(x, weight, bias, activation, residual=residual, out=out)
 
 
-def layer_forward(module: nn.Module, packs: Packs, scratch: Scratch) -> LayerForward | None:
-    """The module as a layer, if it is one whose forward is known and agrees with its own; run before it is swapped."""
-    anatomy = _KNOWN.get(type(module).__name__)
-    if anatomy is None or not type(module).__module__.startswith("transformers.models."):
-        return None
+def is_known(module: nn.Module) -> bool:
+    """Whether it is of a class whose forward the table describes."""
+    return type(module).__name__ in _KNOWN and type(module).__module__.startswith("transformers.models.")
+
+
+def layer_forward(module: nn.Module, packs: Packs, scratch: Scratch) -> LayerForward | str:
+    """The module as a layer, if it agrees with its own forward, else the reason; call it before anything is swapped."""
     try:
-        forward = LayerForward(module, anatomy, packs, scratch)
-        return forward if _agrees(forward, packs.dtype) else None
-    except (AttributeError, TypeError, ValueError):  # another version of the library has other parts, or other shapes
-        return None
+        forward = LayerForward(module, _KNOWN[type(module).__name__], packs, scratch)
+        difference = _difference(forward)
+    except Exception as error:  # another version of the library has other parts, or other shapes
+        return f"its trial raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    most = max(_AGREEMENT[packs.dtype], _AGREEMENT[str(forward.norms[0].weight.dtype).removeprefix("torch.")])
+    return forward if difference <= most else f"its trial differs by {difference:.1e}, allowed: {most:g}"
 
 
-def _agrees(forward: LayerForward, dtype: str) -> bool:
-    """Whether the layer and its class give nearly the same for random tokens."""
-    norm = forward.norms[0]
-    tokens = torch.randn(2, _TRIAL, norm.normalized_shape[0], generator=torch.Generator().manual_seed(0))
+def _difference(forward: LayerForward) -> float:
+    """The relative difference between the layer and its class for random tokens. Raises what the class raises."""
     with torch.no_grad():
-        tokens = tokens.to(norm.weight.dtype)
-        expected = forward.original(tokens)
-        if not isinstance(expected, torch.Tensor) or not forward.takes(tokens):
-            return False
+        tokens = forward.example(_TRIAL)
+        expected = forward.reference(tokens)
+        if not isinstance(expected, torch.Tensor):
+            raise TypeError(f"the layer returned {type(expected).__name__}, must be a tensor")
+        if not forward.takes(tokens):
+            raise ValueError("the layer's tensors are not plain ones on the CPU")
         difference = torch.linalg.norm((forward.compute(tokens) - expected).float())
-        most = max(_AGREEMENT[dtype], _AGREEMENT[str(tokens.dtype).removeprefix("torch.")])
-        return bool(difference <= most * torch.linalg.norm(expected.float()))
+        return float(difference / torch.linalg.norm(expected.float()))

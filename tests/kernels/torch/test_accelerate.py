@@ -1,0 +1,195 @@
+"""`accelerate`: the same results as PyTorch's own, from models that stay what they were, and every way back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from fastsedd_kernels.torch import Acceleration, accelerate  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+from torch_models import MODELS, RELATIVE, Attention, Mlp, error, made, of_transformers  # noqa: E402
+
+
+@pytest.mark.parametrize("dtype", RELATIVE)
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_the_results_are_those_of_pytorch(name: str, dtype: str) -> None:
+    model, inputs = made(name)
+    expected = model(*inputs)
+    with accelerate(model, dtype):
+        found = model(*inputs)
+        assert type(found) is torch.Tensor and found.dtype == expected.dtype and found.shape == expected.shape
+        assert error(found, expected) <= RELATIVE[dtype]
+    assert torch.equal(model(*inputs), expected)
+
+
+@torch.no_grad()
+def test_what_was_done_is_told() -> None:
+    model, inputs = made("a DiT block")
+    done = accelerate(model)
+    model(*inputs)
+    assert isinstance(done, Acceleration)
+    assert done.swapped["attn.qkv"] == "Linear" and done.swapped["norm1"] == "LayerNorm"
+    assert done.fused == {"mlp": "Linear + GELU"}
+    assert done.left == {"mlp.drop": "Dropout", "mlp.norm": "Identity"}
+    assert done.functions.taken == {"scaled_dot_product_attention": 1}
+    model.attn(inputs[0])
+    assert done.functions.taken == {"scaled_dot_product_attention": 1}  # the whole model alone catches functions
+    text = repr(done)
+    assert text.startswith("Acceleration of DiTBlock, float32, ")
+    assert "5 Linear" in text and "1 Mlp (Linear + GELU)" in text and "1 scaled_dot_product_attention" in text
+
+
+@torch.no_grad()
+def test_a_model_stays_what_it_is() -> None:
+    model, _ = made("a DiT block")
+    names, kinds = list(model.state_dict()), [type(module) for module in model.modules()]
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    done = accelerate(model)
+    assert list(model.state_dict()) == names and [type(module) for module in model.modules()] == kinds
+    done.undo()
+    done.undo()
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+
+
+@torch.no_grad()
+def test_copies_compute_with_their_own_weights() -> None:
+    model, inputs = made("a DiT block")
+    accelerate(model)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        expected = model(*inputs)
+        assert torch.equal(other(*inputs), expected)
+        other.mlp.fc1.weight.zero_()
+        assert error(other(*inputs), expected) > 1e-3
+        assert torch.equal(model(*inputs), expected)
+
+
+@torch.no_grad()
+def test_a_copy_of_a_layer_sees_that_it_trains() -> None:
+    model, _ = of_transformers("Bert")
+    accelerate(model)
+    x = torch.randn(1, 9, 48)
+    for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        layer = other.encoder.layer[0]
+        assert torch.equal(layer(x), layer(x))
+        layer.train()
+        assert not torch.equal(layer(x), layer(x))  # dropout, which only the layer's own forward has
+        layer.eval()
+
+
+def test_gradients_are_pytorchs() -> None:
+    model, (x, condition) = made("a DiT block")
+    x.requires_grad_()
+
+    def gradients() -> list[Any]:
+        model.zero_grad()
+        return list(torch.autograd.grad(model(x, condition).square().sum(), [x, *model.parameters()]))
+
+    expected = gradients()
+    with accelerate(model) as done:
+        assert max(map(error, gradients(), expected)) <= RELATIVE["float32"]
+        assert done.functions.taken == {}
+
+
+@torch.no_grad()
+def test_a_changed_weight_is_seen() -> None:
+    model, inputs = made("a DiT block")
+    accelerate(model)
+    model(*inputs)
+    other, _ = made("a DiT block")
+    for parameter in other.parameters():
+        parameter.mul_(0.5)
+    model.load_state_dict(other.state_dict())
+    assert error(model(*inputs), other(*inputs)) <= RELATIVE["float32"]
+    other.mlp.fc2.weight.mul_(-1)
+    model.mlp.fc2 = other.mlp.fc2  # a module of its own, which is not swapped
+    model.mlp.fc1.bias = nn.Parameter(other.mlp.fc1.bias + 1)
+    other.mlp.fc1.bias.add_(1)
+    assert error(model(*inputs), other(*inputs)) <= RELATIVE["float32"]
+
+
+@torch.no_grad()
+def test_hooks_between_fused_modules_are_called() -> None:
+    model, inputs = made("an MLP")
+    accelerate(model)
+    expected, seen = model(*inputs), []
+    handle = model.act.register_forward_hook(lambda module, arguments, result: seen.append(result))
+    assert error(model(*inputs), expected) <= RELATIVE["float32"]
+    handle.remove()
+    model(*inputs)
+    assert len(seen) == 1
+
+
+@torch.no_grad()
+def test_bfloat16_models_stay_bfloat16() -> None:
+    model, inputs = made("a DiT block")
+    model, inputs = model.bfloat16(), tuple(each.bfloat16() for each in inputs)
+    expected = model(*inputs)
+    with accelerate(model, "bfloat16") as done:
+        found = model(*inputs)
+    assert found.dtype == torch.bfloat16 and error(found, expected) <= RELATIVE["bfloat16"]
+    assert done.functions.taken == {"scaled_dot_product_attention": 1}
+
+
+@torch.no_grad()
+def test_what_the_kernels_do_not_take_is_left() -> None:
+    model, (x, condition) = made("a DiT block")
+    with accelerate(model) as done:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.attn.qkv(x).dtype == torch.bfloat16
+        expected = functional.linear(x[..., :0], torch.empty(3, 0))
+        assert expected.shape == (2, 19, 3)
+        assert model.attn.qkv(x[:0]).shape == (0, 19, 144)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):  # PyTorch's own word
+            model.attn.qkv(x[..., :5])
+    doubles = model.double()
+    with accelerate(doubles) as done:
+        assert set(done.swapped.values()) <= {"GELU", "SiLU", "LayerNorm"}
+        assert doubles(x.double(), condition.double()).dtype == torch.float64
+
+
+@torch.no_grad()
+def test_masks_and_few_queries_are_left_to_pytorch() -> None:
+    model = Attention(32, 2).eval()
+    x, mask = torch.randn(1, 20, 32), torch.rand(20, 20) > 0.3
+    mask[:, 0] = True
+    expected, short = model(x, mask), model(x[:, :3])
+    with accelerate(model) as done:
+        assert error(model(x, mask), expected) <= RELATIVE["float32"]
+        assert error(model(x[:, :3]), short) <= RELATIVE["float32"]
+        assert sum(done.functions.left.values()) == 2
+        assert "with a mask" in repr(done)
+
+
+@torch.no_grad()
+def test_tensors_of_any_strides() -> None:
+    model, _ = made("a DiT block")
+    turned = torch.randn(19, 2, 48).transpose(0, 1)
+    spread = torch.randn(2, 19, 96)[..., ::2]
+    expected = [(model.mlp(each), model.attn(each), model.norm1(each)) for each in (turned, spread)]
+    with accelerate(model):
+        found = [(model.mlp(each), model.attn(each), model.norm1(each)) for each in (turned, spread)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert max(map(error, ours, theirs)) <= RELATIVE["float32"]
+
+
+def test_bad_arguments_are_told() -> None:
+    model, _ = made("an MLP")
+    with pytest.raises(ValueError, match="dtype is 'float16', allowed are"):
+        accelerate(model, "float16")
+    with pytest.raises(ValueError, match=r"training mode.*model\.eval"):
+        accelerate(model.train())
+    with pytest.raises(ValueError, match="model is ndarray"):
+        accelerate(np.zeros(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"fc1\.weight on meta"):
+        accelerate(Mlp(8, 8).to("meta").eval())
+    accelerate(model.eval())
+    with pytest.raises(ValueError, match="accelerated already"):
+        accelerate(model)
