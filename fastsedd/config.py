@@ -10,6 +10,7 @@ from typing import Literal
 # Bounds that no real model is near, so that a hostile file is refused before it takes memory.
 MAX_TOKENS = 1 << 20
 MAX_WIDTH = 1 << 15
+MAX_TOKEN_CHARACTERS = 256
 MAX_BLOCKS = 512
 MAX_LENGTH = 1 << 17
 MAX_PARAMETERS = 1 << 34

@@ -19,6 +19,7 @@ from fastsedd.config import (
     MAX_BLOCKS,
     MAX_LENGTH,
     MAX_PARAMETERS,
+    MAX_TOKEN_CHARACTERS,
     MAX_TOKENS,
     MAX_WIDTH,
     GenerationConfig,
@@ -57,6 +58,7 @@ class ModelConfig:
     scale_by_sigma : whether the noise's own factor is left out of the head's scores
     mask : id of the mask, if it is not the last one
     characters : the character of each token, where the tokens are characters
+    merges : of tokens behind the characters, each of two earlier tokens: see `text.character_merges`
     Raises ValueError, naming the field, its value and what is allowed.
     """
 
@@ -73,6 +75,7 @@ class ModelConfig:
     time_conditioning: bool = True
     mask: int | None = None
     characters: str | None = None
+    merges: tuple[tuple[int, int], ...] = ()
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
@@ -85,14 +88,34 @@ class ModelConfig:
         check_range("length", self.length, 1, MAX_LENGTH)
         if self.width % self.heads or self.head_dim % 2:
             raise ValueError(f"heads is {self.heads}, allowed: divisors of the width {self.width} into even widths")
-        if self.characters is not None and not len(set(self.characters)) == len(self.characters) == self.tokens:
-            raise ValueError(f"characters has {len(self.characters)}, allowed: {self.tokens} distinct ones, the tokens")
+        self._check_characters()
         if self.mask is not None:
             self._check_mask(self.mask)
         if self.normalised and self.graph != "absorb":
             raise ValueError(f"graph is {self.graph!r}, allowed for the {self.architecture} architecture: 'absorb'")
         self.family.check(self)
         check_range("parameters", self.parameters, 1, MAX_PARAMETERS)
+
+    def _check_characters(self) -> None:
+        if self.characters is None:
+            if self.merges:
+                raise ValueError(f"merges has {len(self.merges)}, allowed without characters: none")
+            return
+        count = self.tokens - len(self.merges)
+        if not len(set(self.characters)) == len(self.characters) == count:
+            without = " without the merges" if self.merges else ""
+            raise ValueError(
+                f"characters has {len(self.characters)}, allowed: {count} distinct ones, the tokens{without}"
+            )
+        if len(set(self.merges)) < len(self.merges):
+            raise ValueError("merges has a pair twice, allowed: distinct pairs")
+        lengths = [1] * count
+        for left, right in self.merges:
+            if not 0 <= min(left, right) <= max(left, right) < len(lengths):
+                raise ValueError(f"merges has {left}, {right} as token {len(lengths)}, allowed: two earlier tokens")
+            lengths.append(lengths[left] + lengths[right])
+            if lengths[-1] > MAX_TOKEN_CHARACTERS:
+                raise ValueError(f"merges gives token {len(lengths) - 1} more than {MAX_TOKEN_CHARACTERS} characters")
 
     def _check_mask(self, mask: int) -> None:
         if self.graph != "absorb":

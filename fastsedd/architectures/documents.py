@@ -32,7 +32,8 @@ class ModelKeys(msgspec.Struct):
 
 class TokenizerKeys(msgspec.Struct):
     type: str = ""
-    characters: str | None = None  # of the type "characters"; other types are kept in files of their own
+    characters: str | None = None  # of the types "characters" and "character merges"; others have files of their own
+    merges: list[tuple[int, int]] | None = None  # of the latter
 
 
 class GenerationKeys(msgspec.Struct):
@@ -62,7 +63,7 @@ class Stored(Shared, kw_only=True):
 def shared(stored: Shared) -> dict[str, Any]:
     """The fields of ModelConfig that every config.json states alike."""
     generation = GenerationConfig(stored.generation.steps, stored.generation.temperature)
-    return {"characters": _characters(stored.tokenizer), "generation": generation, "mask": stated_mask(stored)}
+    return {**_characters(stored.tokenizer), "generation": generation, "mask": stated_mask(stored)}
 
 
 def from_stored(family: Architecture, stored: Stored, graph: Graph, **fields: Any) -> ModelConfig:
@@ -116,6 +117,8 @@ def common(config: ModelConfig) -> dict[str, Any]:
         found["mask_token_id"] = config.mask
     if config.characters is not None:
         found["tokenizer"] = {"type": "characters", "characters": config.characters}
+        if config.merges:
+            found["tokenizer"] |= {"type": "character merges", "merges": [list(pair) for pair in config.merges]}
     return found
 
 
@@ -124,9 +127,14 @@ def _noise(stored: NoiseKeys) -> NoiseConfig:
     return NoiseConfig(stored.type, **{name: value for name, value in given.items() if value is not None})
 
 
-def _characters(stored: TokenizerKeys | str | None) -> str | None:
-    if not isinstance(stored, TokenizerKeys) or stored.type != "characters":
-        return None
+def _characters(stored: TokenizerKeys | str | None) -> dict[str, Any]:
+    """The fields of ModelConfig that a table of characters, with or without merges, decides."""
+    if not isinstance(stored, TokenizerKeys) or stored.type not in ("characters", "character merges"):
+        return {}
     if stored.characters is None:
         raise ValueError("tokenizer.characters is missing, allowed: the model's characters, in order")
-    return stored.characters
+    if stored.type == "characters":
+        return {"characters": stored.characters}
+    if not stored.merges:
+        raise ValueError("tokenizer.merges is missing, allowed: pairs of earlier tokens, one for each token")
+    return {"characters": stored.characters, "merges": tuple(stored.merges)}

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.text.byte_pairs import BytePairs
+from fastsedd.text.character_merges import CharacterMerges
 from fastsedd.text.characters import CharacterTokenizer
 from fastsedd.text.token_ids import TokenIds
 
-__all__ = ["BytePairs", "CharacterTokenizer", "TokenIds", "Tokenizer", "choose"]
+__all__ = ["BytePairs", "CharacterMerges", "CharacterTokenizer", "TokenIds", "Tokenizer", "choose"]
 
 
 class Tokenizer(Protocol):
@@ -34,4 +35,6 @@ def choose(config: ModelConfig, files: tuple[Path, ...] = ()) -> Tokenizer:
         return BytePairs(files, config.tokens, config.mask)
     if config.characters is None:
         return TokenIds(config.tokens, config.mask)
+    if config.merges:
+        return CharacterMerges(config.characters, config.merges)
     return CharacterTokenizer(config.characters)
