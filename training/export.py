@@ -1,4 +1,4 @@
-"""Turn a training run into the shipped checkpoint: float16 weights, config.json and a model card of what was measured.
+"""Turn a training run into the shipped checkpoint: float16 weights, config.json and a model card with its measures.
 
     python -m training.export CORPUS RUN FOLDER --steps 128 --temperature 0.8
 
@@ -25,24 +25,23 @@ WORD = re.compile(r"[a-z']+")
 
 CARD = """# The shipped model
 
-{architecture}, {parameters:.2f} M parameters, {graph} graph, {noise} noise, {length} characters a text; trained by
-score entropy on tiny Shakespeare (public domain; first 90% of {characters:,} characters) for {step:,} steps and
+{architecture}, {parameters:.2f} M parameters, {graph} graph, {noise} noise, {length} tokens per text, a vocabulary
+of {tokens}; trained on tiny Shakespeare (public domain; first 90% of {characters:,} characters) for {step:,} steps and
 {minutes:.0f} minutes by `training/`. float16 weights of the moving average.
 
 | measure | value |
 |---|---|
-| validation bound, last 10% of the corpus, nats a character | {bound:.3f} ± {error:.3f} |
+| validation bound, last 10% of the corpus, nats per character | {bound:.3f} ± {error:.3f} |
 | the same in bits | {bits:.3f} |
-| a uniform guess | {guess:.2f} |
+| nats per token | {token_bound:.3f} |
 | generated words that occur in the corpus, {count} texts, {steps} steps, temperature {temperature:g} | {share:.3f} |
 | the same at temperature 1 | {plain:.3f} |
 
-The bound is the diffusion weighted denoising score entropy (Lou et al. 2024, theorem 3.6), over {windows} windows side
-by side with {passes} stratified times each; its standard error is over the windows. A word is a run of letters and
-apostrophes, in lower case.
+The bound is that of the training loss (`training/loss.py`), over {windows} windows side by side with {passes} times
+each, stratified; its standard error is over the windows. A word is a run of letters and apostrophes, in lower case.
 
-`config.json` sets what reads best as the default: {steps} steps, temperature {temperature:g}. The temperature sharpens
-what a position becomes, not when: below 1 it reads better and varies less.
+`config.json` sets the defaults: {steps} steps, temperature {temperature:g}. The temperature sharpens which token a
+position becomes, not when: below 1 texts read better and vary less.
 
 Three texts with the defaults, seed 0, not chosen:
 
@@ -51,7 +50,7 @@ Three texts with the defaults, seed 0, not chosen:
 
 
 def bound_by_window(network: torch.nn.Module, config: dict, data: torch.Tensor, passes: int) -> np.ndarray:
-    """The bound of each validation window, nats a character, averaged over `passes` times."""
+    """The bound of each validation window, nats per token, averaged over `passes` times."""
     generator = torch.Generator().manual_seed(0)
     windows = corpora.windows(data, config["model"]["length"])
     total = torch.zeros(len(windows))
@@ -61,7 +60,7 @@ def bound_by_window(network: torch.nn.Module, config: dict, data: torch.Tensor, 
             for rows in order.split(32):
                 times = loss.stratified_times(len(rows), generator)
                 times = times[torch.randperm(len(rows), generator=generator)]
-                total[rows] += loss.bound(network, config, windows[rows], times, generator)
+                total[rows] += loss.of_network(network, config, windows[rows], times, generator)
     return (total / passes).numpy()
 
 
@@ -90,7 +89,10 @@ def main(corpus_file: Path, run: Path, folder: Path, steps: int, temperature: fl
 
     network = model.build(config).eval()
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    bounds = bound_by_window(network, config, corpora.read(corpus_file).validation, passes)
+    texts_read = corpora.read(corpus_file)
+    validation = corpora.tokenise(texts_read, config).validation
+    by_token = bound_by_window(network, config, validation, passes)
+    bounds = by_token * len(validation) / len(texts_read.validation)
 
     corpus_text = corpus_file.read_text(encoding="utf-8")
     shipped = fastsedd.load(folder)
@@ -102,7 +104,7 @@ def main(corpus_file: Path, run: Path, folder: Path, steps: int, temperature: fl
         parameters=shipped.parameters / 1e6, length=config["model"]["length"], characters=len(corpus_text),
         step=state["step"], minutes=state["seconds"] / 60, windows=len(bounds), passes=passes,
         bound=bounds.mean(), error=bounds.std(ddof=1) / len(bounds) ** 0.5, bits=bounds.mean() / np.log(2),
-        guess=np.log(config["tokens"]), count=count, steps=steps, temperature=temperature,
+        tokens=config["tokens"], token_bound=by_token.mean(), count=count, steps=steps, temperature=temperature,
         share=word_share(texts, corpus_text), plain=word_share(plain, corpus_text),
         samples="\n\n".join(f"```\n{text}\n```" for text in texts[:3]),
     )  # fmt: skip

@@ -1,10 +1,12 @@
-"""Score entropy (Lou et al. 2024, section 3) for both graphs, as a bound on -log p(x) in nats a token."""
+"""Bounds on -log p(x) in nats per token: score entropy (Lou et al. 2024, section 3) for both graphs, and the cross
+entropy of masked tokens (Ou et al. 2024) for networks that predict the clean one."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOGLINEAR_EPS = 1e-3
@@ -72,3 +74,31 @@ def bound(
         noisy = torch.where(moved, anywhere, clean)
         entropy = uniform_entropy(network(noisy, sigma), sigma, clean, noisy)
     return (rate[:, None] * entropy).mean(-1)
+
+
+def any_order_bound(
+    network: nn.Module, config: dict, clean: Tensor, t: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """The mean cross entropy of each sample's masked tokens, [B], nats per token.
+
+    Of a text of L tokens, k are masked, 1 <= k <= L as likely as each other; t, [B] in (0, 1], is which k. Its
+    expectation is the bound of the absorbing graph in continuous time, without the variance of how many are masked.
+    """
+    batch, length = clean.shape
+    count = (t * length).ceil().long().clamp(1, length)
+    order = torch.rand(clean.shape, generator=generator).argsort(-1).argsort(-1)
+    masked = order < count[:, None]
+    rows = masked.flatten().nonzero()[:, 0].to(clean.device)
+    noisy = torch.where(masked.to(clean.device), config["tokens"], clean)
+    logits = network(noisy, rows)[:, : config["tokens"]].float()
+    surprise = F.cross_entropy(logits, clean.flatten()[rows], reduction="none")
+    sums = torch.zeros(batch, device=clean.device).index_add(0, rows // length, surprise)
+    return sums / count.to(clean.device)
+
+
+def of_network(
+    network: nn.Module, config: dict, clean: Tensor, t: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """The bound of each sample, [B], nats per token, by the loss that a config's architecture is trained with."""
+    chosen = any_order_bound if config["model"]["type"] == "radd" else bound
+    return chosen(network, config, clean, t, generator)

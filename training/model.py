@@ -1,4 +1,4 @@
-"""The two architectures in PyTorch, under the checkpoint's own tensor names.
+"""The architectures that are told the noise, in PyTorch, under the checkpoint's own tensor names.
 
 Training needs gradients, so this is the one place of the project that speaks PyTorch. The shapes, names and formulas
 are those that `fastsedd.models` reads; `state_dict()` of a network here is a checkpoint there.
@@ -11,6 +11,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.attention import attend
+from training.radd import RADD
 
 FREQUENCIES = 256
 
@@ -71,21 +74,6 @@ class OutputLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, -1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-def attend(qkv: Tensor, heads: int, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Bidirectional attention over a packed [B, L, 3 * width] projection, laid out as (three, head, dim)."""
-    batch, length, triple = qkv.shape
-    q, k, v = qkv.view(batch, length, 3, heads, triple // 3 // heads).permute(2, 0, 3, 1, 4)
-    if rotation is not None:
-        q, k = rotate(q, *rotation), rotate(k, *rotation)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, triple // 3)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in its rotate-half form."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
 
 
 class DDiTBlock(nn.Module):
@@ -207,10 +195,12 @@ def build(config: dict) -> nn.Module:
         "width": model["hidden_size"],
         "blocks": model["n_blocks"],
         "heads": model["n_heads"],
-        "cond": model["cond_dim"],
         "length": model["length"],
         "dropout": model["dropout"],
     }
+    if model["type"] == "radd":
+        return RADD(**sizes)
+    sizes["cond"] = model["cond_dim"]
     if model["type"] == "annotated":
         return Annotated(**sizes)
     return DDiT(**sizes, scale_by_sigma=model["scale_by_sigma"])

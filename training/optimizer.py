@@ -3,7 +3,7 @@
 Hidden matrices follow Muon (Jordan et al. 2024): momentum, orthogonalised by a Newton-Schulz iteration, so that every
 direction of a matrix learns at one rate. On this corpus it reaches a given bound in about half of AdamW's tokens.
 Embeddings, the head, norms, biases and adaLN follow AdamW. `torch.optim.Muon` iterates in bfloat16, which a CPU
-without bfloat16 arithmetic emulates; this one iterates in float32.
+without bfloat16 arithmetic emulates; this one iterates in the type that it is told to.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values all moved into about [0.7, 1.2]."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    x = (wide / (wide.norm() + 1e-7)).to(dtype)
     for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -26,8 +26,18 @@ def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    """Muon with decoupled weight decay. dtype : what the iteration computes in."""
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:
@@ -38,17 +48,23 @@ class Muon(torch.optim.Optimizer):
                 direction = parameter.grad.lerp(velocity, group["momentum"])
                 rows, columns = parameter.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalise(direction), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                update = orthogonalise(direction, dtype=self._dtype)
+                parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
-def build(network: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
-    """The optimizers of a network, Muon first; each group remembers its peak learning rate as `peak_lr`."""
+def build(
+    network: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.0, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a network, Muon first; each group remembers its peak learning rate as `peak_lr`.
+
+    weight_decay : of the hidden matrices; dtype : of Muon's iteration
+    """
     hidden, other = [], []
     for name, parameter in network.named_parameters():
         in_block = name.startswith(("blocks.", "transformer.h.")) and "adaLN" not in name
         (hidden if in_block and parameter.ndim == 2 else other).append(parameter)
     optimizers = [
-        Muon(hidden, lr=muon_lr),
+        Muon(hidden, lr=muon_lr, weight_decay=weight_decay, dtype=dtype),
         torch.optim.AdamW(other, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     for optimizer in optimizers:

@@ -1,198 +1,187 @@
-"""Train a character model by score entropy, in a budget of minutes, resumable at any point.
+"""Train a text model, resumable at any point: warm-up and a constant rate for as long as it is given time.
 
-    python -m training.train CORPUS RUN --minutes 90
+    python -m training.train CORPUS RUN --extra plays.txt --minutes 90
+    python -m training.train CORPUS RUN --extra plays.txt --anneal TARGET --minutes 25
 
-RUN/state.pt holds everything to go on from; RUN/config.json and RUN/model.safetensors (float32, EMA) are a checkpoint
-that `fastsedd generate --model RUN` reads at any time. Interrupt it freely: the same command goes on.
+The first continues RUN until it has trained for so many minutes in all. The second lets the rate of a copy of RUN fall
+to zero, in minutes of its own, and leaves RUN as it is, to be continued: what TARGET holds is the model to be used.
+RUN/state.pt holds everything to continue from; RUN/config.json and RUN/model.safetensors (float32, moving average) are
+a checkpoint that `fastsedd generate --model RUN` reads at any time. Stop it freely, by SIGINT or SIGTERM too: the same
+command continues, and a process that is stopped and continued (SIGSTOP, SIGCONT) counts the time that it had.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from training import corpus as corpora
-from training import loss, model, optimizer
+from training.run import SAVE_SECONDS, Rates, Run, validation_bound
+
+VALIDATION_BATCHES = 8
+VALIDATIONS_PER_SAVE = 5
+COND_DIM = 64
+BFLOAT16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
-def describe(
-    characters: str, architecture: str, graph: str, width: int, blocks: int, heads: int, dropout: float
-) -> dict:
+class Shape(NamedTuple):
+    """A network's architecture, its graph and its sizes."""
+
+    architecture: str
+    graph: str
+    length: int
+    width: int
+    blocks: int
+    heads: int
+    dropout: float
+
+
+class Sampling(NamedTuple):
+    """Windows per step, the share of them at the beginning of a paragraph, and the share from the corpus itself."""
+
+    batch: int
+    aligned: float
+    own_share: float
+
+
+def describe(tokenizer: dict, shape: Shape) -> dict:
     """The config.json of a new run."""
-    noise = {"type": "loglinear"} if graph == "absorb" else {"type": "geometric", "sigma_min": 1e-4, "sigma_max": 20.0}
+    absorb = shape.graph == "absorb"
+    noise = {"type": "loglinear"} if absorb else {"type": "geometric", "sigma_min": 1e-4, "sigma_max": 20.0}
     return {
-        "tokens": len(characters),
-        "graph": {"type": graph},
+        "tokens": len(tokenizer["characters"]) + len(tokenizer.get("merges", [])),
+        "graph": {"type": shape.graph},
         "noise": noise,
         "model": {
-            "type": architecture,
-            "hidden_size": width,
-            "cond_dim": 64,
-            "length": 256,
-            "n_blocks": blocks,
-            "n_heads": heads,
-            "scale_by_sigma": architecture == "ddit" and graph == "absorb",
-            "dropout": dropout,
+            "type": shape.architecture,
+            "hidden_size": shape.width,
+            "cond_dim": COND_DIM,
+            "length": shape.length,
+            "n_blocks": shape.blocks,
+            "n_heads": shape.heads,
+            "scale_by_sigma": shape.architecture == "ddit" and absorb,
+            "dropout": shape.dropout,
         },
-        "tokenizer": {"type": "characters", "characters": characters},
+        "tokenizer": tokenizer,
     }
 
 
-def replace(path: Path, write) -> None:
-    """Write to a temporary name, then rename: an interruption leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
+class Stop:
+    """Becomes true once the process is asked to end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked
 
 
-def cosine(progress: float, warmup: float = 0.01, floor: float = 0.01) -> float:
-    """Share of the peak learning rate after this share of the budget."""
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def train(
+    run: Run, corpus: corpora.Corpus, sampling: Sampling, share: Callable[[float], float], seconds: float, stop: Stop
+) -> None:
+    """Take steps until the run has had so many seconds. share : of the peak rate, by the run's seconds."""
+    length = run.config["model"]["length"]
+    smooth, saved, tokens, saves = None, time.monotonic(), run.tokens, 0
+    while run.seconds < seconds and not stop:
+        rows = corpora.mixed_batch(corpus, sampling.batch, length, sampling.aligned, sampling.own_share)
+        value = run.take_step(rows.to(run.device), share(run.seconds))
+        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+        if time.monotonic() - saved > SAVE_SECONDS:
+            rate = (run.tokens - tokens) / (time.monotonic() - saved)
+            line = f"{run.seconds / 60:6.1f} min  step {run.step}  loss {smooth:.3f}  {rate:.0f} tokens/s"
+            if saves % VALIDATIONS_PER_SAVE == 0:
+                line += f"  validation {validate(run, corpus, VALIDATION_BATCHES)[0]:.3f}"
+            click.echo(line)
+            saved, tokens, saves = time.monotonic(), run.tokens, saves + 1
+            run.save()
 
 
-class Run:
-    """A network in training with all that a resumption needs."""
-
-    def __init__(self, folder: Path, config: dict, muon_lr: float, adam_lr: float, device: str) -> None:
-        self.folder, self.config = folder, config
-        self.network = model.build(config).to(device)
-        self.optimizers = optimizer.build(self.network, muon_lr, adam_lr)
-        self.ema = {name: tensor.detach().clone() for name, tensor in self.network.named_parameters()}
-        self.step, self.seconds = 0, 0.0
-        if (folder / "state.pt").exists():
-            self._resume(device)
-
-    def _resume(self, device: str) -> None:
-        state = torch.load(self.folder / "state.pt", map_location=device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        for one, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            one.load_state_dict(saved)
-        self.ema, self.step, self.seconds = state["ema"], state["step"], state["seconds"]
-        torch.set_rng_state(state["rng"].cpu())
-
-    def save(self) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "optimizers": [one.state_dict() for one in self.optimizers],
-            "ema": self.ema,
-            "step": self.step,
-            "seconds": self.seconds,
-            "rng": torch.get_rng_state(),
-        }
-        replace(self.folder / "state.pt", lambda path: torch.save(state, path))
-        weights = {name: tensor.contiguous().cpu() for name, tensor in self.ema.items()}
-        replace(self.folder / "model.safetensors", lambda path: save_file(weights, path))
-
-    def average(self, decay: float) -> None:
-        """Fold the current weights into their moving average, faster while the run is young."""
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        parameters = dict(self.network.named_parameters())
-        torch._foreach_lerp_(list(self.ema.values()), [parameters[name].detach() for name in self.ema], 1 - decay)
-
-    def set_rate(self, share: float) -> None:
-        for one in self.optimizers:
-            for group in one.param_groups:
-                group["lr"] = share * group["peak_lr"]
-
-    def averaged(self) -> nn.Module:
-        network = model.build(self.config).to(next(iter(self.ema.values())).device)
-        network.load_state_dict(self.ema, strict=False)
-        return network.eval()
+def validate(run: Run, corpus: corpora.Corpus, batches: int) -> tuple[float, float]:
+    """The moving average's bound, nats per token, and its standard error; recorded in the run's history."""
+    windows = corpora.windows(corpus.validation, run.config["model"]["length"])
+    mean, error = validation_bound(run.averaged(), run.config, windows, batches, bfloat16=run.bfloat16)
+    run.history.append({"step": run.step, "tokens": run.tokens, "seconds": run.seconds, "validation": mean})
+    return mean, error
 
 
-@torch.no_grad()
-def validation_bound(
-    network: nn.Module, config: dict, data: torch.Tensor, batches: int, seed: int = 0
-) -> tuple[float, float]:
-    """Mean and standard error of the bound over random windows, nats a token."""
-    generator = torch.Generator().manual_seed(seed)
-    windows = corpora.windows(data, config["model"]["length"])
-    device = next(network.parameters()).device
-    values = []
-    for _ in range(batches):
-        rows = windows[torch.randperm(len(windows), generator=generator)[:32]]
-        times = loss.stratified_times(len(rows), generator)
-        values.append(loss.bound(network, config, rows.to(device), times, generator).mean())
-    values = torch.stack(values)
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+def prepare(folder: Path, texts: corpora.Texts, tokens: int, shape: Shape) -> dict:
+    """The config of a run: the one that its folder has, else a new one, for which the tokenizer is learnt."""
+    path = folder / "config.json"
+    return json.loads(path.read_text()) if path.exists() else describe(corpora.tokenizer(texts, tokens), shape)
 
 
 @click.command(help=__doc__)
 @click.argument("corpus_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--minutes", default=90.0, help="Budget of training time; the schedule follows it.")
-@click.option("--architecture", type=click.Choice(["ddit", "annotated"]), default="ddit")
+@click.option("--extra", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="More text.")
+@click.option("--minutes", default=90.0, help="Training time in all; with --anneal, that of the falling rate.")
+@click.option("--anneal", metavar="TARGET", type=click.Path(file_okay=False, path_type=Path), help="See above.")
+@click.option("--tokens", default=2048, help="Size of the vocabulary; up to the number of characters: characters.")
+@click.option("--architecture", type=click.Choice(["radd", "ddit", "annotated"]), default="radd")
 @click.option("--graph", type=click.Choice(["absorb", "uniform"]), default="absorb")
+@click.option("--length", default=256)
 @click.option("--width", default=256)
-@click.option("--blocks", default=5)
+@click.option("--blocks", default=6)
 @click.option("--heads", default=4)
 @click.option("--dropout", default=0.0)
 @click.option("--batch", default=32)
+@click.option("--aligned", default=0.9, help="Share of windows at the beginning of a paragraph.")
+@click.option("--own-share", default=0.3, help="Share of windows of CORPUS itself, where there is more text.")
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=2e-3)
-@click.option("--ema", default=0.999)
 @click.option("--seed", default=0)
+@click.option("--threads", default=0, help="CPU threads.  [default: all cores]")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-@click.option("--compile/--no-compile", "compiled", default=True)
+@click.option("--bfloat16/--float32", default=BFLOAT16, help="Type of the products.")
 def main(
     corpus_file: Path,
     folder: Path,
+    extra: tuple[Path, ...],
     minutes: float,
-    architecture: str,
-    graph: str,
-    width: int,
-    blocks: int,
-    heads: int,
-    dropout: float,
-    batch: int,
-    muon_lr: float,
-    adam_lr: float,
-    ema: float,
-    seed: int,
-    device: str,
-    compiled: bool,
+    anneal: Path | None,
+    tokens: int,
+    **options: Any,
 ) -> None:
-    torch.manual_seed(seed)
-    corpus = corpora.read(corpus_file)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = describe(corpus.characters, architecture, graph, width, blocks, heads, dropout)
-    replace(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
-    run = Run(folder, config, muon_lr, adam_lr, device)
-    network = torch.compile(run.network) if compiled else run.network
-    click.echo(f"{sum(p.numel() for p in run.network.parameters()) / 1e6:.2f} M parameters, from step {run.step}")
-    length = config["model"]["length"]
-    smooth, reported, first_step, started, before = None, time.monotonic(), run.step, time.monotonic(), run.seconds
-    while run.seconds < 60 * minutes:
-        run.set_rate(cosine(run.seconds / (60 * minutes)))
-        rows = corpora.random_batch(corpus.train, batch, length).to(device)
-        value = loss.bound(network, config, rows, loss.stratified_times(batch)).mean()
-        value.backward()
-        nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
-        for one in run.optimizers:
-            one.step()
-            one.zero_grad(set_to_none=True)
-        run.step += 1
-        run.average(ema)
-        run.seconds = before + time.monotonic() - started
-        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
-        if time.monotonic() - reported > 60:
-            reported = time.monotonic()
-            rate = (run.step - first_step) * batch * length / (reported - started)
-            click.echo(f"{run.seconds / 60:6.1f} min  step {run.step}  loss {smooth:.3f}  {rate:.0f} tokens/s")
-            run.save()
+    torch.manual_seed(options["seed"])
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    texts = corpora.read(corpus_file, extra)
+    config = prepare(folder, texts, tokens, Shape(*(options[name] for name in Shape._fields)))
+    corpus = corpora.tokenise(texts, config)
+    rates = Rates(options["muon_lr"], options["adam_lr"])
+    run = Run(anneal or folder, config, rates, options["device"], bfloat16=options["bfloat16"])
+    origin = folder / "state.pt"
+    before = torch.load(origin, map_location="cpu", weights_only=True)["seconds"] if anneal else 0.0
+    own = run.folder / "state.pt"
+    if own.exists() or anneal:
+        run.resume(own if own.exists() else origin)
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    click.echo(f"{parameters / 1e6:.2f} M parameters, {len(corpus.own.tokens):,} tokens, from step {run.step}")
+
+    def share(seconds: float) -> float:
+        return 1.0 if anneal is None else max(0.0, 1.0 - (seconds - before) / (60 * minutes))
+
+    sampling = Sampling(*(options[name] for name in Sampling._fields))
+    train(run, corpus, sampling, share, before + 60 * minutes, Stop())
+    mean, error = validate(run, corpus, 40)
     run.save()
-    mean, error = validation_bound(run.averaged(), config, corpus.validation, 40)
-    click.echo(f"validation bound {mean:.3f} +- {error:.3f} nats a character")
+    per_character = len(corpus.validation) / len(texts.validation)
+    click.echo(
+        f"validation bound {mean:.3f} ± {error:.3f} nats per token, "
+        f"{mean * per_character:.4f} ± {error * per_character:.4f} nats per character"
+    )
 
 
 if __name__ == "__main__":
