@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +22,11 @@ from fastsedd.architectures.base import ModelConfig
 from fastsedd.config import NoiseConfig
 
 fk.set_num_threads(max(2, fk.get_num_threads()))
+
+# Whoever started pytest in the background, or under nohup, ignores these; the processes that tests start must not.
+for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda number, frame: None)
 
 Tensors = dict[str, np.ndarray]
 
