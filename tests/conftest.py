@@ -80,6 +80,12 @@ def config_document(config: ModelConfig) -> dict:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def kernels_of_other_cpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the first test for another CPU fills with all kernels, and later ones load from."""
+    return tmp_path_factory.mktemp("kernels-of-other-cpus")
+
+
 @pytest.fixture
 def one_thread() -> Callable[[], AbstractContextManager[None]]:
     """with one_thread(): kernels use one thread inside."""
