@@ -1,4 +1,4 @@
-"""How many samples are denoised together: as many as memory allows, or fewer where that proves faster."""
+"""The number of samples denoised together: as many as memory allows, or fewer where that proves faster."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fastsedd.request import Request
 
 @dataclass(frozen=True)
 class DiffusionProcess:
-    """How a model's texts become noise, and are written back from it.
+    """The way from a model's texts to noise, and back.
 
     fitted : the time grid that was fitted to the model, if there is one
     """

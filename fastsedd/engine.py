@@ -224,14 +224,14 @@ class Model:
         return FittedTimes(tuple(times.tolist()))
 
     def _scoring_batch_size(self, batch_size: int | None, length: int) -> int:
-        """How many texts of this length are scored together, where all their log scores are kept."""
+        """The number of texts of this length scored together, where all their log scores are kept."""
         if batch_size is None:
             return self._batch_size(length, self.config.vocab_size)
         check_batch_size(batch_size)
         return batch_size
 
     def _batch_size(self, length: int, scores: int = 0) -> int:
-        """How many texts of this length fit the scratch memory; scores : log scores kept of each position."""
+        """The number of texts of this length that fit the scratch memory; scores : log scores kept of each position."""
         bytes_per_sample = length * (bytes_per_position(self.config) + 4 * scores)
         return max(1, _BATCH_BYTES // bytes_per_sample)
 

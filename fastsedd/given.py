@@ -17,7 +17,7 @@ from fastsedd.text import template as templates
 
 @dataclass(frozen=True)
 class Layout:
-    """How text becomes the given tokens of a model."""
+    """Turns text into the given tokens of a model."""
 
     config: ModelConfig
     tokenizer: Tokenizer

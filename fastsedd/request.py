@@ -26,7 +26,7 @@ MAX_SAMPLES = 1 << 28  # a sample index has 28 bits of a random stream's number
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: the arguments of `fastsedd.load`. It can be pickled."""
+    """The origin of a model: the arguments of `fastsedd.load`. It can be pickled."""
 
     path: str | None = None
     dtype: Dtype = "float32"

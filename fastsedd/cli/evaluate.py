@@ -32,7 +32,7 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """How a bound is estimated; see `Model.evaluate`."""
+    """Options of the bound's estimate; see `Model.evaluate`."""
 
     times: int
     seed: int

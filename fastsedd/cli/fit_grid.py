@@ -16,7 +16,7 @@ from fastsedd.request import Source
 
 @dataclass(frozen=True)
 class _Fit:
-    """How a grid is fitted; see `Model.fit_grid`."""
+    """Options of the fit; see `Model.fit_grid`."""
 
     num_texts: int
     nodes: int

@@ -1,4 +1,4 @@
-"""How a reverse step chooses among tokens: its predictor, its draw, and which tokens it leaves out."""
+"""The choice among tokens in a reverse step: its predictor, its draw, and which tokens it leaves out."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Graph(Protocol):
     def sample_transition(
         self, clean: NDArray[np.int32], sigma: NDArray[np.float64], uniform: NDArray[np.float64]
     ) -> NDArray[np.int32]:
-        """What noise ``sigma`` makes of clean tokens: int32, shaped as ``clean``.
+        """Clean tokens after noise ``sigma``: int32, shaped as ``clean``.
 
         sigma : > 0, broadcasts with ``clean``
         uniform : 0 <= u < 1, shaped as ``clean``: the one number that decides at its position

@@ -18,7 +18,7 @@ class Predictor(Protocol):
     """A reverse step in two forms that give the same distribution; see `Graph`. It has no state."""
 
     def law(self, graph: Graph, step: Step) -> Law:
-        """How log scores weigh in a draw that is made while the network computes them."""
+        """The weights of log scores in a draw that is made while the network computes them."""
 
     def transition(
         self, graph: Graph, log_score: NDArray[np.float32], tokens: NDArray[np.int32], step: Step

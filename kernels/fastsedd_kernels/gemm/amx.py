@@ -84,7 +84,7 @@ def _emit_tiles(builder: ir.IRBuilder, product: str, rows: int, columns: int, op
     tiles = list(itertools.product(range(rows), range(columns)))
 
     def place(pointer: Any, step: Any, i: int, j: int) -> Any:
-        """Where tile (i, j) begins of a matrix whose rows are `step` elements apart."""
+        """The first element of tile (i, j) of a matrix whose rows are `step` elements apart."""
         return builder.gep(pointer, [builder.add(builder.mul(step, scalar.index(i * SIDE)), scalar.index(j * SIDE))])
 
     with builder.if_else(operands.accumulate) as (accumulate, clear):

@@ -1,4 +1,4 @@
-"""How a product is cut up: into rectangles of C, one per thread, and into the blocks that each cache is to hold.
+"""Partition of a product: into rectangles of C, one per thread, and into the blocks that each cache is to hold.
 
 dtype is that of B's panels, and depth counts their elements. The sizes of the caches give the blocks, within limits.
 None of this changes a result: every element of C is one chain of products in the order of k.

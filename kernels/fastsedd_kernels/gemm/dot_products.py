@@ -119,7 +119,7 @@ def unit_of(element: Any) -> Unit | None:
 
 
 def arithmetic_of(element: Any) -> Arithmetic:
-    """How the micro-kernel multiplies matrices of that element on this CPU. Not for AMX, which has its own."""
+    """The micro-kernel's arithmetic for matrices of that element on this CPU. Not for AMX, which has its own."""
     if element == uint32:
         if unit_of(element) is Unit.AVX512:
             return _DotProduct("llvm.x86.avx512bf16.dpbf16ps.512", emit.vector_type(float32, 16))

@@ -61,7 +61,7 @@ class Int8Epilogue(NamedTuple):
 
 
 def columns_of(epilogue: Any, out: Any) -> int:
-    """How many columns C has."""
+    """The number of C's columns."""
     raise NotImplementedError("for kernels only")
 
 

@@ -55,7 +55,7 @@ def _words_of(elements: Any, b: Any) -> Any:
 
 
 def elements_per_word(b: Any) -> int:
-    """How many numbers are in an element of what `b` points to: a constant."""
+    """The number of values in an element that `b` points to: a constant."""
     raise NotImplementedError("for kernels only")
 
 
@@ -96,6 +96,6 @@ def column_offset(k: int, b: Any) -> Any:
 
 @jit
 def place_of_word(row: int, word: int, stride: int, blocked: bool, b: Any) -> Any:
-    """Where a copy of rows has a word. blocked : in this layout, as A; else row by row, as B's columns."""
+    """The place of a word in a copy of rows. blocked : in this layout, as A; else row by row, as B's columns."""
     side = block_side(b) if blocked else 1
     return row // side * side * stride + word // side * side * side + row % side * side + word % side

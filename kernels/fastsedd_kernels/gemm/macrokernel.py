@@ -50,7 +50,7 @@ from fastsedd_kernels.simd.vector import copy_padded, lanes_at
 
 
 class Partition(NamedTuple):
-    """How C is cut up (`blocking.plan`): parts of its rows and panels, a task each; MC, KC, and panels per group."""
+    """The partition of C (`blocking.plan`): parts of its rows and panels, a task each; MC, KC, and panels per group."""
 
     row_parts: Any
     panel_parts: Any

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept on disk, and when what lies there may be trusted.
+"""Compiled kernels on disk: their folder, and whether its contents may be trusted.
 
 One folder holds the entries of one build: its name is a hash of everything that the machine code depends on (all code
 of this package, Numba and its settings, llvmlite, NumPy, the target CPU and its features), so a changed helper,
@@ -131,7 +131,7 @@ def _parents() -> Iterator[Path]:
 
 
 def cache_parent() -> Path | None:
-    """Where what is kept for this user lies, or None where there can be no such folder."""
+    """The folder of this user's files, or None where there can be none."""
     return next((folder for folder in _parents() if _can_be_made(folder)), None)
 
 

@@ -75,7 +75,7 @@ def assembly() -> Iterator[str]:
 
 
 def address_of(entry: Any, *, for_c: bool = False) -> int:
-    """Where the machine code of a `compile_entry` is: a function of Numba's calling convention, or of C's.
+    """Address of the machine code of a `compile_entry`: a function of Numba's calling convention, or of C's.
 
     Valid for as long as the entry is kept.
     """

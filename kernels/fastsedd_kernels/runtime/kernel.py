@@ -85,7 +85,7 @@ class Kernel:
         return self._entry
 
     def body_address(self) -> int:
-        """Where the compiled body is, for code of Numba's calling convention (`trampoline.run_tasks`)."""
+        """Address of the compiled body, for code of Numba's calling convention (`trampoline.run_tasks`)."""
         self.compile()
         return address_of(self._code)
 

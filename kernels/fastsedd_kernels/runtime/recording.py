@@ -44,7 +44,7 @@ class Recording:
             self._let_go()
 
     def __len__(self) -> int:
-        """How many calls a replay makes."""
+        """The number of calls that a replay makes."""
         return self._count
 
     def replay(self, *arrays: NDArray[Any]) -> None:

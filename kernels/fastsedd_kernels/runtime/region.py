@@ -1,4 +1,4 @@
-"""How the threads of a parallel region meet, take tasks and part, so that each has a core for itself.
+"""The threads of a parallel region: they meet, take tasks and part, and each has a core for itself.
 
 The scheduler may wake a worker on the core of the thread that wakes it. There it waits until its caller has finished,
 and is woken there again the next time: a program of short regions runs on one core while others idle. (Seen for seconds

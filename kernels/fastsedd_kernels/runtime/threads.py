@@ -161,7 +161,7 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a kernel may use now."""
+    """The number of threads that a kernel may use now."""
     return _threads
 
 

@@ -1,4 +1,4 @@
-"""How long a call takes: the median of many, after some that do not count."""
+"""Duration of a call: the median of many, after some that do not count."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _ROWS_PER_TASK = 4096  # of random numbers
 
 
 class Law(NamedTuple):
-    """How a row of logits l becomes a draw, where s_j = e^(l_j + log_scale) for each column but the row's own.
+    """Weights of a draw from a row of logits l, where s_j = e^(l_j + log_scale) for each column but the row's own.
 
     With A = sum_j s_j and t = floor (1 + A), column j weighs w_j = max(s_j - t, 0) and the row's own, c, weighs
     max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
@@ -175,7 +175,7 @@ def _sums_of(shape: tuple[int, int], sums: NDArray[np.float32] | None) -> NDArra
 
 
 def sums_needed(weight: PackedWeight, rows: int) -> int:
-    """How many float32 values `sample_linear` needs as scratch memory for that many rows and any law."""
+    """The number of float32 values that `sample_linear` needs as scratch memory for that many rows and any law."""
     return 3 * rows * len(weight.panels)
 
 

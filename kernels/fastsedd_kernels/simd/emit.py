@@ -18,7 +18,7 @@ ELEMENTS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
 def lanes_of(element: Any) -> int:
-    """How many of Numba's `element` fill a register."""
+    """The number of Numba's `element`s that fill a register."""
     return isa().lanes * 32 // int(element.bitwidth)
 
 

@@ -100,7 +100,7 @@ def vector_function(result: Any, arguments: tuple[Any, ...]) -> Callable[[Callab
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lanes_at(typing_context: Any, pointer: Any) -> Any:
-    """How many of the pointer's elements fill a register: a constant."""
+    """The number of the pointer's elements that fill a register: a constant."""
     if not isinstance(pointer, types.CPointer):
         return None
 

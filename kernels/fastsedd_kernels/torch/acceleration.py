@@ -190,7 +190,7 @@ class _Swaps:
         )
 
     def _gain(self, forward: UnaryForward | LayerForward) -> float:
-        """How many times as fast as PyTorch it is, measured once for modules of a class with equal shapes."""
+        """The speed-up over PyTorch, measured once for modules of a class with equal shapes."""
         module: Any = forward.module
         key = type(module), tuple(each.shape for each in module.parameters()), getattr(module, "bias", 0) is None
         if key not in self._gains:

@@ -34,7 +34,7 @@ _ADDITIONS = (operator.add, torch.add, operator.iadd)
 
 
 class _Tracer(fx.Tracer):
-    """Of one module: its children are not looked into."""
+    """Traces one module and takes its children as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -73,7 +73,7 @@ class _Unfit(Exception):
 
 @dataclass
 class Plan:
-    """What a module's forward does: its inputs' names, steps, and the name of what it returns.
+    """The steps of a module's forward, with the names of its inputs and of its result.
 
     fused : in words, what became part of a product
     """
@@ -108,7 +108,7 @@ class FusedForward(Forward):
 
 
 def plan(module: nn.Module, forwards: dict[nn.Module, Forward]) -> Plan | None:
-    """How to compute the module by the swapped forwards of its children; None if that fuses nothing, or is unknown."""
+    """The plan to compute the module by its children's forwards; None if that fuses nothing, or is unknown."""
     children = list(module.children())
     known = [child in forwards or isinstance(child, _NOTHING) for child in children]
     if not known or not all(known) or not any(isinstance(forwards.get(child), LinearForward) for child in children):

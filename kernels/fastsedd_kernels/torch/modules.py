@@ -69,7 +69,7 @@ class Forward:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """That of the original: programs look at it to learn what a model takes."""
+        """The original's signature: programs look at it to learn what a model takes."""
         signature = inspect.signature(type(self.module).forward)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 

@@ -1,4 +1,4 @@
-"""What an object keeps for each thread that uses it: no lock, and nothing that is copied or pickled with it."""
+"""State of an object for each thread that uses it: without a lock, and neither copied nor pickled with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class PerThread:
-    """What each thread keeps for itself, by name. A copy starts empty."""
+    """Values of each thread, by name. A copy starts empty."""
 
     def __init__(self) -> None:
         self._local = threading.local()

@@ -1,4 +1,4 @@
-"""What is called again and again with arrays of the same shapes: recorded, then replayed without Python in between."""
+"""Calls that repeat with arrays of the same shapes: recorded, then replayed without Python in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastsedd_kernels.torch.per_thread import PerThread
 
 
 class Replays(PerThread):
-    """A recording for each thread, of what it called last."""
+    """A recording per thread, of its last call."""
 
     def run(self, function: Callable[..., None], key: object, *arrays: NDArray[Any]) -> None:
         """function(*arrays), C-contiguous: recorded when the key is that of the call before, replayed from then on.

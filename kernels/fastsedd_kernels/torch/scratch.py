@@ -1,4 +1,4 @@
-"""Memory for what does not outlive a call, used again by the next: fresh pages cost more than writing to them."""
+"""Memory that does not outlive a call and is used again by the next: fresh pages cost more than writing to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsedd_kernels.torch.per_thread import PerThread
 
 
 class Scratch(PerThread):
-    """Arrays by name, each as large as was ever asked for."""
+    """Arrays by name, each as large as the largest request so far."""
 
     def array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A float32 array of that shape; it holds anything, and is the caller's until it asks for the name again."""

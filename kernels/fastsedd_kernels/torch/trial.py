@@ -20,7 +20,7 @@ _MIN_ROUNDS = 3
 def gain(
     ours: Callable[[], Any], theirs: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
 ) -> float:  # fmt: skip
-    """How many times as fast ours is: the median over rounds in which both take turns, without gradients."""
+    """The speed-up of ours over theirs: the median over rounds in which both take turns, without gradients."""
 
     def seconds(call: Callable[[], Any]) -> float:
         started = clock()
