@@ -1,4 +1,4 @@
-"""Destinations of texts: standard output, a file that is whole or absent, or JSON lines that grow and can be resumed."""
+"""Destinations of texts: standard output, a file that is whole or absent, or JSON lines that grow and are resumed."""
 
 from __future__ import annotations
 
