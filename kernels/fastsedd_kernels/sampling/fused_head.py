@@ -5,15 +5,16 @@
     stay : max(stay - slope A, 0), the weight of c            jump : sum_j w_j, shared out as w_j^sharpness
 
 First the product's macro-kernel leaves, of each row and panel, the highest logit and the sums of `draw_epilogue`, and
-nothing else: A is their sum in float64. Then a row stays or chooses a panel by its sum, whose logits are multiplied
-again (the same chain of products, so the same bits), and a column among these. Where there is a floor, s_j is proposed
-and kept with probability w_j / s_j, a rejection costing one panel; a row that is rejected TRIES times, and one whose
-floor leaves too little for rejection to be right, sweeps over all panels, with sums and a running choice in float64.
+nothing else: A is their sum in float64. Then a row stays, or a number u of it picks the column in which the running sum
+of weights exceeds u times their total: first the panel by its sum, whose logits are multiplied again (the same chain of
+products, so the same bits), then the column, by what the panels before it leave of u. Where there is a floor, s_j is
+proposed and kept with probability w_j / s_j, a rejection costing one panel; a row that is rejected TRIES times, and one
+whose floor leaves too little for rejection to be right, sweeps over all panels, twice, with sums in float64.
 
     sums : float32 [M, 2 or 3 P]; a panel of B, K x NR, is read from L3 or memory once for each row that jumps to it
-The random numbers of a row are blocks 1, 2, ... of its stream, two numbers of 53 bits each: its draw depends on its
-logits, seed and stream alone. Weights are float64 of float32 logits.
-Rejection sampling: von Neumann 1951. Running choice: Chao 1982, "A general purpose unequal probability sampling plan".
+The random numbers of a row are of blocks 1, 2, ... of its stream, of 53 bits each: its draw depends on its
+logits, seed and stream alone, not on how columns are put into panels, but for the rounding of sums. Weights are float64
+of float32 logits. Inversion and rejection: von Neumann 1951.
 """
 
 from __future__ import annotations
@@ -44,32 +45,31 @@ _ORDINARY, _SHARPENED = 1, 2  # which of the sums weigh the panels
 
 
 @jit
-def uniform_pair(seed: Any, stream: Any, block: Any) -> Any:
-    """Two numbers, 0 <= u < 1, of 53 random bits each."""
-    a, b, c, d = philox(seed, stream, block)
-    first = (np.uint64(a) << np.uint64(32) | np.uint64(b)) >> np.uint64(11)
-    second = (np.uint64(c) << np.uint64(32) | np.uint64(d)) >> np.uint64(11)
-    return np.float64(first) * 2.0**-53, np.float64(second) * 2.0**-53
+def uniform_number(seed: Any, stream: Any, block: Any) -> Any:
+    """A number, 0 <= u < 1, of 53 random bits."""
+    a, b, _, _ = philox(seed, stream, block)
+    return np.float64((np.uint64(a) << np.uint64(32) | np.uint64(b)) >> np.uint64(11)) * 2.0**-53
 
 
 @jit
-def _next_pair(random: Any) -> Any:
-    """random : uint64 [seed, stream, next block]"""
+def _next(random: Any) -> Any:
+    """The first number of the next block. random : uint64 [seed, stream, last block]"""
     random[2] += np.uint64(1)
-    return uniform_pair(random[0], random[1], random[2])
+    return uniform_number(random[0], random[1], random[2])
 
 
 @jit
-def _pick(weights: Any, count: int, target: Any) -> int:
-    """The first index at which the running sum exceeds the target; else the last that weighs anything."""
-    chosen = NONE
+def _pick(weights: Any, count: int, target: Any) -> Any:
+    """The first index at which the running sum exceeds the target, else the last that weighs anything; and the share of
+    its weight that is below the target."""
+    chosen, share = NONE, 0.0
     for j in range(count):
         if weights[j] > 0.0:
-            chosen = j
+            chosen, share = j, min(max(target / weights[j], 0.0), 1.0)
             target -= weights[j]
             if target < 0.0:
                 break
-    return chosen
+    return chosen, share
 
 
 class _Matrix(NamedTuple):
@@ -146,33 +146,34 @@ def _multiply_again(row: Any, panel: int) -> Any:
 def _propose(row: Any, sums: Any, sharpness: Any, total: Any) -> Any:
     """A column drawn in proportion to e^(sharpness l), and its logit; total : of `_weigh_panels`."""
     logits, weights = row.logits, row.memory.weights
-    u, v = _next_pair(row.memory.random)
-    panel = _pick(row.memory.panel_weights, row.memory.panel_weights.size, u * total)
+    target = _next(row.memory.random) * total
+    panel, share = _pick(row.memory.panel_weights, row.memory.panel_weights.size, target)
     count = _multiply_again(row, panel)
     highest, mass = np.float64(sums[panel]), 0.0
     for j in range(count):
         weights[j] = math.exp((np.float64(logits[j]) - highest) * sharpness)
         mass += weights[j]
-    chosen = _pick(weights, count, v * mass)
+    chosen, _ = _pick(weights, count, share * mass)
     return panel * row.matrix.panels.shape[2] + chosen, np.float64(logits[chosen])
 
 
 @jit
-def _sweep(row: Any, reference: Any, threshold: Any, largest: Any, sharpness: Any) -> Any:
-    """(total, a column drawn in proportion to) weights (max(s_j - threshold, 0) / largest)^sharpness, all panels."""
-    logits, weights = row.logits, row.memory.weights
+def _sweep(row: Any, reference: Any, threshold: Any, largest: Any, sharpness: Any, target: Any) -> Any:
+    """(sum up to, number of) the first column at which the running sum of weights exceeds the target.
+
+    Weights are (max(s_j - threshold, 0) / largest)^sharpness, over all panels in order. Where no sum exceeds the
+    target, infinity say, the sum of all, and the last column that weighs anything.
+    """
     total, chosen = 0.0, NONE
     for panel in range(row.matrix.panels.shape[0]):
         count = _multiply_again(row, panel)
-        mass = 0.0
         for j in range(count):
-            weight = max(math.exp(np.float64(logits[j]) - reference) - threshold, 0.0) / largest
-            weights[j] = weight if sharpness == 1.0 else weight**sharpness
-            mass += weights[j]
-        total += mass
-        u, v = _next_pair(row.memory.random)
-        if u * total < mass:
-            chosen = panel * row.matrix.panels.shape[2] + _pick(weights, count, v * mass)
+            weight = max(math.exp(np.float64(row.logits[j]) - reference) - threshold, 0.0) / largest
+            if weight > 0.0:
+                total += weight if sharpness == 1.0 else weight**sharpness
+                chosen = panel * row.matrix.panels.shape[2] + j
+                if total > target:
+                    return total, chosen
     return total, chosen
 
 
@@ -204,10 +205,11 @@ def _jump(row: Any, sums: Any, top: Any, reference: Any, threshold: Any, sharpne
         if threshold == 0.0:
             return column
         kept = max(1.0 - threshold / math.exp(logit - reference), 0.0)
-        if _next_pair(random)[0] < kept**sharpness:
+        if _next(random) < kept**sharpness:
             return column
     largest = math.exp(top - reference) - threshold
-    return _sweep(row, reference, threshold, largest, sharpness)[1]
+    total = _sweep(row, reference, threshold, largest, sharpness, np.inf)[0]
+    return _sweep(row, reference, threshold, largest, sharpness, _next(random) * total)[1]
 
 
 @jit
@@ -217,21 +219,21 @@ def _choose_above_floor(row: Any, sums: Any, top: Any, reference: Any, unit: Any
     threshold, staying = law.floor * (unit + total), max(law.stay * unit - law.slope * total, 0.0)
     tries = TRIES if law.floor * row.matrix.columns < MAX_FLOOR else 0
     for _ in range(tries):
-        if _next_pair(random)[0] * (staying + total) < staying:
+        if _next(random) * (staying + total) < staying:
             return row.own
         column, logit = _propose(row, sums, 1.0, total)
-        if _next_pair(random)[0] * math.exp(logit - reference) < math.exp(logit - reference) - threshold:
+        if _next(random) * math.exp(logit - reference) < math.exp(logit - reference) - threshold:
             if sharpness == 1.0:
                 return column
             return _jump(row, sums, top, reference, threshold, sharpness)
-    total = _sweep(row, reference, 0.0, 1.0, 1.0)[0]
+    total = _sweep(row, reference, 0.0, 1.0, 1.0, np.inf)[0]
     threshold, staying = law.floor * (unit + total), max(law.stay * unit - law.slope * total, 0.0)
-    jumping, column = _sweep(row, reference, threshold, 1.0, 1.0)
-    if _next_pair(random)[0] * (staying + jumping) < staying:
+    jumping = _sweep(row, reference, threshold, 1.0, 1.0, np.inf)[0]
+    if _next(random) * (staying + jumping) < staying:
         return row.own
     if jumping > 0.0 and sharpness != 1.0:
         return _jump(row, sums, top, reference, threshold, sharpness)
-    return column
+    return _sweep(row, reference, threshold, 1.0, 1.0, _next(random) * jumping)[1]
 
 
 @jit
@@ -252,7 +254,7 @@ def _choose(row: Any, sums: Any, law: Any) -> Any:
         return NONE
     if law.floor > 0.0:
         return _choose_above_floor(row, sums, top, reference, unit, total, law)
-    if _next_pair(row.memory.random)[0] * (staying + total) < staying:
+    if _next(row.memory.random) * (staying + total) < staying:
         return row.own
     return _jump(row, sums, top, reference, 0.0, law.sharpness)
 
@@ -306,6 +308,6 @@ CHOOSE = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(u
 
 @kernel(types.uint64, types.Array(types.uint64, 1, "C", readonly=True), types.float64[::1], types.intp)
 def fill_uniform(task: int, seed: Any, streams: Any, out: Any, tasks: int) -> None:
-    """out[i] = the first number of block 0 of stream streams[i], for the task's share."""
+    """out[i] = the number of block 0 of stream streams[i], for the task's share."""
     for i in range(out.size * task // tasks, out.size * (task + 1) // tasks):
-        out[i] = uniform_pair(seed, streams[i], np.uint64(0))[0]
+        out[i] = uniform_number(seed, streams[i], np.uint64(0))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastsedd_kernels.sampling.api import Law
 
-Numbers = Iterator[tuple[float, float]]
+Numbers = Iterator[float]
 
 _WORD = 0xFFFFFFFF
 
@@ -35,10 +35,10 @@ def sample_categorical(probabilities: NDArray[np.float32], seed: int, offset: in
     return np.array(drawn, np.int32)
 
 
-def uniform_pair(seed: int, stream: int, block: int) -> tuple[float, float]:
-    """Two numbers of 53 random bits, 0 <= u < 1."""
-    a, b, c, d = philox(seed, stream, block)
-    return ((a << 32 | b) >> 11) * 2.0**-53, ((c << 32 | d) >> 11) * 2.0**-53
+def uniform_number(seed: int, stream: int, block: int) -> float:
+    """A number of 53 random bits, 0 <= u < 1."""
+    a, b, _, _ = philox(seed, stream, block)
+    return float((a << 32 | b) >> 11) * 2.0**-53
 
 
 def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer], law: Law) -> NDArray[np.float64]:
@@ -67,43 +67,39 @@ def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer],
 
 
 def sample_law(
-    logits: NDArray[np.float64], current: NDArray[np.integer], law: Law, seed: int, streams: NDArray[np.integer],
-    panel: int,
-) -> NDArray[np.int32]:  # fmt: skip
-    """`sample_linear` of logits [M, N], step by step, in panels of so many columns; without its sweeps."""
+    logits: NDArray[np.float64], current: NDArray[np.integer], law: Law, seed: int, streams: NDArray[np.integer]
+) -> NDArray[np.int32]:
+    """`sample_linear` of logits [M, N], step by step; without its sweeps."""
     drawn = []
     for row, own, stream in zip(np.asarray(logits, np.float64), current, streams, strict=True):
         score = np.exp(row + law.log_scale)
         if 0 <= own < len(row):
             score[own] = 0.0
-        numbers = (uniform_pair(seed, int(stream), block) for block in itertools.count(1))
-        drawn.append(_draw_by_law(score, int(own), law, numbers, panel))
+        numbers = (uniform_number(seed, int(stream), block) for block in itertools.count(1))
+        drawn.append(_draw_by_law(score, int(own), law, numbers))
     return np.array(drawn, np.int32)
 
 
-def _draw_by_law(score: NDArray[np.float64], own: int, law: Law, numbers: Numbers, panel: int) -> int:
+def _draw_by_law(score: NDArray[np.float64], own: int, law: Law, numbers: Numbers) -> int:
     total = score.sum()
     threshold, stay = law.floor * (1.0 + total), max(law.stay - law.slope * total, 0.0)
     while True:
-        if next(numbers)[0] * (stay + total) < stay:
+        if next(numbers) * (stay + total) < stay:
             return own
         if law.floor == 0.0:
-            return _propose(score**law.sharpness, numbers, panel)
-        column = _propose(score, numbers, panel)
-        if next(numbers)[0] * score[column] >= score[column] - threshold:
+            return _propose(score**law.sharpness, numbers)
+        column = _propose(score, numbers)
+        if next(numbers) * score[column] >= score[column] - threshold:
             continue
         if law.sharpness == 1.0:
             return column
         while True:
-            column = _propose(score**law.sharpness, numbers, panel)
-            if next(numbers)[0] < max(1.0 - threshold / score[column], 0.0) ** law.sharpness:
+            column = _propose(score**law.sharpness, numbers)
+            if next(numbers) < max(1.0 - threshold / score[column], 0.0) ** law.sharpness:
                 return column
 
 
-def _propose(weights: NDArray[np.float64], numbers: Numbers, panel: int) -> int:
-    """A panel, then a column in it, in proportion to the weights."""
-    u, v = next(numbers)
-    sums = np.add.reduceat(weights, np.arange(0, len(weights), panel))
-    first = int(np.searchsorted(np.cumsum(sums), u * sums.sum(), side="right")) * panel
-    inside = np.cumsum(weights[first : first + panel])
-    return first + int(np.searchsorted(inside, v * inside[-1], side="right"))
+def _propose(weights: NDArray[np.float64], numbers: Numbers) -> int:
+    """The first column at which the running sum of weights exceeds a random share of their total."""
+    sums = np.cumsum(weights)
+    return int(np.searchsorted(sums, next(numbers) * sums[-1], side="right"))
