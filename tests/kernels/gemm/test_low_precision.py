@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_arrays import normal, poisoned
 from numba import int32, uint32
-from processes import run_python
+from processes import run_together
 
 EPS = float(np.finfo(np.float32).eps)
 BFLOAT16_EPS = 2.0**-8  # the relative error of a rounding, twice
@@ -162,18 +162,22 @@ np.testing.assert_allclose(fk.attention(q, q, q, dtype="bfloat16"), fk.attention
 """
 
 
-@pytest.mark.parametrize(
-    ("cpu", "features", "unit"),
-    [
-        ("haswell", "", "widened"),
-        ("skylake-avx512", "", "widened"),
-        ("cooperlake", "+avx512bf16,+avx512vnni", "avx512"),
-    ],
-)
-def test_other_units(cpu: str, features: str, unit: str) -> None:
+OTHERS = [
+    ("haswell", "", "widened"),
+    ("skylake-avx512", "", "widened"),
+    ("cooperlake", "+avx512bf16,+avx512vnni", "avx512"),
+]
+
+
+def test_other_units() -> None:
     """The same numbers on the units of lesser CPUs; those that this one lacks cannot be run."""
     if platform.machine() != "x86_64" or fk.cpu_info().isa != "avx512":
         pytest.skip("this CPU is none of these or better")
-    if unit == "avx512" and fk.cpu_info().bfloat16 not in ("amx", "avx512"):
-        pytest.skip("this CPU has no dot products of bfloat16")
-    run_python(OTHER_UNIT.format(unit=unit, eps=EPS), NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
+    own = fk.cpu_info().bfloat16 in ("amx", "avx512")  # which has dot products of bfloat16
+    run_together(
+        [
+            (OTHER_UNIT.format(unit=unit, eps=EPS), {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features})
+            for cpu, features, unit in OTHERS
+            if own or unit != "avx512"
+        ]
+    )

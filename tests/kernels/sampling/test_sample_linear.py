@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from pathlib import Path
 from typing import Any
 
 import fastsedd_kernels as fk
@@ -12,7 +13,7 @@ import pytest
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.sampling import reference
 from kernel_arrays import poisoned
-from processes import run_python
+from processes import run_together
 
 NR = COLUMNS[np.dtype(np.float32)]
 DEPTH = 24
@@ -261,13 +262,16 @@ for law in (
 """
 
 
-def test_draws_do_not_depend_on_the_instruction_set() -> None:
+def test_draws_do_not_depend_on_the_instruction_set(kernels_of_other_cpus: Path) -> None:
     """Nor on the width of panels with it: 48, 16, 12 or 8 columns. Sums round otherwise, which hardly one draw sees."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("names of x86-64 CPUs")
-    own = run_python(DRAWS).split("\n")
+    targets: list[dict[str, str]] = [{}]
     for name in ("haswell", "generic"):
-        other = run_python(DRAWS, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="").split("\n")
+        cache = str(kernels_of_other_cpus / name)
+        targets.append({"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": cache})
+    own, *others = (printed.split("\n") for printed in run_together([(DRAWS, target) for target in targets]))
+    for other in others:
         for one, two in zip(own, other, strict=True):
             draws, theirs = np.array(one.split(), int), np.array(two.split(), int)
             assert (draws != theirs).mean() <= 1e-3 if draws.size else not theirs.size
