@@ -80,7 +80,7 @@ class Model:
         distinct = noise[:1] if (noise == noise[0]).all() else noise  # samples that share it are conditioned once
         shape = (*given.shape, len(distinct))
         scoring = self._idle.pop(shape, None) or Scoring.of(self._network, *shape)
-        log_score = scoring(self._vocabulary.to_states(given), distinct)
+        log_score = scoring(self._vocabulary.to_states(given.astype(np.int32)), distinct)
         if scoring.nbytes > _BATCH_BYTES:
             return self._vocabulary.columns_by_id(log_score)
         self._idle.clear()

@@ -33,16 +33,16 @@ class Vocabulary:
         return None if self.mask == self.tokens else self.mask
 
     def to_states(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """States of a checkpoint's ids, any shape; negative values, which mark free positions, stay."""
+        """States of a checkpoint's ids, int32 of any shape; negative values, which mark free positions, stay."""
         if self._moved is None:
             return ids
-        return np.where(ids == self._moved, self.tokens, ids - (ids > self._moved)).astype(ids.dtype)
+        return np.where(ids == self._moved, self.tokens, ids - (ids > self._moved)).astype(np.int32)
 
     def to_ids(self, states: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The checkpoint's ids of states, any shape."""
+        """The checkpoint's ids of states, int32 of any shape."""
         if self._moved is None:
             return states
-        return np.where(states == self.tokens, self._moved, states + (states >= self._moved)).astype(states.dtype)
+        return np.where(states == self.tokens, self._moved, states + (states >= self._moved)).astype(np.int32)
 
     def columns_by_id(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores [..., V] of states in the order of the checkpoint's ids."""

@@ -109,6 +109,44 @@ def test_convert_keeps_the_mask(both: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int64", "uint64"])
+def test_ids_of_every_dtype_have_the_same_scores(write_checkpoint: Any, make_config: Any, dtype: str) -> None:
+    """The mask's state, 299, fits neither int8 nor uint8, although each of the ids does."""
+    config = make_config("mdlm", "absorb", tokens=299, characters=None)
+    folder = write_checkpoint(config)
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(document | {"mask_token_id": 103}))
+    model = fastsedd.load(folder)
+    ids = np.array([[103, 5, 110, 103, 7]], np.int32)
+    expected = model.log_score(ids, [1.0])
+    assert np.isfinite(expected[0, 0]).all() and np.isneginf(expected[0, 1]).any()
+    np.testing.assert_array_equal(model.log_score(ids.astype(dtype), [1.0]), expected)
+
+
+def test_a_word_piece_tokenizer_with_its_mask_among_the_words(write_checkpoint: Any, make_config: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", "[MASK]", "hello", "world", *(f"w{i}" for i in range(8))]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.add_special_tokens(words[:3])
+    folder = write_checkpoint(make_config("mdlm", "absorb", tokens=len(words) - 1, characters=None))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model = fastsedd.load(folder)
+    assert model.config.mask_id == 2
+    states: list[np.ndarray] = []
+    result = model.generate(
+        prefix="hello w7", suffix="world", steps=4, seed=1, on_step=lambda step, steps, tokens: states.append(tokens)
+    )
+    assert result.tokens[0, [0, 1, -1]].tolist() == [3, 12, 4] and (result.tokens != 2).all()
+    assert result.texts[0].startswith("hello w7 ") and result.texts[0].endswith(" world")
+    assert model.tokenizer.decode(states[0][0]).count("_") == (states[0] == 2).sum() > 0
+    with pytest.raises(ValueError, match="prefix: a piece of the text is the mask, token 2"):
+        model.generate(prefix="hello [MASK]")
+
+
 @pytest.mark.parametrize("mask", [None, 0, 2, 4])
 def test_translation_is_undone(mask: int | None) -> None:
     vocabulary = Vocabulary(4, mask)
