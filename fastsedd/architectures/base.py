@@ -178,6 +178,7 @@ class Architecture(ABC):
     states : tensors that have a row per id of the vocabulary
     predictor : the default one of its requests
     Document : the keys of its config.json that matter; ignored : tensors that its files may hold beside the model's
+    mask_in_tokenizer : whether a tokenizer's own mask is the model's; else the mask is added behind the tokens
     may_scale, may_ignore_time : whether `scale_by_sigma` may be true, and `time_conditioning` false
     """
 
@@ -187,6 +188,7 @@ class Architecture(ABC):
     Document: type[msgspec.Struct]
     predictor: Literal["analytic", "ddpm"] = "analytic"
     ignored: frozenset[str] = frozenset()
+    mask_in_tokenizer = False
     may_scale = False
     may_ignore_time = False
 

@@ -36,6 +36,7 @@ class MDLM(Architecture):
     Document = Stored
     predictor = "ddpm"
     ignored = frozenset({"backbone.rotary_emb.inv_freq"})
+    mask_in_tokenizer = True
     may_ignore_time = True
 
     def recognises(self, model_type: str, inner_type: str) -> bool:

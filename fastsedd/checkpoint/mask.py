@@ -6,6 +6,7 @@ tokenizer's: BERT's [MASK] is 103 of 30,522.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FILES = (TOKENIZER_CONFIG, SPECIAL_TOKENS, BERT_VOCABULARY)
 _BERT_SIZES = (30522, 28996)  # of bert-base-uncased and -cased
 _NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>")
 _MAX_TOKENIZER = 1 << 26  # bytes
+_ID = re.compile(r"[0-9]{1,9}")  # no key is long enough for Python to refuse it as an integer
 
 
 class _Token(msgspec.Struct):
@@ -54,9 +56,9 @@ def read(config: ModelConfig, folder: Path) -> ModelConfig:
     """The config with the mask that the files beside the weights state, if its own document states none.
 
     The first of tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt to name one decides.
-    Without any, a vocabulary of BERT's size has BERT's mask. Only MDLM takes a mask from its tokenizer.
+    Without any, a vocabulary of BERT's size has BERT's mask. Families without `mask_in_tokenizer` keep their config.
     """
-    if config.architecture != "mdlm" or config.mask is not None:
+    if not config.family.mask_in_tokenizer or config.mask is not None:
         return config
     present = tuple(folder / name for name in ("tokenizer.json", *FILES) if (folder / name).is_file())
     found = find(present)
@@ -72,7 +74,7 @@ def read(config: ModelConfig, folder: Path) -> ModelConfig:
 
 def check(config: ModelConfig, files: tuple[Path, ...]) -> None:
     """Raise CheckpointError where these tokenizer files state another mask than the model's."""
-    found = find(files) if config.architecture == "mdlm" else None
+    found = find(files) if config.family.mask_in_tokenizer else None
     if found not in (None, config.mask_id):
         raise CheckpointError(f"{files[0]}: its mask is token {found}, but the model's is {config.mask_id}")
 
@@ -96,7 +98,7 @@ def _find(file: Path, names: tuple[str, ...]) -> int | None:
     found: dict[str, int] = {}
     if file.name == TOKENIZER_CONFIG:
         added = small_file.decode(file, _Special).added_tokens_decoder
-        found = {token.content: int(key) for key, token in added.items() if key.isdecimal()}
+        found = {token.content: int(key) for key, token in added.items() if _ID.fullmatch(key)}
     elif file.name == BERT_VOCABULARY:
         lines = small_file.content(file, _MAX_TOKENIZER).decode(errors="replace").splitlines()
         found = {line: i for i, line in enumerate(lines)}

@@ -41,8 +41,9 @@ class BytePairs:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._mask in ids:
             raise ValueError(f"a piece of the text is the mask, token {self._mask}")
-        if max(ids, default=0) > self._tokens - (self._mask == self._tokens):
-            raise ValueError(f"a piece of the text has the token {max(ids)}, allowed: 0 to {self._tokens - 1}")
+        last = self._tokens - (self._mask == self._tokens)
+        if max(ids, default=0) > last:
+            raise ValueError(f"a piece of the text has the token {max(ids)}, allowed: 0 to {last}")
         kept = self._decode(ids)
         if kept != text:
             raise ValueError(f"the tokenizer rewrites the text: {_difference(text, kept)}")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import fastsedd
-from fastsedd import architectures, models
+from fastsedd import architectures, cli, models
 from fastsedd.architectures import registry
 
 # A bag of tokens: the mean of the embeddings, and of what is known where.
@@ -113,6 +114,14 @@ def test_a_new_architecture_writes_and_evaluates(bag: Path, tmp_path: Path) -> N
     assert model.log_score([[0, 5, 5]], [1.0]).shape == (1, 3, 6)
     fastsedd.convert(bag, tmp_path / "converted")
     assert fastsedd.load(tmp_path / "converted").generate(prefix="ab", num_samples=2, steps=8, seed=1).texts == first
+
+
+def test_inspect_shows_it(bag: Path) -> None:
+    result = CliRunner().invoke(cli.main, ["inspect", str(bag)])
+    shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert result.exit_code == 0
+    assert (shown["architecture"], shown["predicts"], shown["parameters"]) == ("bag", "score", "102")
+    assert shown["vocabulary"] == "5 tokens and a mask, 5"
 
 
 def test_its_files_are_checked_like_any_others(bag: Path) -> None:

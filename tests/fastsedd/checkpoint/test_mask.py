@@ -1,4 +1,4 @@
-"""A mask that is not the last token is refused by name, wherever it is stated, and is never taken for the last."""
+"""The mask is the id that the config or the tokenizer's files state, in that order, and else the last one."""
 
 from __future__ import annotations
 
@@ -147,6 +147,12 @@ def test_a_mask_that_is_added_behind_the_tokens_is_not_the_tokenizers(
     document = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(document | {"mask_token_id": 103}))
     assert checkpoint.read(folder).config.mask_id == 103
+
+
+@pytest.mark.parametrize("key", ["9" * 5000, "-1", "1.0", "", "\u0663"])
+def test_keys_that_are_not_ids_state_no_mask(mdlm: Folder, key: str) -> None:
+    content = json.dumps({"mask_token": "[MASK]", "added_tokens_decoder": {key: {"content": "[MASK]"}}})
+    assert checkpoint.read(mdlm({"tokenizer_config.json": content})).config.mask_id == SIZE - 1
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])

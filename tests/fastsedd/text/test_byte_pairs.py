@@ -269,3 +269,10 @@ def test_a_folder_without_a_tokenizer(model_folder: Path, tmp_path: Path) -> Non
 def test_a_tokenizer_that_is_nowhere(model_folder: Path, source: str) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         fastsedd.load(model_folder, tokenizer=source)
+
+
+def test_the_last_token_is_allowed_where_the_mask_is_another(folder: Path) -> None:
+    files = (folder / "vocab.json", folder / "merges.txt")
+    assert text.BytePairs(files, TOKENS - 1, mask=3).encode("<|endoftext|>").tolist() == [TOKENS - 1]
+    with pytest.raises(ValueError, match=rf"has the token {TOKENS - 1}, allowed: 0 to {TOKENS - 2}$"):
+        text.BytePairs(files, TOKENS - 2, mask=3).encode("<|endoftext|>")
