@@ -23,6 +23,9 @@ Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Interfaces of keywords that callers write by name, or that mirror another library's: any number of parameters.
 KEYWORD_INTERFACES = {
     "fastsedd.cluster.connect",  # the arguments of `fastsedd.load`, a scheduler and threads
+    "fastsedd_kernels.norm.api.layer_norm",  # torch's layer_norm, adaLN's modulation, and a residual
+    "fastsedd_kernels.norm.overloads._layer_norm",
+    "fastsedd_kernels.norm.overloads._layer_norm.implementation",
     "fastsedd_kernels.sampling.api.sample_linear",
     "fastsedd_kernels.torch.functions._attention",  # torch's scaled_dot_product_attention
 }

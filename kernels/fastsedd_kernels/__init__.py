@@ -22,7 +22,7 @@ from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
 from fastsedd_kernels.gemm.tuned_blocks import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm import overloads as _norm_overloads  # noqa: F401
-from fastsedd_kernels.norm.api import layer_norm, softmax
+from fastsedd_kernels.norm.api import layer_norm, rms_norm, softmax
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
 from fastsedd_kernels.runtime.arrays import aligned_empty, padded_empty
 from fastsedd_kernels.runtime.cache import cache_folder
@@ -61,6 +61,7 @@ __all__ = [
     "profile",
     "read_bandwidth",
     "record",
+    "rms_norm",
     "rotary",
     "sample_categorical",
     "sample_linear",

@@ -160,6 +160,8 @@ def layer_norm(call: Call) -> None:
     used = {name: part for name, part in parts.items() if call.way == "njit" or call.rng.random() < 0.5}
     if call.way != "njit" and call.rng.random() < 0.4:
         used |= {name: call.array(name, lead[0], *(1,) * (len(lead) - 1), n, scale=1.0) for name in ("shift", "scale")}
+    if call.way != "njit" and call.rng.random() < 0.4:
+        used["residual"] = call.array("residual", *lead, n, scale=0.0)
     out = call.out(*lead, n)
     if call.way == "njit":
         function = jitted(
@@ -175,6 +177,36 @@ def layer_norm(call: Call) -> None:
     gain = np.abs(used.get("weight", 1.0)) * (1 + np.abs(used.get("scale", 0.0)))
     size = 1 + np.abs(exact) + np.abs(used.get("bias", 0.0)) * (1 + np.abs(used.get("scale", 0.0)))
     call.close(result, exact, EPS[np.float32] * ((4 * n + 40) * (centred + 1) ** 2 * gain + 8 * size))
+
+
+def rms_norm(call: Call) -> None:
+    """Rows anywhere, as the heads of a projection are; the sums with a residual in memory of their own, or in x."""
+    shape = (*call.pick((1,), (3,), (2, 5), (2, 3, 4), (2, 1, 3, 2)), max(1, call.size(16, 9)))
+    if call.way == "njit":
+        shape = (3, shape[-1])
+    x, offset = call.array("x", *shape, scale=1.0, favoured=("axes",)), call.pick(0.0, 1.0)
+    weight, residual = call.array("weight", shape[-1], scale=1.0), call.array("residual", *shape, scale=1.0)
+    out, sums = call.out(*shape, rows_apart=0 if call.way == "njit" else call.pick(0, 3)), call.out(*shape)
+    if call.way == "njit":
+        two = kind_of(2, layout="C")
+        function = jitted(
+            "rms_norm", lambda x, w, r, o, s, off: fk.rms_norm(x, w, 1e-6, r, o, s, off), kind_of(2), kind_of(1),
+            kind_of(2), two, two, numba.float64,
+        )  # fmt: skip
+        given, used = [writable(part) for part in (x, weight, residual)], {"weight": weight, "residual": residual}
+        result = call.run(lambda: function(*given, out, sums, offset))
+    else:
+        used = {name: part for name, part in (("weight", weight), ("residual", residual)) if call.rng.random() < 0.6}
+        kept = {"residual_out": sums} if "residual" in used else {}
+        result = call.run(lambda: fk.rms_norm(x, out=out, offset=offset, **used, **kept))
+    if "residual" in used:
+        call.close(sums, (x + residual).astype(np.float64), 0.0)
+    exact = norm.rms_norm(x, offset=offset, **used)
+    total = np.abs(x) + np.abs(used.get("residual", np.float32(0)))
+    rate = 1 / np.sqrt(np.mean(np.square((x + used.get("residual", 0.0)).astype(np.float64)), -1, keepdims=True) + 1e-6)
+    lost = 1 + total.max(-1, keepdims=True) * rate  # by the sum, relative to its root mean square
+    gain = offset + np.abs(used["weight"]) if "weight" in used else 1.0
+    call.close(result, exact, EPS[np.float32] * ((shape[-1] + 8) * np.abs(exact) * lost + 4 * total * rate * gain))
 
 
 def softmax(call: Call) -> None:
@@ -285,8 +317,8 @@ def draw_from_product(call: Call) -> None:
 
 
 KERNELS = (
-    matmul, matmul, strassen, strassen, strassen, linear, linear, linear, attend, layer_norm, softmax, activate, embed,
-    rotate, draw, draw_from_product,
+    matmul, matmul, strassen, strassen, strassen, linear, linear, linear, attend, layer_norm, rms_norm, softmax,
+    activate, embed, rotate, draw, draw_from_product,
 )  # fmt: skip
 
 

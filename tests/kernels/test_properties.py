@@ -138,6 +138,17 @@ def check_layer_norm(draw: Any) -> None:
     close(result, exact, (4 * n + 40) * EPS * (centred + 1) ** 2 * gain + 8 * EPS * (1 + np.abs(exact)))
 
 
+def check_rms_norm(draw: Any) -> None:
+    n = draw(sizes)
+    x = draw(arrays(*draw(leads), draw(sizes), n, scales=(0.0, 1e-3, 1.0, 30.0)))
+    weight, offset = draw(arrays(n, scales=(1.0,))) if draw(st.booleans()) else None, draw(st.sampled_from([0.0, 1.0]))
+    result = fk.rms_norm(x, weight, offset=offset, out=poisoned(x.shape))
+    exact = norm.rms_norm(x, weight, offset=offset)
+    rate = 1 / np.sqrt(np.mean(np.square(x.astype(np.float64)), -1, keepdims=True) + 1e-6)
+    gain = 1.0 if weight is None else offset + np.abs(weight)
+    close(result, exact, EPS * ((n + 8) * np.abs(exact) + 4 * np.abs(x) * rate * gain) + UNDERFLOW)
+
+
 def check_softmax(draw: Any) -> None:
     x = draw(arrays(*draw(leads), draw(sizes), scales=(0.0, 1e-3, 1.0, 30.0)))
     result = fk.softmax(x, out=poisoned(x.shape))
@@ -182,8 +193,8 @@ def check_sample_categorical(draw: Any) -> None:
 
 
 CHECKS = [
-    check_matmul, check_linear, check_short_linear, check_attention, check_layer_norm, check_softmax,
-    check_activations, check_embedding, check_rotary, check_sample_categorical,
+    check_matmul, check_linear, check_short_linear, check_attention, check_layer_norm, check_rms_norm,
+    check_softmax, check_activations, check_embedding, check_rotary, check_sample_categorical,
 ]  # fmt: skip
 
 
@@ -229,7 +240,29 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attention": (fk.attention, {"q": CUBE, "k": CUBE, "v": CUBE, "scale": None, "out": None}),
     "layer_norm": (
         fk.layer_norm,
-        {"x": SQUARE, "weight": None, "bias": None, "shift": None, "scale": None, "eps": 1e-5, "out": None},
+        {
+            "x": SQUARE,
+            "weight": None,
+            "bias": None,
+            "shift": None,
+            "scale": None,
+            "eps": 1e-5,
+            "out": None,
+            "residual": SQUARE,
+            "residual_out": None,
+        },
+    ),
+    "rms_norm": (
+        fk.rms_norm,
+        {
+            "x": SQUARE,
+            "weight": None,
+            "eps": 1e-6,
+            "residual": SQUARE,
+            "out": None,
+            "residual_out": None,
+            "offset": 0.0,
+        },
     ),
     "softmax": (fk.softmax, {"x": SQUARE, "out": None}),
     "gelu": (fk.gelu, {"x": SQUARE, "out": None}),

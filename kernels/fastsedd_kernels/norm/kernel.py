@@ -63,21 +63,40 @@ def _mean_and_rate(row: Any, width: int, eps: Any) -> Any:
     return mean, float32(1.0) / float32(math.sqrt(variance + eps))
 
 
-@kernel(_MATRIX, types.Tuple((_VECTOR, _VECTOR, float32)), _MATRIX, _MATRIX, types.float32[:, ::1], types.intp)
-def layer_norm_rows(task: int, x: Any, affine: Any, shift: Any, scale: Any, out: Any, tasks: int) -> None:
-    """out = ((x - mean) * rate * weight + bias) * (1 + scale) + shift, for the task's share of rows.
+@jit
+def _add(row: Any, other: Any, width: int, target: Any) -> None:
+    """target = row + other; target may be either."""
+    for j in range(0, width, LANES):
+        count = width - j
+        value = load_some(offset(row, j), count, _ZERO) + load_some(offset(other, j), count, _ZERO)
+        store_some(offset(target, j), value, count)
 
-    x : float32 [M, N], contiguous; affine : (weight float32 [N], bias float32 [N], eps), eps added to the variance
-    shift, scale : float32 [G, N], a row of each for every M / G rows of x; an empty array means absent
-    out : float32 [M, N], contiguous, may be x; sums are float32
+
+@kernel(
+    types.UniTuple(_MATRIX, 2), types.Tuple((_VECTOR, _VECTOR, float32)), types.UniTuple(_MATRIX, 2),
+    types.float32[:, ::1], types.float32[:, ::1], types.intp,
+)  # fmt: skip
+def layer_norm_rows(task: int, terms: Any, affine: Any, modulation: Any, sums: Any, out: Any, tasks: int) -> None:
+    """out = ((s - mean) * rate * weight + bias) * (1 + scale) + shift, s = x + residual, for the task's share of rows.
+
+    terms : (x, residual), float32 [M, N]
+    affine : (weight float32 [N], bias float32 [N], eps), eps added to the variance
+    modulation : (shift, scale), float32 [G, N], a row of each for every M / G rows of x
+    sums : float32 [M, N], takes s, may be x or residual; where it is empty, out does on the way
+    out : float32 [M, N], may be x or residual; all contiguous, an empty array means absent; sums are float32
     """
     weight, bias, eps = affine
+    (x, residual), (shift, scale) = terms, modulation
     rows, width = x.shape
     rows_per_group = rows // shift.shape[0] if shift.size > 0 else 1
     one = splat(float32(1.0))
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         source, target = pointer(x, i * width), pointer(out, i * width)
         group = i // rows_per_group * width
+        if residual.size > 0:
+            kept = pointer(sums, i * width) if sums.size > 0 else target
+            _add(source, pointer(residual, i * width), width, kept)
+            source = kept
         mean, rate = _mean_and_rate(source, width, eps)
         for j in range(0, width, LANES):
             count = width - j

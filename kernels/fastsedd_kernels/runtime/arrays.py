@@ -58,6 +58,14 @@ def as_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     return number
 
 
+def as_finite(name: str, value: Any) -> float:
+    """A finite number. Raises ValueError for anything else."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {_in_words(value)}, allowed: any finite number")
+    return number
+
+
 def _in_words(value: Any) -> str:
     """A number, or what else there is: its type."""
     return str(value) if isinstance(value, numbers.Number) else f"of type {type(value).__name__}"
@@ -186,14 +194,17 @@ def strided_output_like(
     return array
 
 
-def check_apart(out: NDArray[Any], *, in_place: bool = False, **inputs: NDArray[Any]) -> None:
-    """Raise ValueError where `out` shares an element with an input; in_place: an input may be `out` itself."""
+def check_apart(out: NDArray[Any], *, in_place: bool = False, called: str = "out", **inputs: NDArray[Any]) -> None:
+    """Raise ValueError where `out` shares an element with an input; in_place: an input may be `out` itself.
+
+    called : its name
+    """
     for name, array in inputs.items():
         if array.size == 0 or not np.may_share_memory(out, array):
             continue
         if _overlap(out, array) and not (in_place and _is_same(out, array)):
             itself = f" without being {name}" if in_place else ""
-            raise ValueError(f"out overlaps {name}{itself}, which is still being read when out is written")
+            raise ValueError(f"{called} overlaps {name}{itself}, which is still being read when {called} is written")
 
 
 def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:

@@ -100,7 +100,7 @@ def or_new(kind: Any, dtype: Any) -> Any:
     return checked
 
 
-def require_out(kind: Any, dimensions: tuple[int, ...], dtype: Any = float32, *, rows_only: bool = False) -> None:
-    require("out", kind, dimensions, dtype, optional=True)
-    if not is_absent(kind) and (not kind.mutable or (kind.layout != "C" and not rows_only)):
-        raise TypingError(f"out is {kind}, must be C-contiguous and writable")
+def require_out(kind: Any, dimensions: tuple[int, ...], dtype: Any = float32, *, called: str = "out") -> None:
+    require(called, kind, dimensions, dtype, optional=True)
+    if not is_absent(kind) and (not kind.mutable or kind.layout != "C"):
+        raise TypingError(f"{called} is {kind}, must be C-contiguous and writable")

@@ -75,6 +75,17 @@ def offset(typing_context: Any, base: Any, elements: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def beyond(typing_context: Any, base: Any, count: Any) -> Any:
+    """The pointer `count` bytes after `base`: a stride needs no division then."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = builder.bitcast(arguments[0], ir.IntType(8).as_pointer())
+        return builder.bitcast(builder.gep(start, [arguments[1]]), arguments[0].type)
+
+    return base(base, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def aligned(typing_context: Any, array: Any) -> Any:
     """Pointer to an array's first element on a cache line's edge: allocate one line more than is used of it."""
     if not isinstance(array, types.Array):

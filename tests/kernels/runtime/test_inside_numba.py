@@ -38,6 +38,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "attention in bfloat16": (lambda x: fk.attention(x[0], x[1], x[2], dtype="bfloat16"), (HEADS,)),
     "layer_norm": (lambda x, w, b: fk.layer_norm(x, w, b, eps=1e-6), (X, X[0].copy(), X[1].copy())),
     "layer_norm with adaLN": (lambda x, s: fk.layer_norm(x, shift=s, scale=s), (X, X[:1].copy())),
+    "layer_norm of a sum": (lambda x, r: fk.layer_norm(x, residual=r), (X, X[::-1].copy())),
+    "rms_norm": (lambda x, w: fk.rms_norm(x, w, 1e-5), (X, X[0].copy())),
+    "rms_norm of heads": (lambda x, w: fk.rms_norm(x[0], w, offset=1.0), (HEADS, X[0, :24].copy())),
+    "rms_norm of a sum": (lambda x, r: fk.rms_norm(x, residual=r), (X, X[::-1].copy())),
     "softmax": (lambda x: fk.softmax(x), (X,)),
     "softmax of columns": (lambda x: fk.softmax(x.T), (X,)),
     "gelu": (lambda x: fk.gelu(x), (X,)),
@@ -77,6 +81,19 @@ def test_out_is_written_and_returned() -> None:
     found = run(x, w, out)
     np.testing.assert_array_equal(out, fk.linear(fk.gelu(X), w, residual=RESIDUAL))
     assert np.shares_memory(found, out)
+
+
+@pytest.mark.parametrize("norm", [fk.layer_norm, fk.rms_norm])
+def test_sums_with_a_residual_are_written(norm: Any) -> None:
+    @numba.njit
+    def run(x: Any, r: Any, sums: Any) -> Any:
+        return norm(x, residual=r, out=x, residual_out=sums)
+
+    x, sums = X.copy(), X[::-1].copy()
+    found = run(x, sums, sums)
+    np.testing.assert_array_equal(sums, X + X[::-1])
+    np.testing.assert_array_equal(found, norm(sums))
+    assert np.shares_memory(found, x)
 
 
 @numba.njit(parallel=True)
@@ -131,6 +148,8 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     ),
     "two dtypes": (lambda a, b: fk.matmul(a, b), (X, X.T.astype(np.float64)), "they must be equal"),
     "half a modulation": (lambda x: fk.layer_norm(x, shift=x), (X,), "go together"),
+    "a place for sums of nothing": (lambda x, s: fk.rms_norm(x, residual_out=s), (X, X.copy()), "no residual"),
+    "a residual of another shape": (lambda x: fk.rms_norm(x, residual=x[:1]), (X,), "x's shape"),
     "an out in columns": (lambda x, o: fk.softmax(x, out=o), (X, X.T.copy().T), "out is .*must be C-contiguous"),
     "inputs": (lambda x, w: fk.linear(x, w), (X[:, :9].copy(), fk.pack(WEIGHT)), "inputs"),
     "an out of another shape": (lambda x, o: fk.gelu(x, out=o), (X, X[1:].copy()), "another shape"),

@@ -1,0 +1,61 @@
+"""Rows of arrays of any strides, for kernels that take each row alone: views of four dimensions, and pointers to rows.
+
+A kernel sees [A, B, C, N], whatever the strides are: C rows at a time that are equally far apart. The dimensions come
+in the order in which they lie in memory, so that a projection's heads, viewed as [batch, heads, length, dim], are
+read as they were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd_kernels.runtime.arrays import strided_output_like
+from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.scalar import beyond, pointer
+
+NO_ROWS = np.empty((0, 0, 0, 0), np.float32)  # stands for an absent array
+
+
+def views_by_row(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Views [A, B, C, N] of arrays of one shape [..., N], whose same rows they pair; NO_ROWS stays as it is.
+
+    The order is that of the first array's memory. More than three leading dimensions give several views of each.
+    """
+    first = arrays[0]
+    if all(array.flags.c_contiguous for array in arrays):
+        yield tuple(array if array is NO_ROWS else array.reshape(1, 1, -1, first.shape[-1]) for array in arrays)
+        return
+    leading = first.ndim - 1
+    order = sorted(range(leading), key=lambda axis: -abs(first.strides[axis]))
+    ordered = [array if array is NO_ROWS else array.transpose(*order, leading) for array in arrays]
+    beyond = ordered[0].shape[: max(0, leading - 3)]
+    missing = (None,) * max(0, 3 - leading)
+    for place in np.ndindex(*beyond):
+        yield tuple(array if array is NO_ROWS else array[(*place, *missing)] for array in ordered)
+
+
+def output_with_adjacent_elements(
+    name: str, out: NDArray[np.float32] | None, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """A new array, or `out` if it is one of that shape whose rows, however far apart, hold adjacent elements."""
+    out = strided_output_like(name, out, shape)
+    if out.size > 0 and out.strides[-1] != out.itemsize:
+        raise ValueError(f"{name} must have adjacent elements in a row")
+    return out
+
+
+@jit
+def run_of_rows(row: int, last: int, shape: Any) -> Any:
+    """(a, b, c, rows): where that row of [A, B, C, N] is, and how many of its run come before `last`."""
+    outer, c = row // shape[2], row % shape[2]
+    return outer // shape[1], outer % shape[1], c, min(shape[2] - c, last - row)
+
+
+@jit
+def row_at(array: Any, a: int, b: int, c: int) -> Any:
+    """Pointer to the row [a, b, c] of an array; of an empty one, which is not followed, to its start."""
+    return beyond(pointer(array, 0), a * array.strides[0] + b * array.strides[1] + c * array.strides[2])
