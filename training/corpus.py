@@ -67,6 +67,12 @@ def tokenise(texts: Texts, config: dict) -> Corpus:
     return Corpus(_source(own, line_end), _source(extra, line_end) if len(extra) else None, validation)
 
 
+def moved(corpus: Corpus, device: str) -> Corpus:
+    """The same corpus, its tokens to train on kept on a device."""
+    own, extra = (None if each is None else Source(*(part.to(device) for part in each)) for each in corpus[:2])
+    return Corpus(own, extra, corpus.validation)
+
+
 def _source(tokens: Tensor, line_end: int) -> Source:
     ends = tokens == line_end
     starts = (ends[1:-1] & ends[:-2]).nonzero()[:, 0] + 2
@@ -75,20 +81,21 @@ def _source(tokens: Tensor, line_end: int) -> Source:
 
 def random_batch(source: Source, batch: int, length: int, aligned: float = 0.0) -> Tensor:
     """Windows of a source, int64 [batch, length], a share of them at the beginning of a paragraph."""
+    device = source.tokens.device
     last = len(source.tokens) - length
-    anywhere = torch.randint(0, last + 1, (batch,))
-    beginning = source.starts[torch.randint(0, len(source.starts), (batch,))].clamp(max=last)
-    starts = torch.where(torch.rand(batch) < aligned, beginning, anywhere)
-    return source.tokens[starts[:, None] + torch.arange(length)]
+    anywhere = torch.randint(0, last + 1, (batch,), device=device)
+    beginning = source.starts[torch.randint(0, len(source.starts), (batch,), device=device)].clamp(max=last)
+    starts = torch.where(torch.rand(batch, device=device) < aligned, beginning, anywhere)
+    return source.tokens[starts[:, None] + torch.arange(length, device=device)]
 
 
 def mixed_batch(corpus: Corpus, batch: int, length: int, aligned: float, own_share: float) -> Tensor:
     """Windows of both sources, the given share of them, on average, the corpus' own."""
-    own = batch if corpus.extra is None else int((torch.rand(batch) < own_share).sum())
-    rows = [random_batch(corpus.own, own, length, aligned)]
-    if corpus.extra is not None:
-        rows.append(random_batch(corpus.extra, batch - own, length, aligned))
-    return torch.cat(rows)
+    own = random_batch(corpus.own, batch, length, aligned)
+    if corpus.extra is None:
+        return own
+    extra = random_batch(corpus.extra, batch, length, aligned)
+    return torch.where(torch.rand(batch, 1, device=own.device) < own_share, own, extra)
 
 
 def windows(data: Tensor, length: int) -> Tensor:

@@ -23,10 +23,19 @@ def total_noise(config: dict, t: Tensor) -> tuple[Tensor, Tensor]:
     return sigma, sigma * math.log(ratio)
 
 
-def stratified_times(batch: int, generator: torch.Generator | None = None) -> Tensor:
-    """One time a sample, each from its own 1/batch of (0, 1): the loss varies far less than with independent times."""
-    t = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+def stratified_times(
+    batch: int, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """One time per sample, each from its own 1/batch of (0, 1): the loss varies far less than with independent times."""
+    t = (torch.arange(batch, device=device) + _uniform((batch,), device, generator)) / batch
     return t.clamp(1e-5, 1.0)
+
+
+def _uniform(shape: tuple[int, ...], device: torch.device | None, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers on a device. A generator is the CPU's: what it draws is the same for every device."""
+    if generator is None:
+        return torch.rand(shape, device=device)
+    return torch.rand(shape, generator=generator).to(device)
 
 
 def absorb_entropy(log_score: Tensor, sigma: Tensor, clean: Tensor, masked: Tensor) -> Tensor:
@@ -63,14 +72,13 @@ def bound(
 ) -> Tensor:
     """The diffusion weighted denoising score entropy of each sample, [B], nats a token."""
     sigma, rate = total_noise(config, t)
-    moved = torch.rand(clean.shape, generator=generator) < -(-sigma).expm1()[:, None]
-    moved, sigma, rate = moved.to(clean.device), sigma.to(clean.device), rate.to(clean.device)
+    moved = _uniform(clean.shape, clean.device, generator) < -(-sigma).expm1()[:, None]
     vocab_size = config["tokens"]
     if config["graph"]["type"] == "absorb":
         noisy = torch.where(moved, vocab_size, clean)
         entropy = absorb_entropy(network(noisy, sigma), sigma, clean, moved)
     else:
-        anywhere = torch.randint(0, vocab_size, clean.shape, generator=generator).to(clean.device)
+        anywhere = (_uniform(clean.shape, clean.device, generator) * vocab_size).long().clamp(max=vocab_size - 1)
         noisy = torch.where(moved, anywhere, clean)
         entropy = uniform_entropy(network(noisy, sigma), sigma, clean, noisy)
     return (rate[:, None] * entropy).mean(-1)
@@ -86,14 +94,12 @@ def any_order_bound(
     """
     batch, length = clean.shape
     count = (t * length).ceil().long().clamp(1, length)
-    order = torch.rand(clean.shape, generator=generator).argsort(-1).argsort(-1)
+    order = _uniform(clean.shape, clean.device, generator).argsort(-1).argsort(-1)
     masked = order < count[:, None]
-    rows = masked.flatten().nonzero()[:, 0].to(clean.device)
-    noisy = torch.where(masked.to(clean.device), config["tokens"], clean)
-    logits = network(noisy, rows)[:, : config["tokens"]].float()
-    surprise = F.cross_entropy(logits, clean.flatten()[rows], reduction="none")
-    sums = torch.zeros(batch, device=clean.device).index_add(0, rows // length, surprise)
-    return sums / count.to(clean.device)
+    noisy = torch.where(masked, config["tokens"], clean)
+    logits = network(noisy)[..., : config["tokens"]].float()
+    surprise = F.cross_entropy(logits.flatten(0, 1), clean.flatten(), reduction="none").view(batch, length)
+    return torch.where(masked, surprise, 0.0).sum(-1) / count
 
 
 def of_network(

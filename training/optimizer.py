@@ -14,19 +14,23 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values all moved into about [0.7, 1.2]."""
+def orthogonalise(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, of [..., m, n]: singular values all moved into about [0.7, 1.2]."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = (wide / (wide.norm() + 1e-7)).to(dtype)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    x = (wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with decoupled weight decay. dtype : what the iteration computes in."""
+    """Muon with decoupled weight decay; matrices of one shape are orthogonalised together.
+
+    dtype : what the iteration computes in
+    """
 
     def __init__(
         self,
@@ -42,14 +46,25 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            for parameter in group["params"]:
-                velocity = self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
-                velocity.lerp_(parameter.grad, 1 - group["momentum"])
-                direction = parameter.grad.lerp(velocity, group["momentum"])
-                rows, columns = parameter.shape
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = orthogonalise(direction, dtype=self._dtype)
-                parameter.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+            for shape, parameters in _by_shape(group["params"]).items():
+                gradients = [parameter.grad for parameter in parameters]
+                velocities = [
+                    self.state[parameter].setdefault("velocity", torch.zeros_like(parameter))
+                    for parameter in parameters
+                ]
+                torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
+                directions = torch._foreach_lerp(gradients, velocities, group["momentum"])
+                updates = orthogonalise(torch.stack(directions), dtype=self._dtype).to(parameters[0].dtype)
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                step = -group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                torch._foreach_add_(parameters, list(updates.unbind()), alpha=step)
+
+
+def _by_shape(parameters: list[nn.Parameter]) -> dict[torch.Size, list[nn.Parameter]]:
+    grouped: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        grouped.setdefault(parameter.shape, []).append(parameter)
+    return grouped
 
 
 def build(

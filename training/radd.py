@@ -44,10 +44,9 @@ class OutputLayer(nn.Module):
 
 
 class RADD(nn.Module):
-    """The distribution of clean tokens, given those that are not masked: tokens [B, L], rows -> logits [n, V].
+    """The distribution of clean tokens, given those that are not masked: tokens [B, L] -> logits [B, L, V].
 
-    rows : int64 [n], the positions in question, as if the B texts were one. The last of the V = tokens + 1 logits is
-        the mask's, which the loss and the engine leave out.
+    The last of the V = tokens + 1 logits is the mask's, which the loss and the engine leave out.
     """
 
     def __init__(self, vocab_size: int, width: int, blocks: int, heads: int, length: int, dropout: float = 0.0) -> None:
@@ -63,9 +62,9 @@ class RADD(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
         x = self.vocab_embed.embedding[tokens]
         for block in self.blocks:
             x = block(x, (self.cos[:length], self.sin[:length]))
-        return self.output_layer(x.flatten(0, 1)[rows])
+        return self.output_layer(x)

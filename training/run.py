@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from training import loss, model, optimizer
 
 WARMUP_STEPS = 150
-SAVE_SECONDS = 120.0
 MAX_STEP_SECONDS = 30.0  # a step that took longer was stopped meanwhile, and counts as this long
 
 
@@ -46,6 +45,8 @@ class Run:
         self.folder, self.config, self.rates, self.device, self.bfloat16 = folder, config, rates, device, bfloat16
         self.network = model.build(config).to(device)
         iterated = torch.bfloat16 if bfloat16 else torch.float32
+        self._on_cuda = torch.device(device).type == "cuda"
+        self._loss = torch.compile(loss.of_network) if self._on_cuda else loss.of_network
         self.optimizers = optimizer.build(self.network, rates.muon, rates.adam, rates.weight_decay, iterated)
         self.average = {name: tensor.detach().clone() for name, tensor in self.network.named_parameters()}
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -65,6 +66,8 @@ class Run:
         self.average, self.history = state["average"], state["history"]
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
+        if self._on_cuda and state["accelerator_rng"] is not None:
+            torch.cuda.set_rng_state(state["accelerator_rng"].cpu())
 
     def save(self) -> None:
         state = {
@@ -76,19 +79,23 @@ class Run:
             "tokens": self.tokens,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
+            "accelerator_rng": torch.cuda.get_rng_state() if self._on_cuda else None,
         }
         replace(self.folder / "state.pt", lambda path: torch.save(state, path))
         weights = {name: tensor.contiguous().cpu() for name, tensor in self.average.items()}
         replace(self.folder / "model.safetensors", lambda path: save_file(weights, path))
 
-    def take_step(self, rows: Tensor, share: float) -> float:
-        """One update at a share of the peak learning rates, on int64 [B, L]. Returns its loss, nats per token."""
+    def take_step(self, rows: Tensor, share: float) -> Tensor:
+        """One update at a share of the peak learning rates, on int64 [B, L]. Returns its loss, nats per token, [].
+
+        An accelerator goes on computing after the return.
+        """
         started = time.monotonic()
         for group in (group for one in self.optimizers for group in one.param_groups):
             group["lr"] = share * min(1.0, (self.step + 1) / WARMUP_STEPS) * group["peak_lr"]
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bfloat16):
-            times = loss.stratified_times(len(rows)).to(rows.device)
-            value = loss.of_network(self.network, self.config, rows, times).mean()
+            times = loss.stratified_times(len(rows), device=rows.device)
+            value = self._loss(self.network, self.config, rows, times).mean()
         value.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for one in self.optimizers:
@@ -98,7 +105,7 @@ class Run:
         self.tokens += rows.numel()
         self._fold()
         self.seconds += min(time.monotonic() - started, MAX_STEP_SECONDS)
-        return value.item()
+        return value.detach()
 
     def _fold(self) -> None:
         """Fold the current weights into their moving average, faster while the run is young."""

@@ -2,9 +2,11 @@
 
     python -m training.train CORPUS RUN --extra plays.txt --minutes 90
     python -m training.train CORPUS RUN --extra plays.txt --anneal TARGET --minutes 25
+    python -m training.train CORPUS RUN --extra plays.txt --minutes 9 --decay 0.5
 
 The first continues RUN until it has trained for so many minutes in all. The second lets the rate of a copy of RUN fall
 to zero, in minutes of its own, and leaves RUN as it is, to be continued: what TARGET holds is the model to be used.
+The third, where it is known how long the training is to be, lets the rate of RUN itself fall over the last half.
 RUN/state.pt holds everything to continue from; RUN/config.json and RUN/model.safetensors (float32, moving average) are
 a checkpoint that `fastsedd generate --model RUN` reads at any time. Stop it freely, by SIGINT or SIGTERM too: the same
 command continues, and a process that is stopped and continued (SIGSTOP, SIGCONT) counts the time that it had.
@@ -15,7 +17,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ import click
 import torch
 
 from training import corpus as corpora
-from training.run import SAVE_SECONDS, Rates, Run, validation_bound
+from training.run import Rates, Run, validation_bound
 
 VALIDATION_BATCHES = 8
-VALIDATIONS_PER_SAVE = 5
+SAVES_PER_VALIDATION = 5
 COND_DIM = 64
 BFLOAT16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
@@ -73,6 +74,18 @@ def describe(tokenizer: dict, shape: Shape) -> dict:
     }
 
 
+class Schedule(NamedTuple):
+    """When a run ends, and from when its rate falls to zero, both by the run's seconds; how often it is saved."""
+
+    end: float
+    fall: float
+    save_seconds: float
+
+    def share(self, seconds: float) -> float:
+        """The share of the peak rate."""
+        return 1.0 if seconds < self.fall else max(0.0, (self.end - seconds) / (self.end - self.fall))
+
+
 class Stop:
     """Becomes true once the process is asked to end."""
 
@@ -88,24 +101,22 @@ class Stop:
         return self.asked
 
 
-def train(
-    run: Run, corpus: corpora.Corpus, sampling: Sampling, share: Callable[[float], float], seconds: float, stop: Stop
-) -> None:
-    """Take steps until the run has had so many seconds. share : of the peak rate, by the run's seconds."""
+def train(run: Run, corpus: corpora.Corpus, sampling: Sampling, schedule: Schedule, stop: Stop) -> None:
+    """Take steps until the schedule ends."""
     length = run.config["model"]["length"]
     smooth, saved, tokens, saves = None, time.monotonic(), run.tokens, 0
-    while run.seconds < seconds and not stop:
+    while run.seconds < schedule.end and not stop:
         rows = corpora.mixed_batch(corpus, sampling.batch, length, sampling.aligned, sampling.own_share)
-        value = run.take_step(rows.to(run.device), share(run.seconds))
+        value = run.take_step(rows, schedule.share(run.seconds))
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if time.monotonic() - saved > schedule.save_seconds:
             rate = (run.tokens - tokens) / (time.monotonic() - saved)
             line = f"{run.seconds / 60:6.1f} min  step {run.step}  loss {smooth:.3f}  {rate:.0f} tokens/s"
-            if saves % VALIDATIONS_PER_SAVE == 0:
+            if saves % SAVES_PER_VALIDATION == 0:
                 line += f"  validation {validate(run, corpus, VALIDATION_BATCHES)[0]:.3f}"
             click.echo(line)
-            saved, tokens, saves = time.monotonic(), run.tokens, saves + 1
             run.save()
+            saved, tokens, saves = time.monotonic(), run.tokens, saves + 1
 
 
 def validate(run: Run, corpus: corpora.Corpus, batches: int) -> tuple[float, float]:
@@ -128,6 +139,8 @@ def prepare(folder: Path, texts: corpora.Texts, tokens: int, shape: Shape) -> di
 @click.option("--extra", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="More text.")
 @click.option("--minutes", default=90.0, help="Training time in all; with --anneal, that of the falling rate.")
 @click.option("--anneal", metavar="TARGET", type=click.Path(file_okay=False, path_type=Path), help="See above.")
+@click.option("--decay", default=0.0, help="Share of the minutes, at their end, over which the rate falls to zero.")
+@click.option("--save-seconds", default=120.0, help="Time between two saves.")
 @click.option("--tokens", default=2048, help="Size of the vocabulary; up to the number of characters: characters.")
 @click.option("--architecture", type=click.Choice(["radd", "ddit", "annotated"]), default="radd")
 @click.option("--graph", type=click.Choice(["absorb", "uniform"]), default="absorb")
@@ -141,6 +154,7 @@ def prepare(folder: Path, texts: corpora.Texts, tokens: int, shape: Shape) -> di
 @click.option("--own-share", default=0.3, help="Share of windows of CORPUS itself, where there is more text.")
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=2e-3)
+@click.option("--weight-decay", default=0.05, help="Of the hidden matrices.")
 @click.option("--seed", default=0)
 @click.option("--threads", default=0, help="CPU threads.  [default: all cores]")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -151,6 +165,8 @@ def main(
     extra: tuple[Path, ...],
     minutes: float,
     anneal: Path | None,
+    decay: float,
+    save_seconds: float,
     tokens: int,
     **options: Any,
 ) -> None:
@@ -159,8 +175,8 @@ def main(
         torch.set_num_threads(options["threads"])
     texts = corpora.read(corpus_file, extra)
     config = prepare(folder, texts, tokens, Shape(*(options[name] for name in Shape._fields)))
-    corpus = corpora.tokenise(texts, config)
-    rates = Rates(options["muon_lr"], options["adam_lr"])
+    corpus = corpora.moved(corpora.tokenise(texts, config), options["device"])
+    rates = Rates(options["muon_lr"], options["adam_lr"], options["weight_decay"])
     run = Run(anneal or folder, config, rates, options["device"], bfloat16=options["bfloat16"])
     origin = folder / "state.pt"
     before = torch.load(origin, map_location="cpu", weights_only=True)["seconds"] if anneal else 0.0
@@ -169,12 +185,9 @@ def main(
         run.resume(own if own.exists() else origin)
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     click.echo(f"{parameters / 1e6:.2f} M parameters, {len(corpus.own.tokens):,} tokens, from step {run.step}")
-
-    def share(seconds: float) -> float:
-        return 1.0 if anneal is None else max(0.0, 1.0 - (seconds - before) / (60 * minutes))
-
-    sampling = Sampling(*(options[name] for name in Sampling._fields))
-    train(run, corpus, sampling, share, before + 60 * minutes, Stop())
+    end = before + 60 * minutes
+    schedule = Schedule(end, before if anneal else end - 60 * minutes * decay, save_seconds)
+    train(run, corpus, Sampling(*(options[name] for name in Sampling._fields)), schedule, Stop())
     mean, error = validate(run, corpus, 40)
     run.save()
     per_character = len(corpus.validation) / len(texts.validation)
