@@ -26,7 +26,7 @@ def total_noise(config: dict, t: Tensor) -> tuple[Tensor, Tensor]:
 def stratified_times(
     batch: int, generator: torch.Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """One time per sample, each from its own 1/batch of (0, 1): the loss varies far less than with independent times."""
+    """One time per sample, each from its own 1/batch of (0, 1): the loss varies far less than otherwise."""
     t = (torch.arange(batch, device=device) + _uniform((batch,), device, generator)) / batch
     return t.clamp(1e-5, 1.0)
 
