@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, of [..., m, n]: singular values all moved into about [0.7, 1.2]."""
+    """The nearest semi-orthogonal matrices, roughly, of [..., m, n]: singular values all move into [0.7, 1.2]."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if tall else matrices
