@@ -175,7 +175,8 @@ class Model:
             times=times, seed=seed, batch_size=self._scoring_batch_size(batch_size, length), progress=progress,
         )  # fmt: skip
         ends = likelihood.ends(self._process.graph, self._process.noise)
-        return Evaluation(by_window, ends, windows.size, len(tokens) - windows.size, times, seed)
+        characters = len(self.tokenizer.decode(tokens[: windows.size]))
+        return Evaluation(by_window, ends, windows.size, characters, len(tokens) - windows.size, times, seed)
 
     def fit_grid(
         self,

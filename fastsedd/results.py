@@ -41,12 +41,14 @@ class Evaluation:
     by_window : float64 [windows], whose mean is `nats`
     ends : share of `nats` that the noise outside the schedule adds, which the published code leaves out
     tokens, left_out : how many the windows hold, and how many a rest too short for one
+    characters : of the windows' text
     times : at how many times each window was noised
     """
 
     by_window: NDArray[np.float64]
     ends: float
     tokens: int
+    characters: int
     left_out: int
     times: int
     seed: int
@@ -65,6 +67,16 @@ class Evaluation:
     def nats_error(self) -> float | None:
         """Standard error of `nats`."""
         return float(self.by_window.std(ddof=1)) / math.sqrt(self.windows) if self.windows > 1 else None
+
+    @property
+    def nats_per_character(self) -> float:
+        """Upper bound on -log p, in nats per character: comparable between models of different tokens."""
+        return self.nats * self.tokens / self.characters
+
+    @property
+    def nats_per_character_error(self) -> float | None:
+        """Standard error of `nats_per_character`."""
+        return None if self.nats_error is None else self.nats_error * self.tokens / self.characters
 
     @property
     def bits(self) -> float:

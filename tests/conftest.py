@@ -61,6 +61,8 @@ def config_document(config: ModelConfig) -> dict:
     }
     if config.characters is not None:
         own["tokenizer"] = {"type": "characters", "characters": config.characters}
+    if config.merges:
+        own["tokenizer"] |= {"type": "character merges", "merges": config.merges}
     if config.architecture == "mdlm":
         return own | {
             "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,

@@ -51,10 +51,15 @@ def of_evaluation(evaluation: Evaluation, model: Model) -> Facts:
     return [
         ("model", f"{model.name}, {model.dtype}"),
         ("nats per token", _estimate(evaluation.nats, evaluation.nats_error)),
+        (
+            "nats per character",
+            _estimate(evaluation.nats_per_character, evaluation.nats_per_character_error),
+        ),
         ("bits per token", _estimate(evaluation.bits, evaluation.bits_error)),
         ("perplexity", _estimate(evaluation.perplexity, evaluation.perplexity_error)),
         ("outside schedule", f"{evaluation.ends:.4f} of the nats, which the published code leaves out"),
         ("tokens", f"{evaluation.tokens:,}{rest}"),
+        ("characters", f"{evaluation.characters:,}"),
         ("windows", f"{evaluation.windows:,}, each at {evaluation.times} times"),
         ("seed", f"{evaluation.seed}"),
     ]
@@ -99,7 +104,8 @@ def _measured(value: float, error: float | None) -> str:
 
 def evaluation_object(evaluation: Evaluation, model: Model) -> dict[str, Any]:
     """A bound, for JSON."""
-    numbers = ("nats", "nats_error", "bits", "bits_error", "perplexity", "perplexity_error")
-    counts = ("ends", "tokens", "left_out", "windows", "times", "seed")
+    estimates = ("nats", "nats_per_character", "bits", "perplexity")
+    numbers = [name + suffix for name in estimates for suffix in ("", "_error")]
+    counts = ("ends", "tokens", "characters", "left_out", "windows", "times", "seed")
     fields = {name: getattr(evaluation, name) for name in (*numbers, *counts)}
     return {"model": model.name, "dtype": model.dtype, **fields}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -158,10 +159,12 @@ def test_the_command_says_what_it_found(model, folder, file) -> None:
     assert dict(re.split(" {2,}", line, maxsplit=1) for line in result.stdout.splitlines()) == {
         "model": f"{folder}, float32",
         "nats per token": f"at most {found.nats:.4f} ± {found.nats_error:.4f}",
+        "nats per character": f"at most {found.nats:.4f} ± {found.nats_error:.4f}",
         "bits per token": f"at most {found.bits:.4f} ± {found.bits_error:.4f}",
         "perplexity": f"at most {found.perplexity:.4f} ± {found.perplexity_error:.4f}",
         "outside schedule": f"{found.ends:.4f} of the nats, which the published code leaves out",
         "tokens": "24, 8 left out",
+        "characters": "24",
         "windows": "2, each at 2 times",
         "seed": "3",
     }
@@ -173,10 +176,22 @@ def test_the_command_as_json(folder, file) -> None:
     assert json.loads(run(folder, file, *options).stdout) == {
         "model": str(folder), "dtype": "bfloat16",
         "nats": found.nats, "nats_error": found.nats_error,
+        "nats_per_character": found.nats, "nats_per_character_error": found.nats_error,
         "bits": found.bits, "bits_error": found.bits_error,
         "perplexity": found.perplexity, "perplexity_error": found.perplexity_error,
-        "ends": found.ends, "tokens": 24, "left_out": 8, "windows": 2, "times": 2, "seed": 0,
+        "ends": found.ends, "tokens": 24, "characters": 24, "left_out": 8, "windows": 2, "times": 2, "seed": 0,
     }  # fmt: skip
+
+
+def test_nats_per_character_of_tokens_of_several_characters(make_config, write_checkpoint) -> None:
+    """The bound per token, over the characters that a token stands for."""
+    config = make_config("radd", "absorb")
+    merges = ((1, 2), (3, 4))  # "ab", "cd"
+    merged = dataclasses.replace(config, tokens=config.tokens + len(merges), merges=merges)
+    found = fastsedd.load(write_checkpoint(merged)).evaluate("abcd" * 12, times=2)
+    assert (found.tokens, found.characters, found.left_out) == (24, 48, 0)
+    assert found.nats_per_character == pytest.approx(found.nats / 2)
+    assert found.nats_per_character_error == pytest.approx(found.nats_error / 2)
 
 
 def test_one_window_has_no_error(folder, file) -> None:
@@ -189,7 +204,7 @@ def test_one_window_has_no_error(folder, file) -> None:
 def test_without_a_model_it_is_the_shipped_one(file) -> None:
     file.write_text("Speak, speak.\n")
     found = json.loads(run(file, "--times", 1, "--json").stdout)
-    assert (found["model"], found["tokens"]) == ("shipped model", 14)
+    assert (found["model"], found["characters"]) == ("shipped model", 14)
 
 
 @pytest.mark.parametrize(

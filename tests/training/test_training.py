@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is an extra: the trainer's"
 from click.testing import CliRunner  # noqa: E402
 
 import fastsedd  # noqa: E402
-from training import corpus, export, loss, optimizer, pieces, plays, train  # noqa: E402
+from training import corpus, export, loss, memorisation, optimizer, pieces, plays, train  # noqa: E402
 from training import run as trained  # noqa: E402
 
 SIGMA = torch.tensor([0.2, 1.0, 4.0])
@@ -103,7 +103,7 @@ def test_a_run_with_merges_and_more_text_is_annealed_and_exported(tmp_path: Path
     before = (folder / "state.pt").read_bytes()
     run(text, folder, 0.005, "--tokens", "16", "--extra", str(more), "--anneal", str(annealed))
     assert (folder / "state.pt").read_bytes() == before
-    arguments = [str(text), str(annealed), str(tmp_path / "out"), "--steps", "4", "--count", "2", "--passes", "1"]
+    arguments = [str(text), str(annealed), str(tmp_path / "out"), "--steps", "4", "--count", "2", "--times", "1"]
     done = CliRunner().invoke(export.main, arguments)
     assert done.exit_code == 0, done.output
     model = fastsedd.load(tmp_path / "out")
@@ -197,3 +197,14 @@ def test_plays_are_rendered_without_what_is_known_already() -> None:
     assert plays.overlap(found[1], known) and not plays.overlap(found[0], known)
     assert plays.without_overlap(found, known) == found[:1]
     assert plays.without_overlap(found[1:], known) == []
+
+
+def test_the_longest_shared_run() -> None:
+    assert memorisation.longest_shared_run("xxabcabcdzz", "--abcd--abcab") == "abcab"
+    assert memorisation.longest_shared_run("xyz", "abc") == ""
+    assert memorisation.side_by_side("abcdefgh", 3) == ["abc", "def"]
+    read = corpus.Texts("the king is dead", "long live", "the queen is")
+    assert memorisation.table(["king is", "quux"], read).splitlines()[2:] == [
+        "| generated, 2 | 7 | 7 | 7 | 7 |",
+        "| real, 2 | 4 | 4 | 4 | 4 |",
+    ]
