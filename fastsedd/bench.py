@@ -50,7 +50,7 @@ class Measurements:
 
 
 # The parts of a forward that kernels belong to, by name; the others are the rest.
-_PARTS = {"multiply_rectangle": "GEMM", "attend": "attention", "layer_norm_rows": "norm"}
+_PARTS = {"multiply_rectangle": "GEMM", "attend": "attention", "layer_norm_rows": "norm", "rms_norm_rows": "norm"}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ KEYWORD_INTERFACES = {
     "fastsedd_kernels.norm.api.layer_norm",  # torch's layer_norm, adaLN's modulation, and a residual
     "fastsedd_kernels.norm.overloads._layer_norm",
     "fastsedd_kernels.norm.overloads._layer_norm.implementation",
+    "fastsedd_kernels.rotary.api.rotary",
+    "fastsedd_kernels.rotary.overloads._rotary",
+    "fastsedd_kernels.rotary.overloads._rotary.implementation",
+    "fastsedd_kernels.rotary.reference.rotary",
     "fastsedd_kernels.sampling.api.sample_linear",
     "fastsedd_kernels.torch.functions._attention",  # torch's scaled_dot_product_attention
 }

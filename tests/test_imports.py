@@ -131,6 +131,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd_kernels.attention",  # of these the references
         "fastsedd_kernels.gemm",
         "fastsedd_kernels.norm",
+        "fastsedd_kernels.rotary",
         "numpy",
     },
     "fastsedd.diffusion": {"fastsedd.choices", "fastsedd_kernels", "numpy"},
@@ -163,6 +164,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd_kernels.gemm",
         "fastsedd_kernels.norm",
         "fastsedd_kernels.roofline",
+        "fastsedd_kernels.rotary",
         "fastsedd_kernels.runtime",
         "fastsedd_kernels.sampling",
         "fastsedd_kernels.simd",
@@ -191,6 +193,13 @@ PARTS: dict[str, set[str]] = {
     "fastsedd_kernels.attention": {
         "fastsedd_kernels.activation",
         "fastsedd_kernels.gemm",
+        "fastsedd_kernels.norm",
+        "fastsedd_kernels.runtime",
+        "fastsedd_kernels.simd",
+        "numba",
+        "numpy",
+    },
+    "fastsedd_kernels.rotary": {
         "fastsedd_kernels.norm",
         "fastsedd_kernels.runtime",
         "fastsedd_kernels.simd",

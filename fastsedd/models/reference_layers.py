@@ -9,6 +9,7 @@ import numpy as np
 from fastsedd_kernels.attention import reference as attention
 from fastsedd_kernels.gemm import reference as gemm
 from fastsedd_kernels.norm import reference as norms
+from fastsedd_kernels.rotary import reference as rotations
 from numpy.typing import NDArray
 
 from fastsedd.config import FREQUENCIES
@@ -43,5 +44,5 @@ def attend(qkv: Array, heads: int, rotary: bool) -> Array:
     batch, length, triple = qkv.shape
     q, k, v = qkv.reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     if rotary:
-        q, k = attention.rotary(q), attention.rotary(k)
+        q, k = rotations.rotary(q), rotations.rotary(k)
     return attention.attention(q, k, v).transpose(0, 2, 1, 3).reshape(batch, length, triple // 3)

@@ -13,7 +13,6 @@ from fastsedd_kernels.activation import overloads as _activation_overloads  # no
 from fastsedd_kernels.activation.api import gelu, silu
 from fastsedd_kernels.attention import overloads as _attention_overloads  # noqa: F401
 from fastsedd_kernels.attention.api import attention
-from fastsedd_kernels.attention.rotary import rotary
 from fastsedd_kernels.embedding import overloads as _embedding_overloads  # noqa: F401
 from fastsedd_kernels.embedding.api import embedding
 from fastsedd_kernels.gemm import overloads as _gemm_overloads  # noqa: F401
@@ -24,6 +23,9 @@ from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm import overloads as _norm_overloads  # noqa: F401
 from fastsedd_kernels.norm.api import layer_norm, rms_norm, softmax
 from fastsedd_kernels.roofline import peak_flops, read_bandwidth
+from fastsedd_kernels.rotary import overloads as _rotary_overloads  # noqa: F401
+from fastsedd_kernels.rotary.api import rotary
+from fastsedd_kernels.rotary.table import RotaryTable, rotary_table
 from fastsedd_kernels.runtime.arrays import aligned_empty, padded_empty
 from fastsedd_kernels.runtime.cache import cache_folder
 from fastsedd_kernels.runtime.cache import code_digest as _code_digest
@@ -43,6 +45,7 @@ __all__ = [
     "Law",
     "PackedWeight",
     "Recording",
+    "RotaryTable",
     "aligned_empty",
     "attention",
     "cache_folder",
@@ -63,6 +66,7 @@ __all__ = [
     "record",
     "rms_norm",
     "rotary",
+    "rotary_table",
     "sample_categorical",
     "sample_linear",
     "set_num_threads",

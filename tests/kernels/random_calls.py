@@ -22,6 +22,7 @@ from fastsedd_kernels.gemm import reference as gemm
 from fastsedd_kernels.gemm.microkernel import ROWS
 from fastsedd_kernels.gemm.tuned_blocks import Limits, use
 from fastsedd_kernels.norm import reference as norm
+from fastsedd_kernels.rotary import reference as rotation
 from fastsedd_kernels.sampling import reference as sampling
 from fastsedd_kernels.sampling.api import Law
 from random_arguments import PANEL, Call, exact_product, jitted, kind_of, magnitudes, put_special, require, writable
@@ -261,15 +262,45 @@ def embed(call: Call) -> None:
 
 
 def rotate(call: Call) -> None:
-    call.way = "plain" if call.way == "njit" else call.way
-    x = call.array("x", *call.pick((), (2,), (1, 2)), 2, max(1, call.size(8)), 2 * max(1, call.size(8, 5)))
-    half = x.shape[-1] // 2
-    out = call.out(*x.shape, rows_apart=call.pick(0, 5))
-    angles = np.arange(x.shape[-2])[:, None] * 10000.0 ** (-np.arange(half) / half)
-    first, second = x[..., :half].astype(np.float64), x[..., half:].astype(np.float64)
-    turned = (first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles))
-    error = 4 * EPS[np.float32] * (np.abs(first) + np.abs(second)) + 1e-44
-    call.close(call.run(lambda: fk.rotary(x, out=out)), np.concatenate(turned, -1), np.concatenate([error] * 2, -1))
+    """A table of any width that the rows have, positions in any order, rows anywhere, with and without a norm."""
+    lead, dim = call.pick((), (2,), (1, 2)), 2 * max(1, call.size(8, 5))
+    if call.way == "njit":
+        lead = (2,)
+    x = call.array("x", *lead, 2, max(1, call.size(8)), dim, scale=call.pick(1e-3, 1.0, 30.0), favoured=("axes",))
+    width, base = call.pick(dim, dim, 2 * ((dim + 3) // 4)), call.pick(1e4, 1e6)
+    length = x.shape[-2] + call.pick(0, 7)
+    places = call.laid_out("positions", call.rng.integers(0, length, (*lead, x.shape[-2])))
+    parts = {"norm": call.array("norm", dim, scale=1.0), "positions": places}
+    used = {name: part for name, part in parts.items() if call.way == "njit" or call.rng.random() < 0.6}
+    interleaved, out = bool(call.rng.integers(2)), call.out(*x.shape, rows_apart=call.pick(0, 5))
+    table = fk.rotary_table(length, width, base)
+    call.words.append(f"width={width} base={base} interleaved={interleaved} {'+'.join(used)}")
+    if call.way == "njit":
+        if x.strides[3] != x.itemsize:
+            x = np.ascontiguousarray(x)
+        given = [writable(part) for part in (x, np.ascontiguousarray(places), used["norm"])]
+        function = jitted(
+            "rotary",
+            lambda x, t, p, n, i, out: fk.rotary(x, table=t, positions=p, norm=n, interleaved=i, out=out),
+            kind_of(4), numba.typeof(table), kind_of(2, numba.int64, "C"), kind_of(1), numba.boolean, kind_of(4),
+        )  # fmt: skip
+        result = call.run(lambda: function(given[0], table, given[1], given[2], interleaved, out))
+    else:
+        result = call.run(lambda: fk.rotary(x, table=table, interleaved=interleaved, out=out, **used))
+    frequencies = base ** (-np.arange(0, width, 2) / width)
+    exact = rotation.rotary(x, frequencies=frequencies, interleaved=interleaved, **used)
+    size = norm.rms_norm(np.abs(x), np.abs(used["norm"])) if "norm" in used else np.abs(x).astype(np.float64)
+    error = EPS[np.float32] * (6 + (dim / 8 + 8 if "norm" in used else 0))
+    call.close(result, exact, error * sums_of_pairs(size, width, interleaved) + 1e-40)
+
+
+def sums_of_pairs(size: np.ndarray, width: int, interleaved: bool) -> np.ndarray:
+    """The two elements of each pair in the first `width`, added, at both places."""
+    pairs = (slice(0, width, 2), slice(1, width, 2)) if interleaved else (slice(width // 2), slice(width // 2, width))
+    sums = size.copy()
+    for each in pairs:
+        sums[..., each] = size[..., pairs[0]] + size[..., pairs[1]]
+    return sums
 
 
 def draw(call: Call) -> None:

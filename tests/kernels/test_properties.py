@@ -16,6 +16,7 @@ import pytest
 from fastsedd_kernels.attention import reference as attention
 from fastsedd_kernels.gemm import reference as gemm
 from fastsedd_kernels.norm import reference as norm
+from fastsedd_kernels.rotary import reference as rotation
 from fastsedd_kernels.sampling import reference as sampling
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,12 +177,15 @@ def check_embedding(draw: Any) -> None:
 
 def check_rotary(draw: Any) -> None:
     x = draw(arrays(*draw(leads), draw(st.integers(1, 4)), draw(sizes), 2 * draw(st.integers(1, 20))))
+    interleaved = draw(st.booleans())
+    exact = rotation.rotary(x, interleaved=interleaved)
+    size = np.abs(x).astype(np.float64)
     half = x.shape[-1] // 2
-    angles = np.arange(x.shape[-2])[:, None] * 10000.0 ** (-np.arange(half) / half)
-    first, second = x[..., :half].astype(np.float64), x[..., half:].astype(np.float64)
-    turned = (first * np.cos(angles) - second * np.sin(angles), second * np.cos(angles) + first * np.sin(angles))
-    error = 4 * EPS * (np.abs(first) + np.abs(second)) + 1e-44
-    close(fk.rotary(x, out=poisoned(x.shape)), np.concatenate(turned, -1), np.concatenate([error, error], -1))
+    pairs = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
+    error = np.empty_like(size)
+    for each in pairs:
+        error[..., each] = 4 * EPS * (size[..., pairs[0]] + size[..., pairs[1]]) + 1e-44
+    close(fk.rotary(x, out=poisoned(x.shape), interleaved=interleaved), exact, error)
 
 
 def check_sample_categorical(draw: Any) -> None:
@@ -268,7 +272,21 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "gelu": (fk.gelu, {"x": SQUARE, "out": None}),
     "silu": (fk.silu, {"x": SQUARE, "out": None}),
     "embedding": (fk.embedding, {"tokens": np.ones((2, 2), int), "table": SQUARE, "positions": None, "out": None}),
-    "rotary": (fk.rotary, {"x": CUBE, "base": 10000.0, "out": None}),
+    "rotary": (
+        fk.rotary,
+        {
+            "x": CUBE,
+            "base": 10000.0,
+            "out": None,
+            "table": fk.rotary_table(2, 2),
+            "positions": None,
+            "interleaved": False,
+            "norm": None,
+            "eps": 1e-6,
+            "offset": 0.0,
+        },
+    ),
+    "rotary_table": (fk.rotary_table, {"length": 3, "dim": 4, "base": 10000.0, "scaling": None}),
     "sample_categorical": (fk.sample_categorical, {"probabilities": SQUARE, "seed": 0, "offset": 0, "out": None}),
 }
 

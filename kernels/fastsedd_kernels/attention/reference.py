@@ -1,4 +1,4 @@
-"""Attention and rotary embedding in float64 NumPy: the truth for tests and benchmarks."""
+"""Attention in float64 NumPy: the truth for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,3 @@ def attention(
         hidden = np.triu(np.ones(scores.shape[-2:], bool), k=1)
         scores = np.where(hidden, -np.inf, scores)
     return np.asarray(softmax(scores) @ v)
-
-
-def rotary(x: ArrayLike, base: float = 10000.0) -> NDArray[np.float64]:
-    x = np.asarray(x, np.float64)
-    dim = x.shape[-1]
-    angles = np.arange(x.shape[-2])[:, None] * base ** (-np.arange(0, dim, 2) / dim)
-    angles = np.concatenate((angles, angles), -1)
-    turned = np.concatenate((-x[..., dim // 2 :], x[..., : dim // 2]), -1)
-    return np.asarray(x * np.cos(angles) + turned * np.sin(angles))

@@ -8,7 +8,7 @@ read as they were written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,13 @@ NO_ROWS = np.empty((0, 0, 0, 0), np.float32)  # stands for an absent array
 
 
 def views_by_row(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Views [A, B, C, N] of arrays of one shape [..., N], whose same rows they pair; NO_ROWS stays as it is.
+    """Views [A, B, C, N] of arrays [..., N] with the same leading dimensions; NO_ROWS stays as it is.
 
     The order is that of the first array's memory. More than three leading dimensions give several views of each.
     """
     first = arrays[0]
     if all(array.flags.c_contiguous for array in arrays):
-        yield tuple(array if array is NO_ROWS else array.reshape(1, 1, -1, first.shape[-1]) for array in arrays)
+        yield tuple(array if array is NO_ROWS else array.reshape(1, 1, -1, array.shape[-1]) for array in arrays)
         return
     leading = first.ndim - 1
     order = sorted(range(leading), key=lambda axis: -abs(first.strides[axis]))
@@ -48,6 +48,13 @@ def output_with_adjacent_elements(
     return out
 
 
+class Run(NamedTuple):
+    """Rows that are equally far apart: a pointer to the first one, and bytes from row to row."""
+
+    pointer: Any
+    step: Any
+
+
 @jit
 def run_of_rows(row: int, last: int, shape: Any) -> Any:
     """(a, b, c, rows): where that row of [A, B, C, N] is, and how many of its run come before `last`."""
@@ -56,6 +63,19 @@ def run_of_rows(row: int, last: int, shape: Any) -> Any:
 
 
 @jit
-def row_at(array: Any, a: int, b: int, c: int) -> Any:
-    """Pointer to the row [a, b, c] of an array; of an empty one, which is not followed, to its start."""
-    return beyond(pointer(array, 0), a * array.strides[0] + b * array.strides[1] + c * array.strides[2])
+def rows_from(array: Any, a: int, b: int, c: int) -> Any:
+    """The Run from row [a, b, c] of an array on; of an empty one, which is not followed, from its start."""
+    strides = array.strides
+    return Run(beyond(pointer(array, 0), a * strides[0] + b * strides[1] + c * strides[2]), strides[2])
+
+
+@jit
+def row_of(run: Any, i: int) -> Any:
+    """Pointer to the i-th row of a Run."""
+    return beyond(run.pointer, i * run.step)
+
+
+@jit
+def rows_after(run: Any, i: int) -> Any:
+    """The Run without its first i rows."""
+    return Run(row_of(run, i), run.step)

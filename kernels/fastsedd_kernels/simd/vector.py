@@ -139,6 +139,12 @@ def prefetch_l2(builder: Any, register: Any, source: Any) -> None:
     prefetch(builder, source)
 
 
+@vector_function(types.void, (POINTER,))
+def prefetch_l1(builder: Any, register: Any, source: Any) -> None:
+    """Prefetch a cache line into L1, to be read. Harmless beyond an array's end."""
+    prefetch(builder, source, level=1)
+
+
 def _mask(register: ir.VectorType) -> ir.VectorType:
     return ir.VectorType(ir.IntType(1), register.count)
 
@@ -220,6 +226,34 @@ def transpose_square(builder: Any, register: Any, source: Any, source_step: Any,
 def _shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
     """The chosen lanes of x and y, numbered one after the other."""
     return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+@vector_function(VECTOR, (VECTOR, VECTOR))
+def even_lanes(builder: Any, register: Any, x: Any, y: Any) -> Any:
+    """Lanes 0, 2, 4, … of x, then those of y."""
+    return _shuffle(builder, x, y, list(range(0, 2 * register.count, 2)))
+
+
+@vector_function(VECTOR, (VECTOR, VECTOR))
+def odd_lanes(builder: Any, register: Any, x: Any, y: Any) -> Any:
+    """Lanes 1, 3, 5, … of x, then those of y."""
+    return _shuffle(builder, x, y, list(range(1, 2 * register.count, 2)))
+
+
+def _alternating(lanes: int) -> list[int]:
+    return [place for lane in range(lanes) for place in (lane, lanes + lane)]
+
+
+@vector_function(VECTOR, (VECTOR, VECTOR))
+def interleaved_below(builder: Any, register: Any, x: Any, y: Any) -> Any:
+    """x_0, y_0, x_1, y_1, … of the lower half of their lanes; `even_lanes` and `odd_lanes` undone."""
+    return _shuffle(builder, x, y, _alternating(register.count)[: register.count])
+
+
+@vector_function(VECTOR, (VECTOR, VECTOR))
+def interleaved_above(builder: Any, register: Any, x: Any, y: Any) -> Any:
+    """`interleaved_below` of the upper half."""
+    return _shuffle(builder, x, y, _alternating(register.count)[register.count :])
 
 
 @vector_function(VECTOR, (SCALAR,))

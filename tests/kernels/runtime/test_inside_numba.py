@@ -22,6 +22,8 @@ def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
 X, WEIGHT, BIAS = normal(37, 50), normal(70, 50), normal(70)
 GATE, RESIDUAL, HEADS = normal(1, 70), normal(37, 70), normal(3, 2, 3, 21, 24)
 
+TABLE = fk.rotary_table(30, 24, 1e6)
+
 # Each is called as it stands and compiled; the results must be the same.
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "linear": (lambda x, w: fk.linear(x, w), (X, fk.pack(WEIGHT))),
@@ -47,6 +49,15 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "gelu": (lambda x: fk.gelu(x), (X,)),
     "gelu in its tanh form": (lambda x: fk.gelu(x, approximate="tanh"), (HEADS[0],)),
     "silu": (lambda x: fk.silu(x), (X,)),
+    "rotary": (lambda x: fk.rotary(x[0], 5e5), (HEADS,)),
+    "rotary with all that it takes": (
+        lambda x, t, p, w: fk.rotary(x[0], table=t, positions=p, interleaved=True, norm=w, offset=1.0),
+        (HEADS, TABLE, np.arange(21) + 2, X[0, :24].copy()),
+    ),
+    "rotary of heads that lie last": (
+        lambda x, t, p: fk.rotary(x[0].transpose(0, 2, 1, 3), table=t, positions=p),
+        (HEADS, TABLE, np.arange(6).reshape(2, 3)),
+    ),
     "embedding": (lambda i, t, p: fk.embedding(i, t, p), (np.array([3, 0, 36]), X, X)),
     "sample_categorical": (lambda p: fk.sample_categorical(p, 7, 3), (fk.softmax(X),)),
     "official draws": (lambda p: fk.sample_categorical(p, 7, method="official"), (fk.softmax(X),)),
@@ -150,6 +161,18 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
     "half a modulation": (lambda x: fk.layer_norm(x, shift=x), (X,), "go together"),
     "a place for sums of nothing": (lambda x, s: fk.rms_norm(x, residual_out=s), (X, X.copy()), "no residual"),
     "a residual of another shape": (lambda x: fk.rms_norm(x, residual=x[:1]), (X,), "x's shape"),
+    "positions without a table": (lambda x, p: fk.rotary(x[0], positions=p), (HEADS, np.arange(21)), "need a table"),
+    "a position": (
+        lambda x, t, p: fk.rotary(x[0], table=t, positions=p),
+        (HEADS, TABLE, np.arange(21) + 10),
+        "0 to the table's",
+    ),
+    "a table that is too short": (
+        lambda x, t: fk.rotary(x, table=t),
+        (np.ones((1, 1, 31, 24), np.float32), TABLE),
+        "0 to the",
+    ),
+    "rows of columns": (lambda x, t: fk.rotary(x[0].transpose(0, 1, 3, 2), table=t), (HEADS, TABLE), "adjacent"),
     "an out in columns": (lambda x, o: fk.softmax(x, out=o), (X, X.T.copy().T), "out is .*must be C-contiguous"),
     "inputs": (lambda x, w: fk.linear(x, w), (X[:, :9].copy(), fk.pack(WEIGHT)), "inputs"),
     "an out of another shape": (lambda x, o: fk.gelu(x, out=o), (X, X[1:].copy()), "another shape"),
