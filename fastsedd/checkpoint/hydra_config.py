@@ -12,7 +12,7 @@ from fastsedd.errors import CheckpointError, UnavailableError
 
 MAX_BYTES = 1 << 16
 
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 
 
 def read(path: Path) -> ModelConfig:
@@ -35,6 +35,13 @@ def _load(path: Path, content: bytes) -> Any:
                 raise CheckpointError(f"{path}: has an alias, allowed: values written out")
             return super().compose_node(parent, index)
 
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # PyYAML's own, such as 0x_
+                kind = node.tag.rpartition(":")[2]
+                raise yaml.constructor.ConstructorError(None, None, f"not a valid {kind}", node.start_mark) from None
+
     # 1e-4 is a number to Hydra, and to YAML since version 1.2, but to PyYAML only with a point.
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     try:
@@ -43,5 +50,7 @@ def _load(path: Path, content: bytes) -> Any:
         # Not all that it says: it quotes the file, and with it whatever a terminal should not be sent.
         at = error.problem_mark
         raise CheckpointError(f"{path}: line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: is nested too deeply") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None

@@ -187,6 +187,41 @@ def test_yaml_that_is_none(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0x_", "line 1, column 4: not a valid int"),
+        ("0b_", "line 1, column 4: not a valid int"),
+        ("9" * 5000, "line 1, column 4: not a valid int"),
+        ("!!int x", "line 1, column 4: not a valid int"),
+        ('!!int ""', "line 1, column 4: not a valid int"),
+        ("!!float x", "line 1, column 4: not a valid float"),
+        ("!!bool x", "line 1, column 4: not a valid bool"),
+        ("!!timestamp x", "line 1, column 4: not a valid timestamp"),
+        ("2024-99-99", "line 1, column 4: not a valid timestamp"),
+        ("[1, 2024-02-30]", "line 1, column 8: not a valid timestamp"),
+        ("!!binary é", "line 1, column 4: failed to convert base64 data into ascii"),
+        ("[" * 5000, "is nested too deeply"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_yaml_value_that_its_reader_cannot_construct(tmp_path: Path, value: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"a: {value}", encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        hydra_config.read(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["1B-words", "1e", "1.", ".5", "1e-4", "-1e+4", "2e5x", "0x_g", "1_000", "12:30"])
+def test_yaml_numbers(text: str, tmp_path: Path) -> None:
+    """Those that begin as a number does are text; 1e-4 is a number, as Hydra and YAML 1.2 have it."""
+    found = hydra_config._load(tmp_path, text.encode())
+    numbers = {"1.": 1.0, ".5": 0.5, "1e-4": 1e-4, "-1e+4": -1e4, "1_000": 1000, "12:30": 750}
+    assert found == numbers.get(text, text) and type(found) is type(numbers.get(text, text))
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda tensors: tensors.update({MATRIX: np.ascontiguousarray(tensors[MATRIX].T)}),

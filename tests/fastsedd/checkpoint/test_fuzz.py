@@ -31,7 +31,7 @@ TOKENS = [
     b'"', b"{", b"}", b"[", b"]", b":", b",", b"1e400", b"-1", b"NaN", b"9" * 30, b"true", b"null", b"F32", b"BF16",
     b"../", b"\x80\x02", b"Q", b"R", b"(", b"t", b".", b"s", b"u", b"2", b"0", b"cos\nsystem\n",
     b"r\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"&a ", b"*a ", b"<<: *a\n", b"- ",
+    b"&a ", b"*a ", b"<<: *a\n", b"- ", b"0x_", b"1B-words", b"2024-99-99", b"!!int ", b"!!timestamp ", b"!!binary ",
 ]  # fmt: skip
 
 
