@@ -100,17 +100,54 @@ def linear(call: Call) -> None:
     error = (k + 2) * eps * (product + np.abs(used.get("bias", 0.0))) + TINY[np.float32]
     if levels and m:
         error = error + strassen_error(x, weight.T, levels, eps)
-    if stored == "bfloat16":
-        error = error + BFLOAT16 * product + 1e-38 * k * (1 + size_x.max(initial=0) + size_w.max(initial=0))
-    if stored == "int8":
-        step_x, step_w = size_x.max(1, keepdims=True) / 254, size_w.max(1, keepdims=True) / 254
-        rounding = step_x * size_w.sum(1) + size_x.sum(1, keepdims=True) * step_w.T + k * step_x * step_w.T
-        error = error + 1.01 * rounding
+    error = error + shortened(stored, x, weight)
     plain = gemm.linear(x, weight, used.get("bias"), activation)
     exact = gemm.linear(x, weight, activation=activation, **used)
     error = SLOPE * error + (1.2e-7 if activation else 0) + 2 * eps * np.abs(plain)
     error = np.abs(used.get("gate", 1.0)) * (error + eps * np.abs(plain))
     call.close(result, exact, error + eps * (np.abs(exact) + np.abs(used.get("residual", 0.0))) + TINY[np.float32])
+
+
+def shortened(stored: str, x: np.ndarray, weight: np.ndarray) -> Any:
+    """The error of a product whose operands are rounded to bfloat16 or int8; else 0."""
+    size_x, size_w = np.abs(x.astype(np.float64)), np.abs(weight.astype(np.float64))
+    product, k = size_x @ size_w.T, x.shape[1]
+    if stored == "bfloat16":
+        return BFLOAT16 * product + 1e-38 * k * (1 + size_x.max(initial=0) + size_w.max(initial=0))
+    if stored == "int8":
+        step_x, step_w = size_x.max(1, keepdims=True) / 254, size_w.max(1, keepdims=True) / 254
+        return 1.01 * (step_x * size_w.sum(1) + size_x.sum(1, keepdims=True) * step_w.T + k * step_x * step_w.T)
+    return 0.0
+
+
+def gated(call: Call) -> None:
+    """A pair of weights: the bound of each factor of the product times the other's size."""
+    stored, m, k, n = call.pick("float32", "bfloat16", "int8"), call.size(ROWS), max(1, call.size(16, 8)), call.size()
+    n = max(1, n)
+    x, weights = call.array("x", m, k, scale=1.0), [call.array(name, n, k, scale=1.0) for name in ("gate", "up")]
+    bias = call.array("bias", 2 * n) if call.way == "njit" or call.rng.random() < 0.5 else np.zeros(2 * n, np.float32)
+    activation = call.pick(None, "gelu", "gelu_tanh", "silu")
+    call.words.append(f"{stored} {activation}")
+    packed, out = fk.pack(weights, stored), call.out(m, n, rows_apart=0 if call.way == "njit" else call.pick(0, 3))
+    if call.way == "njit":
+        activation, one, two = "silu", kind_of(1), kind_of(2)
+        function = jitted(
+            f"gated {stored}", lambda x, w, bias, out: fk.linear(x, w, bias, "silu", out=out), two,
+            numba.typeof(packed), one, kind_of(2, layout="C"),
+        )  # fmt: skip
+        given = writable(x), writable(bias)
+        result = call.run(lambda: function(given[0], packed, given[1], out))
+    else:
+        result = call.run(lambda: fk.linear(x, packed, bias, activation, out=out))
+    exact, error = [], []
+    for weight, added, name in zip(weights, np.split(bias, 2), (activation, None), strict=True):
+        exact.append(gemm.linear(x, weight, added, name))
+        bound = (k + 2) * EPS[np.float32] * (np.abs(x) @ np.abs(weight.T) + np.abs(added)) + shortened(
+            stored, x, weight
+        )
+        error.append(SLOPE * bound + (1.2e-7 + 2 * EPS[np.float32] * np.abs(exact[-1]) if name else 0))
+    bound = error[0] * np.abs(exact[1]) + error[1] * np.abs(exact[0]) + error[0] * error[1]
+    call.close(result, exact[0] * exact[1], bound + EPS[np.float32] * np.abs(exact[0] * exact[1]) + 1e-30)
 
 
 def attend(call: Call) -> None:
@@ -348,7 +385,7 @@ def draw_from_product(call: Call) -> None:
 
 
 KERNELS = (
-    matmul, matmul, strassen, strassen, strassen, linear, linear, linear, attend, layer_norm, rms_norm, softmax,
+    matmul, matmul, strassen, strassen, strassen, linear, linear, linear, gated, attend, layer_norm, rms_norm, softmax,
     activate, embed, rotate, draw, draw_from_product,
 )  # fmt: skip
 

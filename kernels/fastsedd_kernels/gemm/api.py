@@ -52,9 +52,12 @@ def linear(
 ) -> NDArray[np.float32]:
     """residual + gate * activation(x @ weight.T + bias), every part but the product optional.
 
+    A pair of weights, each with its bias, has activation(x @ w1.T + b1) * (x @ w2.T + b2) in the activation's place:
+    SwiGLU ("silu"), GeGLU ("gelu", "gelu_tanh").
+
     x : float32 [..., inputs]
     weight : from `pack`, or float32 [outputs, inputs], which is packed on every call
-    bias : float32 [outputs]
+    bias : float32 [outputs]; of a pair [2 outputs], the first weight's and then the second's
     activation : None, "gelu" (erf), "gelu_tanh" or "silu"
     gate : float32, broadcast to the result; fastest where it is constant over all rows or over each of equal runs of
         rows ([outputs], [1, outputs], [batch, 1, outputs])
@@ -82,10 +85,10 @@ def linear(
     rows = out.size // outputs
     target = out.reshape(rows, outputs)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
-    added, kept = _bias(bias, outputs), _residual(residual, shape)
+    added, kept = _bias(bias, 2 * outputs if packed.paired else outputs), _residual(residual, shape)
     check_apart(out, bias=added, gate=gates)
     check_apart(out, in_place=True, residual=kept)
-    parts: tuple[Any, ...] = (added, ACTIVATIONS[activation], gates, kept)
+    parts: tuple[Any, ...] = (added, ACTIVATIONS[activation], gates, kept, packed.paired)
     if packed.strassen > 0:
         _linear_by_strassen(as_rows(x), packed, parts, target)
         return out
@@ -101,12 +104,12 @@ def _linear_by_strassen(
     x: NDArray[np.float32], packed: PackedWeight, parts: tuple[Any, ...], out: NDArray[np.float32]
 ) -> None:
     """`linear` of rows, by products that are added up in out: what follows them has to wait for the last."""
-    bias, activation, gates, residual = parts
+    bias, activation, gates, residual, paired = parts
     if np.may_share_memory(residual, out):
         residual = copied(residual, np.float32)
     strassen.multiply_packed(x, packed.panels, out, packed.strassen)
     if activation != IDENTITY or bias.size + gates.size + residual.size > 0:
-        finish_rows(-(-len(out) // ROWS_PER_TASK), (bias, activation, gates, residual), out)
+        finish_rows(-(-len(out) // ROWS_PER_TASK), (bias, activation, gates, residual, paired), out)
 
 
 def matmul(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
     Plain           out = C
     Epilogue        out = residual + gate * activation(C)       float32 and bfloat16; every part optional
+                    or residual + gate * activation(C1) * C2, if half of a panel's columns are of C1, the rest of C2
     Int8Epilogue    the same, of C = the sums of bytes times a factor per row and a scale per column, plus the bias
     DrawEpilogue    three sums per row and panel, for a draw (`draw_epilogue`); C is not kept
 
@@ -24,8 +25,8 @@ from fastsedd_kernels.gemm.operands import Rows, Tile
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
-from fastsedd_kernels.simd.narrow import as_float32, load_integers
-from fastsedd_kernels.simd.vector import LANES, load_some, load_vector, splat, store_some, store_vector
+from fastsedd_kernels.simd.narrow import as_float32, as_integers
+from fastsedd_kernels.simd.vector import LANES, load_some, splat, store_some, store_vector
 
 ROWS_PER_TASK = 16  # of `finish_rows`
 
@@ -37,12 +38,14 @@ class Plain(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """bias : float32 [N]; activation : its number; gate : float32 [G, N]; residual : float32 [M, N]"""
+    """bias : float32 [N]; activation : its number; gate : float32 [G, N]; residual : float32 [M, N]
+    paired : panels hold columns of C1 and of C2 side by side, N of each in all; bias : then [2 N], first that of C1"""
 
     bias: Any
     activation: Any
     gate: Any
     residual: Any
+    paired: Any
 
 
 class Int8Epilogue(NamedTuple):
@@ -56,20 +59,39 @@ class Int8Epilogue(NamedTuple):
     activation: Any
     gate: Any
     residual: Any
+    paired: Any
     scales: Any
     corrections: Any
 
 
-def columns_of(epilogue: Any, out: Any) -> int:
-    """The number of C's columns."""
+def is_paired(epilogue: Any) -> bool:
+    """Whether panels hold columns of two products, a column of the result each."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(is_paired, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _is_paired(epilogue: Any) -> Any:
+    if epilogue.instance_class in (Plain, DrawEpilogue):
+        return lambda epilogue: False
+    return lambda epilogue: epilogue.paired
+
+
+def columns_of(epilogue: Any, nr: int, out: Any) -> int:
+    """The number of C's columns; of pairs, those of whole panels."""
     raise NotImplementedError("for kernels only")
 
 
 @overload(columns_of, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _columns_of(epilogue: Any, out: Any) -> Any:
+def _columns_of(epilogue: Any, nr: Any, out: Any) -> Any:
     if epilogue.instance_class is DrawEpilogue:
-        return lambda epilogue, out: epilogue.columns
-    return lambda epilogue, out: out.shape[1]
+        return lambda epilogue, nr, out: epilogue.columns
+    return lambda epilogue, nr, out: -(-out.shape[1] // (nr // 2)) * nr if is_paired(epilogue) else out.shape[1]
+
+
+@jit
+def _result_column(epilogue: Any, column: int) -> Any:
+    """The place in out of a panel's first column of C."""
+    return column // 2 if is_paired(epilogue) else column
 
 
 def result_at(epilogue: Any, row: int, column: int, nr: int, out: Any) -> Any:
@@ -83,7 +105,9 @@ def _result_at(epilogue: Any, row: Any, column: Any, nr: Any, out: Any) -> Any:
         return lambda epilogue, row, column, nr, out: pointer(
             out, row * (out.strides[0] // out.itemsize) + column // nr
         )
-    return lambda epilogue, row, column, nr, out: pointer(out, row * (out.strides[0] // out.itemsize) + column)
+    return lambda epilogue, row, column, nr, out: pointer(
+        out, row * (out.strides[0] // out.itemsize) + _result_column(epilogue, column)
+    )
 
 
 def is_bare(epilogue: Any) -> bool:
@@ -97,7 +121,10 @@ def _is_bare(epilogue: Any) -> Any:
         return lambda epilogue: True
     if epilogue.instance_class is Epilogue:
         return lambda epilogue: (
-            epilogue.activation == IDENTITY and epilogue.gate.size == 0 and epilogue.residual.size == 0
+            epilogue.activation == IDENTITY
+            and epilogue.gate.size == 0
+            and epilogue.residual.size == 0
+            and not is_paired(epilogue)
         )
     return lambda epilogue: False
 
@@ -118,12 +145,12 @@ def _bias_at(epilogue: Any, column: Any, columns: Any, edge: Any) -> Any:
 
 def _bias(epilogue: Any, column: int, columns: int, edge: Any) -> Any:
     bias = epilogue.bias
-    source = pointer(bias, column)
-    if bias.size > 0 and columns % LANES > 0:
+    given, source = bias.size > 0 and not is_paired(epilogue), pointer(bias, column)
+    if given and columns % LANES > 0:
         for j in range(columns):
             edge[j] = source[j]
         return True, edge
-    return bias.size > 0, source
+    return given, source
 
 
 def residual_at(epilogue: Any, row: int, column: int, nr: int, out: Any) -> Any:
@@ -140,7 +167,7 @@ def _residual_at(epilogue: Any, row: Any, column: Any, nr: Any, out: Any) -> Any
 
 def _residual(epilogue: Any, row: int, column: int, nr: int, out: Any) -> Any:
     if epilogue.residual.size > 0:
-        return pointer(epilogue.residual, row * out.shape[1] + column)
+        return pointer(epilogue.residual, row * out.shape[1] + _result_column(epilogue, column))
     return result_at(epilogue, row, column, nr, out)
 
 
@@ -156,31 +183,70 @@ def _place_of_sums(in_place: Any, result: Any, scratch: Any) -> Any:
     return lambda in_place, result, scratch: scratch
 
 
-def total(sums: Any, row: int, column: int, count: int, factors: Any, epilogue: Any) -> Any:
-    """C's values, a register of them from that column on, of the sums at a pointer in that row of a tile.
+def scaled(sums: Any, row: int, column: int, count: int, factors: Any, epilogue: Any) -> Any:
+    """C's values without the bias that follows a scale, a register of `count` columns from that one on.
 
-    count : columns from there on; factors : float32, of the tile's rows
+    sums : pointer to theirs in that row of a tile; factors : float32, of the tile's rows
     """
     raise NotImplementedError("for kernels only")
 
 
-@overload(total, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _total(sums: Any, row: Any, column: Any, count: Any, factors: Any, epilogue: Any) -> Any:
+@overload(scaled, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _scaled(sums: Any, row: Any, column: Any, count: Any, factors: Any, epilogue: Any) -> Any:
     if epilogue.instance_class is Int8Epilogue:
-        return _scaled
-    return lambda sums, row, column, count, factors, epilogue: load_vector(sums)
+        return lambda sums, row, column, count, factors, epilogue: (
+            as_integers(load_some(as_float32(sums), count, _ZERO))
+            * (splat(factors[row]) * load_some(pointer(epilogue.scales, column), count, _ZERO))
+        )
+    return lambda sums, row, column, count, factors, epilogue: load_some(sums, count, _ZERO)
 
 
-def _scaled(sums: Any, row: int, column: int, count: int, factors: Any, epilogue: Any) -> Any:
-    bias, scales = epilogue.bias, epilogue.scales
-    value = load_integers(as_float32(sums)) * (splat(factors[row]) * load_vector(pointer(scales, column)))
+def biased(value: Any, column: int, count: int, epilogue: Any) -> Any:
+    """A register of C's values from that column on, plus the bias, where the sums did not start from it."""
+    raise NotImplementedError("for kernels only")
+
+
+@overload(biased, **OVERLOAD)  # type: ignore[untyped-decorator]
+def _biased(value: Any, column: Any, count: Any, epilogue: Any) -> Any:
+    return _plus_bias if epilogue.instance_class is Int8Epilogue else lambda value, column, count, epilogue: value
+
+
+def _plus_bias(value: Any, column: int, count: int, epilogue: Any) -> Any:
+    bias = epilogue.bias
     return value + load_some(pointer(bias, column), count, _ZERO) if bias.size > 0 else value
 
 
+_plus_bias_in_kernel = jit(_plus_bias)
+
+
+@jit
+def _single(sums: Any, row: int, column: int, tile: Any, epilogue: Any) -> Any:
+    """activation(C), a register from a column of the tile on."""
+    # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
+    value = scaled(sums, row, tile.first_column + column, LANES, tile.factors, epilogue)
+    value = biased(value, tile.first_column + column, tile.columns - column, epilogue)
+    return activate(value, epilogue.activation)
+
+
+@jit
+def _pair(sums: Any, row: int, column: int, tile: Any, epilogue: Any, width: int) -> Any:
+    """activation(C1) * C2, a register from a column on of either half of the tile."""
+    half, first = tile.columns // 2, tile.first_column // 2 + column
+    count, wanted = half - column, min(half, width - tile.first_column // 2) - column
+    place = tile.first_column + column
+    gate = scaled(sums, row, place, count, tile.factors, epilogue)
+    up = scaled(offset(sums, half), row, place + half, count, tile.factors, epilogue)
+    gate = activate(_plus_bias_in_kernel(gate, first, wanted, epilogue), epilogue.activation)
+    return gate * _plus_bias_in_kernel(up, width + first, wanted, epilogue)
+
+
 def _apply(tile: Any, epilogue: Any, out: Any) -> None:
-    """residual + gate * activation(C) of a tile of float32 or int32 sums."""
-    gate, residual = epilogue.gate, epilogue.residual
+    """residual + gate * activation(C) of a tile of float32 or int32 sums; of pairs, with activation(C1) * C2."""
+    gate, residual, paired = epilogue.gate, epilogue.residual, epilogue.paired
     width, ldc = out.shape[1], out.strides[0] // out.itemsize
+    first, columns = tile.first_column, tile.columns
+    if paired:
+        first, columns = first // 2, min(columns // 2, width - first // 2)
     rows_per_gate = out.shape[0] // gate.shape[0] if gate.size > 0 else out.shape[0]
     group = tile.first_row // rows_per_gate  # a division takes as long as the rest of a row: one per tile
     for r in range(tile.rows):
@@ -188,14 +254,12 @@ def _apply(tile: Any, epilogue: Any, out: Any) -> None:
         if i == (group + 1) * rows_per_gate:
             group += 1
         row = offset(tile.sums.pointer, r * tile.sums.stride)
-        target = pointer(out, i * ldc + tile.first_column)
-        gate_row = pointer(gate, group * width + tile.first_column)
-        residual_row = pointer(residual, i * width + tile.first_column)
-        for j in range(0, tile.columns, LANES):
-            # The tile is as wide as whole registers; what is beside it is not, and may end in mid-register.
-            count = tile.columns - j
-            value = total(offset(row, j), r, tile.first_column + j, count, tile.factors, epilogue)
-            value = activate(value, epilogue.activation)
+        target = pointer(out, i * ldc + first)
+        gate_row = pointer(gate, group * width + first)
+        residual_row = pointer(residual, i * width + first)
+        for j in range(0, columns, LANES):
+            count, sums = columns - j, offset(row, j)
+            value = _pair(sums, r, j, tile, epilogue, width) if paired else _single(sums, r, j, tile, epilogue)
             if gate.size > 0:
                 value = value * load_some(offset(gate_row, j), count, _ZERO)
             if residual.size > 0:
@@ -231,7 +295,7 @@ MATRIX = types.Array(float32, 2, "C", readonly=True)
 
 # Numba types of the epilogues' fields. They cross from Python as plain tuples: Numba takes 0.6 µs longer to unbox a
 # named one, and matches its fields' types exactly.
-EPILOGUE = (VECTOR, types.intp, MATRIX, MATRIX)
+EPILOGUE = (VECTOR, types.intp, MATRIX, MATRIX, types.boolean)
 INT8_EPILOGUE = (*EPILOGUE, VECTOR, types.Array(types.int32, 1, "C", readonly=True))
 
 

@@ -119,7 +119,7 @@ def _multiply_panel(block: Any, panels: Any, slab: Any, memory: Any, accumulate:
     """Add the block's rows times a slab to the panel's columns of out, and finish them after the last slab."""
     nr, ldc, depth = panels.shape[2], out.strides[0] // out.itemsize, slab.k_end - slab.k
     column = slab.panel * nr
-    columns = min(nr, columns_of(epilogue, out) - column)
+    columns = min(nr, columns_of(epilogue, nr, out) - column)
     first, last = slab.k == 0, slab.k_end == panels.shape[1]
     b = pointer(panels, (slab.panel * panels.shape[1] + slab.k) * nr)
     lanes = lanes_at(memory.sums)

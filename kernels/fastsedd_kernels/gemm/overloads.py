@@ -51,10 +51,10 @@ _CORRECTIONS = types.Array(types.int32, 1, "C", readonly=True)
 class PackedWeightType(types.Type):  # type: ignore[misc]
     """A PackedWeight of one dtype, in njit functions: an argument, which is read only."""
 
-    def __init__(self, stored: str, words: Any) -> None:
-        self.stored, self.words = stored, np.dtype(words)
+    def __init__(self, stored: str, words: Any, paired: bool) -> None:
+        self.stored, self.words, self.paired = stored, np.dtype(words), paired
         self.panels = types.Array(NUMPY[self.words], 3, "C", readonly=True)
-        super().__init__(f"PackedWeight({stored})")
+        super().__init__(f"PackedWeight({stored}{', paired' if paired else ''})")
 
     @property
     def fields(self) -> list[tuple[str, Any]]:
@@ -64,7 +64,7 @@ class PackedWeightType(types.Type):  # type: ignore[misc]
 
 @typeof_impl.register(PackedWeight)
 def _type_of_packed(value: PackedWeight, context: Any) -> PackedWeightType:
-    return PackedWeightType(value.dtype, value.panels.dtype)
+    return PackedWeightType(value.dtype, value.panels.dtype, value.paired)
 
 
 @register_model(PackedWeightType)
@@ -109,7 +109,7 @@ def _linear(
     require_out(out, (2,))
     number = ACTIVATIONS[constant("activation", activation, tuple(ACTIVATIONS))]
     multiply, within = _multiply[weight.words], block_limits(limits(), weight.words)
-    in_place = weight.stored == "float32"
+    in_place, paired = weight.stored == "float32", weight.paired
     as_rows = as_given if in_place else register_jitable(lambda x: np.ascontiguousarray(x))
     bias_of, residual_of, target = or_empty(bias, 1), or_empty(residual, 2), or_new(out, np.float32)
     gate_of = or_empty(gate, 2)
@@ -128,15 +128,15 @@ def _linear(
             raise ValueError("x must be [rows, inputs] for this weight")
         result = target(out, (x.shape[0], outputs))
         offsets, gates, added = bias_of(bias), gate_of(gate), residual_of(residual)
-        if offsets.size > 0 and offsets.size != outputs:
-            raise ValueError("bias must be [outputs]")
+        if offsets.size > 0 and offsets.size != (2 * outputs if paired else outputs):
+            raise ValueError("bias must be [outputs], of a pair of weights [2 * outputs]")
         if gates.size > 0 and (gates.shape[1] != outputs or x.shape[0] % gates.shape[0] != 0):
             raise ValueError("gate must be [outputs], or [groups, outputs] for equal groups of rows")
         if added.size > 0 and added.shape != result.shape:
             raise ValueError("residual must have the result's shape")
         if result.size > 0:
             mc, kc, group = blocks(weight.panels.shape[1], *within)
-            parts = (offsets, np.intp(number), gates, added) + quantised(weight)  # noqa: RUF005, Numba has no *
+            parts = (offsets, np.intp(number), gates, added, bool(paired)) + quantised(weight)  # noqa: RUF005, Numba has no *
             one = np.intp(1)
             multiply(1, (as_rows(x), weight.panels, parts, result, False, (one, one, mc, kc, group)))
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,18 @@ def linear(
     if residual is not None:
         y = y + np.asarray(residual, np.float64)
     return np.asarray(y)
+
+
+def gated_linear(
+    x: ArrayLike, weights: Sequence[ArrayLike], bias: ArrayLike | None = None, activation: str | None = None,
+    gate: ArrayLike | None = None, residual: ArrayLike | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """residual + gate * activation(x @ weights[0].T + bias[:N]) * (x @ weights[1].T + bias[N:])"""
+    halves = (None, None) if bias is None else np.split(np.asarray(bias, np.float64), 2)
+    y: Any = linear(x, weights[0], halves[0], activation) * linear(x, weights[1], halves[1])
+    if gate is not None:
+        y = y * np.asarray(gate, np.float64)
+    return np.asarray(y if residual is None else y + np.asarray(residual, np.float64))
 
 
 def bfloat16(x: ArrayLike) -> NDArray[np.float64]:

@@ -157,9 +157,9 @@ def sample_linear(
 def _rows_for(x: ArrayLike, weight: PackedWeight) -> NDArray[np.float32]:
     """x as rows that the weight's kernels read; ValueError where they do not fit."""
     given = as_array("x", x)
-    if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0:
-        packed = f"{weight.dtype}, strassen={weight.strassen}"
-        raise ValueError(f"weight is packed as {packed}, allowed: float32 or bfloat16, strassen=0")
+    if weight.dtype not in ("float32", "bfloat16") or weight.strassen > 0 or weight.paired:
+        packed = f"{weight.dtype}, strassen={weight.strassen}{', a pair' if weight.paired else ''}"
+        raise ValueError(f"weight is packed as {packed}, allowed: one of float32 or bfloat16, strassen=0")
     if given.ndim != 2 or given.shape[1] != weight.shape[1]:
         raise ValueError(f"x has shape {given.shape}, must be [M, {weight.shape[1]}] for this weight")
     return given if weight.dtype == "float32" else with_adjacent_elements(given)

@@ -10,8 +10,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastsedd_kernels.runtime.cpu import rounds_to_bfloat16
-from fastsedd_kernels.simd.emit import integers_like, load, store
-from fastsedd_kernels.simd.vector import POINTER, VECTOR, vector_function
+from fastsedd_kernels.simd.emit import integers_like, store
+from fastsedd_kernels.simd.vector import VECTOR, vector_function
 
 
 @vector_function(types.void, (VECTOR, types.CPointer(types.uint32)))
@@ -81,11 +81,10 @@ def store_bytes(builder: Any, register: Any, value: Any, target: Any) -> None:
     builder.store(low, builder.bitcast(target, narrow.as_pointer())).align = 4
 
 
-@vector_function(VECTOR, (POINTER,))
-def load_integers(builder: Any, register: Any, source: Any) -> Any:
-    """The int32 values that lie at a float32 pointer, as float32."""
-    integers = integers_like(register)
-    return builder.sitofp(load(builder, source, integers), register)
+@vector_function(VECTOR, (VECTOR,))
+def as_integers(builder: Any, register: Any, x: Any) -> Any:
+    """The int32 values whose bits are in a float32 register, as float32."""
+    return builder.sitofp(builder.bitcast(x, integers_like(register)), register)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

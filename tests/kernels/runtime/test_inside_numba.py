@@ -34,6 +34,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     ),
     "linear of bfloat16": (lambda x, w, b: fk.linear(x, w, b, "silu"), (X, fk.pack(WEIGHT, "bfloat16"), BIAS)),
     "linear of int8": (lambda x, w, b: fk.linear(x, w, b), (X, fk.pack(WEIGHT, "int8"), BIAS)),
+    "linear of a pair": (
+        lambda x, w, b, g, r: fk.linear(x, w, b, activation="silu", gate=g, residual=r),
+        (X, fk.pack([WEIGHT, WEIGHT[::-1]]), normal(140), GATE, RESIDUAL),
+    ),
+    "linear of a pair of int8": (lambda x, w: fk.linear(x, w, None, "gelu"), (X, fk.pack([WEIGHT, -WEIGHT], "int8"))),
     "linear of several slabs": (lambda x, w: fk.linear(x, w), (normal(9, 2100), fk.pack(normal(40, 2100)))),
     "attention": (lambda x: fk.attention(x[0], x[1], x[2]), (HEADS,)),
     "causal attention": (lambda x: fk.attention(x[0], x[1], x[2], 0.3, True), (HEADS,)),
@@ -173,6 +178,11 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], str]] = {
         "0 to the",
     ),
     "rows of columns": (lambda x, t: fk.rotary(x[0].transpose(0, 1, 3, 2), table=t), (HEADS, TABLE), "adjacent"),
+    "a bias of one of a pair": (
+        lambda x, w, b: fk.linear(x, w, b),
+        (X, fk.pack([WEIGHT, WEIGHT]), BIAS),
+        "of a pair of weights",
+    ),
     "an out in columns": (lambda x, o: fk.softmax(x, out=o), (X, X.T.copy().T), "out is .*must be C-contiguous"),
     "inputs": (lambda x, w: fk.linear(x, w), (X[:, :9].copy(), fk.pack(WEIGHT)), "inputs"),
     "an out of another shape": (lambda x, o: fk.gelu(x, out=o), (X, X[1:].copy()), "another shape"),
