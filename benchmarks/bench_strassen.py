@@ -28,7 +28,7 @@ def _packed(x: np.ndarray, weight: np.ndarray, levels: int) -> Callable[[np.ndar
 
 @pytest.mark.parametrize("shape", shapes.STRASSEN, ids=str)
 def bench_strassen(shape: shapes.Product, record: Callable[..., None], all_peers: list[Peer]) -> None:
-    """Ours chooses the level; the levels themselves take part as its peers, and OpenBLAS."""
+    """The level that is chosen by itself, against each level and OpenBLAS."""
     x, weight = products.operands(shape)
     weight = np.asfortranarray(weight)  # B = weight.T then has adjacent elements in a row
     levels = [Peer(name, lambda x, weight, out, n=n: _unpacked(x, weight, n)(out)) for name, n in LEVELS.items()]

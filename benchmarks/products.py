@@ -27,7 +27,7 @@ def operands(shape: Product, dtype: str = "float32") -> tuple[np.ndarray, np.nda
 def contenders(
     x: np.ndarray, weight: np.ndarray, ours: Callable[[np.ndarray], Run], peers: list[Peer]
 ) -> dict[str, Run]:
-    """Ours, given where to write, and every peer that can take part, all of them right.
+    """The project's own run and those of every peer that can take part, by name, checked to be right.
 
     All write to memory that begins on a cache line's edge, as `fk.linear` and `fk.matmul` themselves allocate it.
     """

@@ -22,7 +22,7 @@ MAX_NODES = 1024  # of the mesh that `fit_grid` measures on
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer, of Python or NumPy, and not a bool."""
+    """True if a value is an integer, of Python or NumPy, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

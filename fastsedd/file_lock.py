@@ -114,7 +114,7 @@ def _holder(lock: BinaryIO, beside: Path | None) -> str:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file still has that name."""
+    """True if an open file still has that name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

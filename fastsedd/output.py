@@ -106,7 +106,7 @@ class Lines:
 
     @property
     def ordered(self) -> bool:
-        """Whether they are the first indices, each once, in order: what follows may be appended."""
+        """True if they are the first indices, each once, in order: what follows may be appended."""
         return all(place.index == index for index, place in enumerate(self.places))
 
 

@@ -28,7 +28,7 @@ class Scoring:
 
     @property
     def normalised(self) -> bool:
-        """Whether the network predicts the clean token: the scores of a mask add up to 1 / (e^sigma - 1)."""
+        """True if the network predicts the clean token: the scores of a mask add up to 1 / (e^sigma - 1)."""
         return self.parametrisation.normalised
 
     @property

@@ -81,7 +81,7 @@ def _occupy_closed_descriptors() -> None:
 
 
 def _is_windows_console(stream: Any) -> bool:
-    """Whether a stream is written to by a function of its own, which takes any character."""
+    """True if a stream is written to by a function of its own, which takes any character."""
     return sys.platform == "win32" and bool(stream.isatty())
 
 

@@ -16,7 +16,9 @@ PACKAGES = {"fastsedd": ROOT / "fastsedd", "fastsedd_kernels": ROOT / "kernels" 
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8  # without self, cls, and the context that Numba hands to every intrinsic
 MAX_FILE_LINES = 400
-FORBIDDEN_OPENINGS = ("What", "That of", "Of", "As", "Those")
+FORBIDDEN_OPENINGS = (
+    "What", "That of", "Of", "As", "Those", "Whether", "Which", "So many", "Ours", "How many", "How much",
+)  # fmt: skip
 
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

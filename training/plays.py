@@ -58,7 +58,7 @@ def windows(text: str) -> set[str]:
 
 
 def overlap(speech: Speech, known: set[str]) -> bool:
-    """Whether a speech shares a window with a text, itself shorter than a window never."""
+    """True if a speech shares a window with a text, itself shorter than a window never."""
     return not windows("\n".join(speech.lines)).isdisjoint(known)
 
 

@@ -136,7 +136,7 @@ class ModelConfig:
 
     @property
     def normalised(self) -> bool:
-        """Whether the network predicts the clean token, as a distribution, instead of a score."""
+        """True if the network predicts the clean token, as a distribution, instead of a score."""
         return self.output == "clean token"
 
     @property
@@ -200,7 +200,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def recognises(self, model_type: str, inner_type: str) -> bool:
-        """Whether a config.json is this family's. model_type : its key of that name; inner_type : its `model.type`"""
+        """True if a config.json is this family's. model_type : its key of that name; inner_type : its `model.type`"""
 
     @abstractmethod
     def config(self, stored: Any) -> ModelConfig:

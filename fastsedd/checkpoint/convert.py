@@ -35,7 +35,7 @@ def convert(
     """
     folder = Path(target)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"target: {folder} is there already, allowed: a new or an empty folder")
+        raise ValueError(f"target: {folder} exists already, allowed: a new or an empty folder")
     read = checkpoint.read(source, revision, offline=offline, heads=heads)
     if read.assumed:
         note(f"assumed: {read.assumed}")

@@ -40,7 +40,10 @@ class Name(NamedTuple):
     """A repository, and the file or folder in it that is meant; "" is the whole."""
 
     repository: str
-    inside: str
+    inside: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, self))
 
 
 def parse(text: str) -> Name | None:
@@ -52,7 +55,7 @@ def parse(text: str) -> Name | None:
 
 
 def is_repository(text: str) -> bool:
-    """Whether a text may name a whole repository; the oldest have no owner."""
+    """True if a text may name a whole repository; the oldest have no owner."""
     return len(text) <= _MAX_NAME and re.fullmatch(rf"{_PART}(?:/{_PART})?", text, re.ASCII) is not None
 
 
@@ -97,18 +100,18 @@ def _parts(path: str) -> list[str]:
 def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> Path:
     """The folder or file that a name means, in the cache; fetched first, unless `offline`, if it is not there.
 
-    Raises CheckpointError where the hub has no such thing, UnavailableError where it cannot be asked.
+    Raises CheckpointError where the hub has no such thing, UnavailableError where it cannot be reached.
     """
-    library = _library(name.repository)
+    library = _library(name)
     if offline or library.constants.HF_HUB_OFFLINE:
         cached = _cached(library, name.repository, revision)
         if cached is None:
             raise UnavailableError(
-                f"{name.repository}: no such file or folder, and what it names on the hub is not in the hub's cache"
+                f"{name}: no such file or folder, and what it names on the hub is not in the hub's cache"
             )
         return _inside(cached, name)
     try:
-        with _errors(library, name.repository, revision):
+        with _errors(library, name, revision):
             listed = library.HfApi().model_info(name.repository, revision=revision).siblings or []
     except UnavailableError:  # what has been fetched before will do
         cached = _cached(library, name.repository, revision)
@@ -116,26 +119,26 @@ def fetch(name: Name, revision: str | None = None, *, offline: bool = False) -> 
             raise
         return _inside(cached, name)
     wanted = _wanted(name, [file.rfilename for file in listed])
-    folder = _download(library, name.repository, revision, wanted)
+    folder = _download(library, name, revision, wanted)
     for index in (folder / each for each in wanted if each.endswith(sharded.SUFFIX)):
         prefix = index.parent.relative_to(folder)
         shards = [(prefix / shard).as_posix() for shard in sharded.shards(index)]
-        _download(library, name.repository, revision, shards)
+        _download(library, name, revision, shards)
     return _inside(folder, name)
 
 
 def fetch_tokenizer(repository: str, revision: str | None = None, *, offline: bool = False) -> Path:
     """A folder with the files of a repository's tokenizer, as far as it has them. Raises as `fetch` does."""
-    library = _library(repository)
+    library = _library(Name(repository))
     cached = _cached(library, repository, revision)
     if cached is not None and location.tokenizer_in(cached):  # a tokenizer does not change: the hub is not asked again
         return cached
     if offline or library.constants.HF_HUB_OFFLINE:
         raise UnavailableError(f"{repository}: is not in the hub's cache, and the network is not to be used")
-    return _download(library, repository, revision, TOKENIZER_FILES)
+    return _download(library, Name(repository), revision, TOKENIZER_FILES)
 
 
-def _library(name: str) -> Any:
+def _library(name: Name) -> Any:
     try:
         import huggingface_hub.constants
         import huggingface_hub.errors
@@ -164,7 +167,7 @@ def _cached(library: Any, repository: str, revision: str | None) -> Path | None:
 def _inside(folder: Path, name: Name) -> Path:
     path = folder / name.inside
     if not path.exists():
-        raise CheckpointError(f"{'/'.join(name)}: is not in the hub's cache, or not in the repository")
+        raise CheckpointError(f"{name}: is not in the hub's cache, or not in the repository")
     return path
 
 
@@ -177,41 +180,42 @@ def _wanted(name: Name, files: Sequence[str]) -> list[str]:
         below = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
         if not below:
             raise CheckpointError(f"{name.repository}: has no file or folder {name.inside!r}")
-        weights = PurePosixPath(prefix + location.choose_weights("/".join(filter(None, name)), below))
+        weights = PurePosixPath(prefix + location.choose_weights(str(name), below))
     beside = (*TOKENIZER_FILES, *mask.FILES, grid_json.NAME)
     others = map(str, [*location.configs(weights), *(weights.parent / each for each in beside)])
     return [str(weights), *(file for file in others if file in files)]
 
 
-def _download(library: Any, repository: str, revision: str | None, files: Sequence[str]) -> Path:
+def _download(library: Any, name: Name, revision: str | None, files: Sequence[str]) -> Path:
     patterns = [escape(file) for file in files]
-    with _errors(library, repository, revision):
-        return Path(library.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    with _errors(library, name, revision):
+        return Path(library.snapshot_download(name.repository, revision=revision, allow_patterns=patterns))
 
 
 @contextmanager
-def _errors(library: Any, repository: str, revision: str | None) -> Iterator[None]:
+def _errors(library: Any, name: Name, revision: str | None) -> Iterator[None]:
     """An exception of the hub's library, in one line."""
     errors = library.errors
     try:
         yield
     except errors.GatedRepoError:
-        raise CheckpointError(f"{repository}: is gated: accept its terms on the hub and set HF_TOKEN") from None
+        raise CheckpointError(f"{name.repository}: is gated: accept its terms on the hub and set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:
         raise CheckpointError(
-            f"{repository}: no such file or folder, and on the hub no such repository, or a private one: set HF_TOKEN"
+            f"{name}: no such file or folder, and on the hub no repository {name.repository}, or a private one: "
+            "set HF_TOKEN"
         ) from None
     except errors.RevisionNotFoundError:
-        raise CheckpointError(f"{repository}: has no revision {revision!r}") from None
+        raise CheckpointError(f"{name.repository}: has no revision {revision!r}") from None
     except errors.HFValidationError as error:
-        raise CheckpointError(f"{repository}: {_first_line(error)}") from None
+        raise CheckpointError(f"{name}: {_first_line(error)}") from None
     except Exception as error:  # whatever the HTTP library raises of which that library happens to be made
         if (refused := _refused_file(error)) is not None:
             raise UnavailableError(
-                f"{repository}: cannot be kept in the hub's cache, {library.constants.HF_HUB_CACHE}: {refused}"
+                f"{name}: cannot be kept in the hub's cache, {library.constants.HF_HUB_CACHE}: {refused}"
             ) from None
         raise UnavailableError(
-            f"{repository}: no such file or folder, and the hub cannot be asked: "
+            f"{name}: no such file or folder, and the hub cannot be reached: "
             f"{type(error).__name__}: {_first_line(error)}"
         ) from None
 

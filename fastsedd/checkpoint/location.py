@@ -1,4 +1,4 @@
-"""Which files a path means: weights, the config and the tokenizer that belong to them. For folders and repositories."""
+"""The files that a path means: weights, and the config and the tokenizer beside them. For folders and repositories."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def find(path: Path) -> Location:
 
 
 def choose_weights(where: str, names: Sequence[str]) -> str:
-    """Which of a folder's files are its weights; names : relative to it, with slashes.
+    """The file of a folder that holds its weights, or the index of them; names : relative to it, with slashes.
 
     A known name, or else the only weights there are: in the folder itself, or in one below.
     """

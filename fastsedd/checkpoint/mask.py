@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,7 +31,11 @@ _ID = re.compile(r"[0-9]{1,9}")  # no key is long enough for Python to refuse it
 
 class _Token(msgspec.Struct):
     content: str
-    id: int = -1
+
+
+class _Added(msgspec.Struct):
+    content: str
+    id: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Special(msgspec.Struct):
@@ -48,7 +52,7 @@ class _Model(msgspec.Struct):
 class _Tokenizer(msgspec.Struct):
     """The keys that matter of tokenizer.json."""
 
-    added_tokens: list[_Token] = msgspec.field(default_factory=list)
+    added_tokens: list[_Added] = msgspec.field(default_factory=list)
     model: _Model = msgspec.field(default_factory=_Model)
 
 

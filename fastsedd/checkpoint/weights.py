@@ -20,7 +20,7 @@ SUFFIXES = tuple(_READERS)
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file's name is that of weights, or of an index of them."""
+    """True if a file's name is that of weights, or of an index of them."""
     return name.removesuffix(sharded.SUFFIX).endswith(SUFFIXES)
 
 

@@ -11,7 +11,7 @@ from fastsedd.cli import options as opt
 from fastsedd.cli import terminal
 
 
-@click.command("convert")
+@click.command("convert", short_help="Write a checkpoint as safetensors.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(file_okay=False, path_type=Path))
 @opt.revision

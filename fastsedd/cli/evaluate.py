@@ -39,7 +39,7 @@ class _Estimate:
     batch_size: int | None
 
 
-@click.command("evaluate")
+@click.command("evaluate", short_help="Bound a text's likelihood, or measure texts.")
 @click.argument("paths", metavar="[M] FILE", nargs=-1)
 @opt.source
 @click.option(

@@ -60,7 +60,7 @@ def of_evaluation(evaluation: Evaluation, model: Model) -> Facts:
         ("outside schedule", f"{evaluation.ends:.4f} of the nats, which the published code leaves out"),
         ("tokens", f"{evaluation.tokens:,}{rest}"),
         ("characters", f"{evaluation.characters:,}"),
-        ("windows", f"{evaluation.windows:,}, each at {evaluation.times} times"),
+        ("windows", f"{evaluation.windows:,}, each at {_counted(evaluation.times, 'time')}"),
         ("seed", f"{evaluation.seed}"),
     ]
 
@@ -68,7 +68,7 @@ def of_evaluation(evaluation: Evaluation, model: Model) -> Facts:
 def of_quality(quality: Quality) -> Facts:
     """Measures of texts, and of real text beside them."""
     left_out = f", {quality.unmeasured} without characters left out" if quality.unmeasured else ""
-    facts = [("texts", f"{quality.samples.texts}{left_out}; real text: {quality.real.texts} windows")]
+    facts = [("texts", f"{quality.samples.texts}{left_out}; real text: {_counted(quality.real.texts, 'window')}")]
     for (name, given), (_, real) in zip(quality.samples.named(), quality.real.named(), strict=True):
         facts.append((name, f"{_measured(given.value, given.error)}; real text: {_measured(real.value, real.error)}"))
     return facts
@@ -89,9 +89,13 @@ def of_bench(measured: Measurements | Profile) -> Facts:
     ]
     for layer in measured.layers:
         name = f"{layer.tokens} x {layer.inputs} -> {layer.outputs}"
-        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak, {layer.numpy_over_ours:.2f} times NumPy"
-        lines.append((name, speed))
+        speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak"
+        lines.append((name, f"{speed}, {layer.numpy_over_ours:.2f} times NumPy's speed"))
     return [*lines, ("forward", f"{measured.forward_ms:.1f} ms, one text of {measured.forward_length} tokens")]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
 
 
 def _estimate(value: float, error: float | None) -> str:

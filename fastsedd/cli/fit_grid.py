@@ -25,7 +25,7 @@ class _Fit:
     temperature: float | None
 
 
-@click.command("fit-grid")
+@click.command("fit-grid", short_help="Fit a time grid to a model, once.")
 @opt.model_argument
 @opt.source
 @click.option(

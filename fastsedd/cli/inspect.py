@@ -11,7 +11,7 @@ from fastsedd.cli.loading import load
 from fastsedd.request import Source
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Say what a checkpoint is.")
 @opt.model_argument
 @opt.source
 @opt.dtype

@@ -38,7 +38,7 @@ class Choice:
 
     @property
     def needs_rows(self) -> bool:
-        """Whether a draw has to see all of a position's probabilities at once."""
+        """True if a draw has to see all of a position's probabilities at once."""
         return self.draw != "exact" or self.top_k > 0 or self.top_p < 1.0
 
 

@@ -27,7 +27,7 @@ class Network(Protocol):
 
     @property
     def normalised(self) -> bool:
-        """Whether it predicts the clean token: the scores of a mask add up to 1 / (e^sigma - 1)."""
+        """True if it predicts the clean token: the scores of a mask add up to 1 / (e^sigma - 1)."""
 
     def draw(
         self,

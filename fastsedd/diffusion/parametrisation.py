@@ -31,7 +31,7 @@ class Parametrisation:
 
     @property
     def normalised(self) -> bool:
-        """Whether the scores of a mask are those of a distribution over tokens, and add up to 1 / (e^sigma - 1)."""
+        """True if the scores of a mask are those of a distribution over tokens, and add up to 1 / (e^sigma - 1)."""
         return self.output == "clean token"
 
     def to_log_scores(self, logits: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:

@@ -149,7 +149,7 @@ def test_the_report_of_nothing_has_no_tables() -> None:
     assert "|" not in report.render([])
 
 
-def test_what_is_kept_gives_the_same_report(tmp_path: Path) -> None:
+def test_kept_results_give_the_same_report(tmp_path: Path) -> None:
     document = {"machine_info": ENVIRONMENT, "benchmarks": [{"extra_info": each, "stats": {}} for each in ENTRIES]}
     (tmp_path / "run.json").write_text(json.dumps(document))
     result_files.keep([tmp_path / "run.json"], tmp_path / "results")

@@ -20,7 +20,7 @@ def test_a_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_fails_leaves_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, kind: str) -> None:
 
     def interrupted() -> None:
         with atomic.replaced(tmp_path / kind) as incomplete:

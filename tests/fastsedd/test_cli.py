@@ -179,7 +179,7 @@ def test_an_option_reaches_the_model(model: Watched, option: str, value: str, ex
     assert getattr(model.requests[0], option.removeprefix("--").replace("-", "_")) == expected
 
 
-def test_what_is_not_given_is_left_to_the_model(model: Watched) -> None:
+def test_options_that_are_not_given_are_left_to_the_model(model: Watched) -> None:
     run("generate")
     assert model.requests == [Request(seed=model.requests[0].seed)]
 
@@ -303,7 +303,7 @@ def test_usage_errors(model: Watched, arguments: list[str]) -> None:
         (["--length", "13"], "length: 13 positions, allowed: 1 to 12"),
     ],
 )
-def test_what_only_the_model_can_tell_is_one_line(model: Watched, arguments: list[str], message: str) -> None:
+def test_errors_that_only_the_model_can_tell_are_one_line(model: Watched, arguments: list[str], message: str) -> None:
     result = run("generate", "--quiet", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"fastsedd: error: {message}") and result.stderr.count("\n") == 1

@@ -89,7 +89,7 @@ def test_a_model_that_workers_lack_is_one_line(workers: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("scheduler", ["local:0", "local:", "local", "host:8786", "tcp://"])
-def test_what_is_no_scheduler_is_refused(scheduler: str) -> None:
+def test_invalid_schedulers_are_refused(scheduler: str) -> None:
     with pytest.raises(ValueError, match="allowed: local:N"), cluster.connect(scheduler):
         pass
 

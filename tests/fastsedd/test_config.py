@@ -151,7 +151,7 @@ def test_sigmas_matter_to_geometric_noise_only(sigma_min: float, sigma_max: floa
 
 
 @pytest.mark.parametrize("value", ["1", None, True, [1.0]])
-def test_what_is_no_number(value: Any) -> None:
+def test_values_that_are_not_numbers(value: Any) -> None:
     assert "noise.sigma_max is" in refusal(NoiseConfig, "geometric", 1e-4, value)
     assert "generation.temperature is" in refusal(GenerationConfig, 8, value)
 

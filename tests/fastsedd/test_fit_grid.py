@@ -81,7 +81,7 @@ def test_a_bad_grid_is_one_line(folder, content: str, words: str) -> None:
     assert words in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_cannot_be_done_is_told(folder) -> None:
+def test_errors_of_fitting(folder) -> None:
     model = fastsedd.load(folder)
     with pytest.raises(ValueError, match="grid is 'fitted', but no grid was fitted to this model"):
         model.stream(grid="fitted")

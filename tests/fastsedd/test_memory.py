@@ -1,4 +1,4 @@
-"""How much memory a request takes: the weights as they are multiplied, and little besides."""
+"""The memory that a request takes: the weights as they are multiplied, and little besides."""
 
 from __future__ import annotations
 

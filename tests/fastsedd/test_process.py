@@ -265,7 +265,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["texts"]
 
 
-def test_what_a_killed_writer_has_left_is_removed(tmp_path: Path, command: Callable[..., list[str]]) -> None:
+def test_remains_of_a_killed_writer_are_removed(tmp_path: Path, command: Callable[..., list[str]]) -> None:
     path = tmp_path / "texts"
     dying = writer("with atomic.text_file(path) as file:\n    os.kill(os.getpid(), signal.SIGKILL)", path)
     dying.communicate()

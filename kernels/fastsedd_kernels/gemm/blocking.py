@@ -30,13 +30,13 @@ _SERIAL_WORK_WITH_PACKING, _SERIAL_ELEMENTS = 1 << 23, 1 << 17
 
 
 def threads_to_pack_and_multiply(threads: int, rows: int, elements: int) -> int:
-    """How many of the threads should share the work on so many rows of C and elements of a B that is not packed."""
+    """The number of threads that should share the work on these rows of C and elements of a B that is not packed."""
     small = rows * elements < _SERIAL_WORK_WITH_PACKING and elements < _SERIAL_ELEMENTS
     return 1 if small else threads
 
 
 def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
-    """The kernels' partition (`macrokernel.Partition`) for C of so many rows and panels: task grid and blocking."""
+    """The kernels' partition (`macrokernel.Partition`) for a C of these rows and panels: task grid and blocking."""
     return _plan(limits(), threads, rows, depth, panels, dtype)
 
 
@@ -51,7 +51,7 @@ def _plan(
 
 
 def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """How many parts the rows and the panels of C are cut into: a rectangle per thread, nearly equal.
+    """The number of parts that the rows and the panels of C are cut into: a rectangle per thread, nearly equal.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
     before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products. A tall

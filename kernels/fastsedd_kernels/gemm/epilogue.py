@@ -111,7 +111,7 @@ def _result_at(epilogue: Any, row: Any, column: Any, nr: Any, out: Any) -> Any:
 
 
 def is_bare(epilogue: Any) -> bool:
-    """Whether a tile's sums, which may have started from a bias, are its result."""
+    """True if a tile's sums, which may have started from a bias, are its result."""
     raise NotImplementedError("for kernels only")
 
 

@@ -48,7 +48,7 @@ class _Few(NamedTuple):
 
 
 def is_streamable(b: NDArray[Any]) -> bool:
-    """Whether B [K, N] can be read by registers as it lies."""
+    """True if B [K, N] can be read by registers as it lies."""
     adjacent, other = sorted(map(abs, b.strides))
     return adjacent == b.itemsize and other % b.itemsize == 0 and b.itemsize in b.strides
 

@@ -100,7 +100,7 @@ def _new_sums(b: Any, count: Any) -> Any:
 
 
 def is_read_in_place(x: Any, panels: Any) -> bool:
-    """Whether A's elements are those of the panels, so that its rows may be read where they lie: a constant."""
+    """True if A's elements are those of the panels, so that its rows may be read where they lie: a constant."""
     raise NotImplementedError("for kernels only")
 
 

@@ -173,7 +173,7 @@ def _rows(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_rows(array: NDArray[Any]) -> bool:
-    """Whether the rows of [..., N] are equally far apart, so that [rows, N] is a view of it."""
+    """True if the rows of [..., N] are equally far apart, so that [rows, N] is a view of it."""
     return array.flags.c_contiguous or np.may_share_memory(_rows(array), array)
 
 
@@ -215,7 +215,7 @@ def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def _is_same(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Whether equal places of the flattened arrays are one element."""
+    """True if equal places of the flattened arrays are one element."""
     return (a.ctypes.data, a.size, a.dtype) == (b.ctypes.data, b.size, b.dtype) and (
         a.strides == b.strides if a.shape == b.shape else a.flags.c_contiguous and b.flags.c_contiguous
     )

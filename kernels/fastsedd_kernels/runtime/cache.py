@@ -153,7 +153,7 @@ def _folders(key: str) -> Iterator[Path]:
 
 
 def _can_be_made(folder: Path) -> bool:
-    """Whether the folder is there now."""
+    """True if the folder is there now."""
     try:
         _make(folder)
     except OSError:
@@ -162,7 +162,7 @@ def _can_be_made(folder: Path) -> bool:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Whether the folder is there now, and nobody else can change what is in it."""
+    """True if the folder is there now, and nobody else can change what is in it."""
     try:
         return _can_be_made(folder) and _is_private(folder)
     except OSError:
@@ -177,7 +177,7 @@ def _make(folder: Path) -> None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether the folder is for us alone to write, or for the administrator, and nobody else can put another there."""
+    """True if the folder is for us alone to write, or for the administrator, and nobody else can put another there."""
     if not hasattr(os, "getuid"):
         return True
     folder = folder.resolve()
@@ -190,7 +190,7 @@ def _is_private(folder: Path) -> bool:
 
 
 def _is_open_to_all(folder: Path) -> bool:
-    """Whether any user may rename what lies in it: not so in /tmp, which is sticky."""
+    """True if any user may rename what lies in it: not so in /tmp, which is sticky."""
     mode = folder.stat().st_mode
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 

@@ -33,7 +33,7 @@ def capture(function: Callable[[], Any]) -> list[Call]:
 
 
 def is_recording() -> bool:
-    """Whether this thread's calls are being captured."""
+    """True if this thread's calls are being captured."""
     return _thread.calls is not None
 
 

@@ -72,7 +72,7 @@ def dot_unit(dtype: str) -> Unit:
 
 
 def rounds_to_bfloat16() -> bool:
-    """Whether this process's target has an instruction that does, for a register of 16 float32 values."""
+    """True if this process's target has an instruction that does, for a register of 16 float32 values."""
     return isa() is AVX512 and _is_named(_FEATURES["bfloat16"][Unit.AVX512])
 
 

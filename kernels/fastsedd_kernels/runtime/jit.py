@@ -99,7 +99,7 @@ def compile_symbol(name: str, function: Callable[..., Any], signature: Any, *, p
 
 
 def is_symbol(name: str) -> bool:
-    """Whether this process has compiled or loaded that name."""
+    """True if this process has compiled or loaded that name."""
     return name in _symbols
 
 

@@ -63,13 +63,13 @@ def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
 
 @jit
 def is_mine(place: int, counters: Any) -> Any:
-    """Whether the calling thread is the first to claim the task whose counter is there."""
+    """True if the calling thread is the first to claim the task whose counter is there."""
     return _count(pointer(counters, place), 1) == 0
 
 
 @jit
 def new_counters(count: int) -> Any:
-    """So many counters at zero. (numpy.zeros takes Numba longer to compile.)"""
+    """Counters at zero, intp [count]. (numpy.zeros takes Numba longer to compile.)"""
     counters = np.empty(count, np.intp)
     for i in range(count):
         counters[i] = 0

@@ -219,7 +219,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _is_lost(layer: str) -> bool:
-    """Whether a fork has cost this process that layer's threads, so that a call on them would hang or kill it.
+    """True if a fork has cost this process that layer's threads, so that a call on them would hang or kill it.
 
     OpenMP's do not survive a fork, whoever started them; TBB is put in order by Numba if the main thread forks.
     """

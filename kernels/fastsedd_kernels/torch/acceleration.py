@@ -183,7 +183,7 @@ class _Swaps:
             self._result.left[name] = f"{kind}{reason}"
 
     def has_left_a_product(self, module: nn.Module) -> bool:
-        """Whether a linear layer right below the module gained nothing."""
+        """True if a linear layer right below the module gained nothing."""
         return any(
             isinstance(self.known.get(child), LinearForward) and child not in self.forwards
             for child in module.children()
@@ -204,7 +204,7 @@ def _slower(gain: float) -> str:
 
 
 def _has_matrices(module: nn.Module) -> bool:
-    """Whether it multiplies by parameters of its own, as experts of mixtures and MultiheadAttention do."""
+    """True if it multiplies by parameters of its own, as experts of mixtures and MultiheadAttention do."""
     known = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.modules.conv._ConvNd)
     return not isinstance(module, known) and any(each.ndim >= 2 for each in module.parameters(recurse=False))
 
@@ -224,7 +224,7 @@ def _has_known_dtypes(module: nn.Module) -> bool:
 
 
 def _is_replaced(module: nn.Module) -> bool:
-    """Whether somebody else has given the instance a forward of its own."""
+    """True if somebody else has given the instance a forward of its own."""
     return "forward" in module.__dict__
 
 

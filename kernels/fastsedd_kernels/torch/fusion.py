@@ -60,7 +60,7 @@ class _Step:
         raise _Unfit
 
     def _fits(self, x: torch.Tensor, residual: torch.Tensor | None) -> bool:
-        """Whether the residual is one: a sum of other tensors broadcasts, or has another dtype."""
+        """True if the residual is one: a sum of other tensors broadcasts, or has another dtype."""
         if residual is None:
             return True
         shape = (*x.shape[:-1], self.forward.packed.shape[0])

@@ -64,7 +64,7 @@ class Forward:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the module is still of the class, and the class has the forward, that this one stands in for."""
+        """True if the module is still of the class, and the class has the forward, that this one stands in for."""
         return type(self.module) is self._kind and self._kind.forward is self._function
 
     @property
@@ -122,7 +122,7 @@ class UnaryForward(Forward):
         return self.compute(values[0]) if taken else self.original(*arguments, **keywords)
 
     def takes(self, x: torch.Tensor) -> bool:
-        """Whether the kernels may compute it."""
+        """True if the kernels may compute it."""
         raise NotImplementedError
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,7 +156,7 @@ class Family:
         self._forwards = [_forward_of(each) for each, _, _ in self._members[1:]]
 
     def is_undisturbed(self) -> bool:
-        """Whether the parts are the same, nobody sees what passes between them, and dropout is off."""
+        """True if the parts are the same, nobody sees what passes between them, and dropout is off."""
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
             return False
         for each, parts, kind in self._members:

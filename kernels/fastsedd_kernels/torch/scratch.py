@@ -25,7 +25,7 @@ class Scratch(PerThread):
         return self._memory(name, math.prod(shape[:-1]), shape[-1], fk.padded_empty).reshape(shape)
 
     def _memory(self, name: str, rows: int, width: int, allocate: Callable[..., NDArray[Any]]) -> NDArray[np.float32]:
-        """So many rows: of those that there are by that name, if they are as wide, or of new ones."""
+        """Rows of the memory of that name, if it is as wide and as long, or of new memory."""
         arrays: dict[str, NDArray[np.float32]] = self.mine
         if name not in arrays or len(arrays[name]) < rows or arrays[name].shape[1] != width:
             arrays[name] = allocate((rows, width))

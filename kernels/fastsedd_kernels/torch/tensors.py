@@ -17,12 +17,12 @@ plainly = torch._C.DisableTorchFunction
 
 
 def is_traced() -> bool:
-    """Whether PyTorch traces, scripts, compiles or exports at this moment."""
+    """True if PyTorch traces, scripts, compiles or exports at this moment."""
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting())
 
 
 def is_plain_inference() -> bool:
-    """Whether operations mean on this thread what they say, at once, and nothing else.
+    """True if operations mean on this thread what they say, at once, and nothing else.
 
     Not under autocast, which chooses dtypes of its own; nor within a transform of torch.func (vmap, grad, jvp, …), a
     level of forward-mode differentiation, or a dispatch mode (fake tensors, export, FLOP counters), which compute
@@ -38,7 +38,7 @@ def is_plain_inference() -> bool:
 
 
 def usable(*tensors: torch.Tensor) -> bool:
-    """Whether the kernels may compute with these: CPU tensors of one short float dtype that need no gradient."""
+    """True if the kernels may compute with these: CPU tensors of one short float dtype that need no gradient."""
     with plainly():
         if not is_plain_inference():
             return False

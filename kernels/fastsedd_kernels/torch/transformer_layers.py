@@ -191,7 +191,7 @@ def _linear(packed: Packed, x: Any, out: Any, activation: str | None = None, res
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether it is of a class whose forward the table describes."""
+    """True if it is of a class whose forward the table describes."""
     return type(module).__name__ in _KNOWN and type(module).__module__.startswith("transformers.models.")
 
 

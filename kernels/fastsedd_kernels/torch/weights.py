@@ -24,12 +24,12 @@ Trace = tuple[int, int, bytes]
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D, a linear layer whose weight is [inputs, outputs]."""
+    """True if it is transformers' Conv1D, a linear layer whose weight is [inputs, outputs]."""
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
 def has_parameters(module: nn.Module) -> bool:
-    """Whether weight and bias are parameters, or None: pruning and parametrisation compute them at each use instead."""
+    """True if weight and bias are parameters, or None: pruning and parametrisation compute them at each use instead."""
     return bool({"weight", "bias"} <= module.__dict__["_parameters"].keys())
 
 

@@ -118,7 +118,7 @@ def test_heads_that_a_pytorch_file_states(
         ({"config": json.dumps({"tokens": 65, "model": {"hidden_size": 7}})}, "cond_dim"),
     ],
 )
-def test_what_a_file_may_not_state(bare: Any, metadata: dict[str, str], words: str) -> None:
+def test_statements_that_a_file_may_not_make(bare: Any, metadata: dict[str, str], words: str) -> None:
     assert words in refusal(bare(metadata))
 
 

@@ -72,7 +72,7 @@ def test_an_empty_folder_is_filled_and_another_kept(tmp_path: Path, write_checkp
     assert checkpoint.read(tmp_path / "empty").config == make_config()
     before = (source / "model.safetensors").read_bytes()
     result = CliRunner().invoke(cli.main, ["convert", str(source), str(source)])
-    assert result.exit_code == 1 and "is there already" in result.stderr
+    assert result.exit_code == 1 and "exists already" in result.stderr
     assert (source / "model.safetensors").read_bytes() == before
     assert CliRunner().invoke(cli.main, ["convert", str(source), str(source / "config.json")]).exit_code == 2
 

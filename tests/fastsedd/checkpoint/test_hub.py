@@ -88,7 +88,7 @@ def test_a_published_model(client: Client, hub: Any, published: Any, make_tensor
     assert not any("README" in request for request in hub.requests)
 
 
-def test_what_was_fetched_is_used_offline(client: Client, hub: Any, published: Any) -> None:
+def test_fetched_files_are_used_offline(client: Client, hub: Any, published: Any) -> None:
     assert "not in the hub's cache" in refusal(client.convert("owner/sedd", "--offline"))
     assert hub.requests == []
     assert client.convert("owner/sedd").returncode == 0
@@ -101,7 +101,7 @@ def test_what_was_fetched_is_used_offline(client: Client, hub: Any, published: A
 
 
 def test_a_hub_that_is_out_of_reach(client: Client) -> None:
-    assert "the hub cannot be asked" in refusal(client.convert("owner/sedd", HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "the hub cannot be reached" in refusal(client.convert("owner/sedd", HF_ENDPOINT="http://127.0.0.1:9"))
 
 
 def test_revisions(client: Client, published: Any) -> None:
@@ -122,7 +122,8 @@ def test_who_may_read(client: Client, hub: Any, published: Any) -> None:
 
 
 def test_what_is_not_there(client: Client, hub: Any, published: Any) -> None:
-    assert "no such repository" in refusal(client.convert("owner/nothing"))
+    said = refusal(client.convert("owner/nothing/inside"))
+    assert "owner/nothing/inside: no such file or folder, and on the hub no repository owner/nothing" in said
     assert "has no file or folder 'nothing.bin'" in refusal(client.convert("owner/sedd/nothing.bin"))
     hub.repositories["owner/empty"] = {"README.md": b""}
     assert "holds no file of weights" in refusal(client.convert("owner/empty"))
@@ -321,7 +322,7 @@ def test_a_disk_that_is_full_is_not_told_as_a_hub_out_of_reach(client: Client, p
         [sys.executable, "-c", program], capture_output=True, text=True, env=client.environment, cwd=client.folder
     )
     assert f"cannot be kept in the hub's cache, {client.folder}" in done.stderr and "File too large" in done.stderr
-    assert done.returncode == 1 and "cannot be asked" not in done.stderr
+    assert done.returncode == 1 and "cannot be reached" not in done.stderr
     (client.folder / "file").write_text("")
     done = client.convert("owner/sedd", HF_HUB_CACHE=str(client.folder / "file" / "x"))
     assert done.returncode == 1 and "Not a directory" in done.stderr.splitlines()[-1]  # before it, the library's own

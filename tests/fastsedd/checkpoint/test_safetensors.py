@@ -60,7 +60,7 @@ def theirs(content: bytes) -> Tensors | None:
 
 
 def is_stated_difference(content: bytes) -> bool:
-    """Whether a file is one of those that the library reads, and we say we refuse."""
+    """True if a file is one of those that the library reads, and we say we refuse."""
     twice = False
 
     def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def is_stated_difference(content: bytes) -> bool:
 
 
 def assert_same_verdict(path: Path, content: bytes) -> bool:
-    """Whether the file is accepted by both."""
+    """True if the file is accepted by both."""
     found, expected = ours(path, content), theirs(content)
     if found is None and expected is not None:
         assert is_stated_difference(content), f"the library reads {content!r}"

@@ -98,7 +98,7 @@ def test_the_bound_is_tight_where_the_score_is_exact(graph: Graph, noise: Noise)
 
 @both_graphs
 @both_noises
-def test_what_a_wrong_score_costs_is_known(graph: Graph, noise: Noise) -> None:
+def test_the_cost_of_a_wrong_score(graph: Graph, noise: Noise) -> None:
     """Ratios e^c times too large cost e^c - 1 - c at every jump, of which the schedule makes a known number."""
     exact, c = exact_log_score(graph), 0.5
 

@@ -80,7 +80,7 @@ def test_a_short_reference_is_refused() -> None:
 
 
 @pytest.mark.parametrize("texts", [["a\n", "\nb\n", "c"], ["{", "}"], ["one"]])
-def test_what_generate_writes_is_read(texts: list[str]) -> None:
+def test_the_output_of_generate_is_read(texts: list[str]) -> None:
     plain = "".join(f"{'' if i == 0 else RULE + chr(10)}{text}\n" for i, text in enumerate(texts))
     assert read_texts(plain) == texts
     lines = "".join(json.dumps({"text": text, "index": i}) + "\n" for i, text in enumerate(texts))
@@ -121,7 +121,7 @@ def test_the_command_prints_the_measures(corpus: Path, tmp_path: Path) -> None:
     assert as_json["samples"]["words"] == {"value": None, "error": None}
 
 
-def test_what_is_wrong_is_one_line(corpus: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(corpus: Path, tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl"
     samples.write_text('{"text": "a"}\nb\n', encoding="utf-8")
     for arguments, words in [

@@ -42,7 +42,7 @@ def test_token_ids_round_trip(ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("word", ["100", "-1", "x", "1.5", "٣", "9" * 5000])
-def test_what_is_no_token_id(word: str) -> None:
+def test_words_that_are_not_token_ids(word: str) -> None:
     with pytest.raises(ValueError, match="not a token id"):
         text.TokenIds(100).encode(f"1 {word}")
 

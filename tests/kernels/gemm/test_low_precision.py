@@ -91,7 +91,7 @@ def test_bits_depend_on_neither_threads_nor_neighbours(one_thread, dtype: str) -
 
 @pytest.mark.parametrize("dtype", PRODUCTS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows(dtype: str, value: float) -> None:
+def test_values_that_are_not_finite_show(dtype: str, value: float) -> None:
     x, weight = normal(0, 40, 30), np.abs(normal(1, 40, 30)) + 1
     x[7, 3] = value
     result = fk.linear(x, fk.pack(weight, dtype))

@@ -106,7 +106,7 @@ def test_a_replay_checks_its_positions_again() -> None:
         recording.replay()
 
 
-def test_what_is_not_finite_stays_in_its_row() -> None:
+def test_values_that_are_not_finite_stay_in_their_row() -> None:
     x = normal(0, 1, 4, 16)
     x[0, 1, 3], x[0, 2, 5] = np.nan, np.inf
     result = fk.rotary(x)

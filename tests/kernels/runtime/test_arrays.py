@@ -58,7 +58,7 @@ def test_an_out_that_nobody_would_see_is_refused() -> None:
         fk.softmax(X, out=readonly)
 
 
-def test_what_gives_no_array_is_refused() -> None:
+def test_arguments_that_give_no_array_are_refused() -> None:
     with pytest.raises(ValueError, match="x is OnlyDLPack, which cannot be converted to a NumPy array: "):
         fk.softmax(OnlyDLPack(X, (2, 0)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="x has dtype complex64, allowed: float32"):

@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_costs_no_run(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_what_lies_in_a_folder_that_is_readable_only_is_loaded(tmp_path: Path) -> None:
+def test_kernels_in_a_read_only_folder_are_loaded(tmp_path: Path) -> None:
     """Of a container's image, say. (The administrator may write there nevertheless, which changes nothing.)"""
     _, where = silu_in_a_process(tmp_path)
     for folder in (Path(where), tmp_path):

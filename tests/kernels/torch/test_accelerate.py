@@ -31,7 +31,7 @@ def test_the_results_are_those_of_pytorch(name: str, dtype: str) -> None:
 
 
 @torch.no_grad()
-def test_what_was_done_is_told() -> None:
+def test_the_list_of_replaced_modules() -> None:
     model, inputs = made("a DiT block")
     done = accelerate(model)
     model(*inputs)
@@ -139,7 +139,7 @@ def test_bfloat16_models_stay_bfloat16() -> None:
 
 
 @torch.no_grad()
-def test_what_the_kernels_do_not_take_is_left() -> None:
+def test_modules_that_the_kernels_do_not_take_are_left() -> None:
     model, (x, condition) = made("a DiT block")
     with accelerate(model) as done:
         with torch.autocast("cpu", torch.bfloat16):

@@ -191,7 +191,7 @@ def test_a_gain_is_the_median_of_rounds_in_turns() -> None:
 
 
 @torch.no_grad()
-def test_what_multiplies_by_parameters_of_its_own_is_listed() -> None:
+def test_modules_that_multiply_by_parameters_of_their_own_are_listed() -> None:
     class Experts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
