@@ -65,7 +65,7 @@ class Int8Epilogue(NamedTuple):
 
 
 def is_paired(epilogue: Any) -> bool:
-    """Whether panels hold columns of two products, a column of the result each."""
+    """True if panels hold columns of two products, a column of the result each."""
     raise NotImplementedError("for kernels only")
 
 
