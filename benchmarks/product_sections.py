@@ -1,4 +1,4 @@
-"""Sections of BENCHMARKS.md on kernels: attention, linear layers, matrix products, GEMV, Strassen."""
+"""Sections of BENCHMARKS.md on kernels: attention, rows, linear layers, matrix products, GEMV, Strassen."""
 
 from __future__ import annotations
 
@@ -22,6 +22,28 @@ def attention(entries: list[Entry]) -> str:
         for entry in found
     ]
     return "## Attention\n\n`fk.attention`: `pytest benchmarks/bench_attention.py`.\n\n" + table(header, rows)
+
+
+def rows(entries: list[Entry]) -> str:
+    found = of_kind(entries, "rows")
+    if not found:
+        return ""
+    header = ["rows×width", "what", "µs", "of the limit", "× PyTorch"]
+    lines = [
+        [
+            shape(entry),
+            entry["name"],
+            f"{entry['seconds'][OURS] * 1e6:.1f}",
+            percent(entry["fraction"]),
+            *ratios(entry, ["PyTorch"]),
+        ]
+        for entry in found
+    ]
+    return (
+        "## Norms, rotary positions, SwiGLU\n\n`fk.rms_norm`, `fk.rotary`, `fk.linear` of a pair of weights, float32: "
+        "`pytest benchmarks/bench_rows.py`.\nThe limit is the rate at which the same threads copy as many bytes; of "
+        f"SwiGLU (to 3,072 features), that of multiply-adds.\n\n{table(header, lines)}"
+    )
 
 
 def linear(entries: list[Entry]) -> str:

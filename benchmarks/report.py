@@ -36,6 +36,7 @@ _SECTIONS = (
     quality_sections.texts,
     model_sections.accelerate,
     product_sections.attention,
+    product_sections.rows,
     product_sections.linear,
     product_sections.epilogues,
     product_sections.matmul,

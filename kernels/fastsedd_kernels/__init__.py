@@ -22,7 +22,7 @@ from fastsedd_kernels.gemm.tuned_blocks import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm import overloads as _norm_overloads  # noqa: F401
 from fastsedd_kernels.norm.api import layer_norm, rms_norm, softmax
-from fastsedd_kernels.roofline import peak_flops, read_bandwidth
+from fastsedd_kernels.roofline import copy_bandwidth, peak_flops, read_bandwidth
 from fastsedd_kernels.rotary import overloads as _rotary_overloads  # noqa: F401
 from fastsedd_kernels.rotary.api import rotary
 from fastsedd_kernels.rotary.table import RotaryTable, rotary_table
@@ -50,6 +50,7 @@ __all__ = [
     "attention",
     "cache_folder",
     "compile_all",
+    "copy_bandwidth",
     "cpu_info",
     "embedding",
     "gelu",

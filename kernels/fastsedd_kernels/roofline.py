@@ -1,4 +1,4 @@
-"""The limits of this machine, measured: multiply-adds in registers, bytes read from an array.
+"""The limits of this machine, measured: multiply-adds in registers, bytes read from an array or copied to another.
 
 The roof over every kernel (Williams, Waterman and Patterson 2009). A clock that rises and falls with the load, and
 neighbours on a shared machine, move it: measure it beside what it is compared with, not once.
@@ -16,6 +16,7 @@ from numba import float32, float64, types
 from numba.extending import intrinsic
 
 from fastsedd_kernels.runtime import scalar
+from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
@@ -23,7 +24,7 @@ from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.runtime.timing import median_seconds
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.emit import lanes_of
-from fastsedd_kernels.simd.vector import LANES, load_vector, sum_lanes
+from fastsedd_kernels.simd.vector import LANES, load_vector, store_vector, sum_lanes
 
 # As many independent chains as the register tile of the GEMM has: enough to hide the latency of FMA.
 _CHAINS = isa().tile.rows * isa().tile.vectors
@@ -82,6 +83,14 @@ def read(task: int, array: Any, results: Any) -> None:
     results[task, 0] = sum_lanes(total + other)
 
 
+@kernel(types.Array(float32, 2, "C", readonly=True), float32[:, ::1])
+def copy(task: int, array: Any, out: Any) -> None:
+    """Copy the task's row of an array, a whole number of registers."""
+    source, target = pointer(array, task * array.shape[1]), pointer(out, task * array.shape[1])
+    for i in range(0, array.shape[1], LANES):
+        store_vector(offset(target, i), load_vector(offset(source, i)))
+
+
 def peak_flops(dtype: str = "float32", seconds: float = _BURST) -> float:
     """Operations per second of fused multiply-adds in registers, on as many threads as kernels may use.
 
@@ -107,6 +116,18 @@ def read_bandwidth(nbytes: int = 64 << 20, seconds: float = _BURST) -> float:
     array = np.ones(max(nbytes // 4, threads * _STREAMS * 2 * LANES), np.float32)
     results = np.empty((threads, 16), np.float32)
     return array.nbytes / _median_seconds(functools.partial(read, threads, array, results), seconds)
+
+
+def copy_bandwidth(nbytes: int = 64 << 20, seconds: float = _BURST) -> float:
+    """Bytes a second that are read from one array and written to another of its size, both counted; threads as above.
+
+    nbytes : the size of each: two that fit a cache are copied there
+    """
+    threads = get_num_threads()
+    width = max(1, nbytes // 4 // threads // LANES) * LANES
+    array, out = aligned_empty((threads, width)), aligned_empty((threads, width))
+    array[...] = 1.0
+    return 2 * array.nbytes / _median_seconds(functools.partial(copy, threads, array, out), seconds)
 
 
 def _median_seconds(run: Callable[[], object], seconds: float) -> float:

@@ -42,6 +42,7 @@ ENTRIES = [
     entry("generate", [8, 8, 8], 0.5, {"PyTorch eager": 1.25}, model="SEDD small", task="step", batch=1),
     entry("accelerate", [8, 8, 8], 50e-3, {"PyTorch": 80e-3}, model="BERT base", errors={"fastsedd": 2e-6}),
     entry("attention", [1, 2, 3, 4], 1e-6, {"PyTorch SDPA": 2e-6}),
+    entry("rows", [100, 10, 50], 2e-6, {"PyTorch": 3e-6}, name="rms_norm"),
     {
         "kind": "quality",
         "dtype": "int8",
@@ -106,6 +107,7 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "| float64 | 64 | 1.0 (4.1e+03) | 2.0 (1.4e+04) | 3.0 (4.8e+04) |" in text
     assert f"| fitted | 32 | exact | int8 | 0.25 {'| 0.75 ± 0.12 ' * 4}|" in text
     assert f"| real text |  |  |  |  {'| 0.5 ± 0.25 ' * 4}|" in text
+    assert "| 100×10×50 | rms_norm | 2.0 | 50 % | 1.50 |" in text
     assert "A CPU (avx2), 4 threads; L2 1024 KiB" in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import fastsedd_kernels as fk
+import numpy as np
 import pytest
 from fastsedd_kernels import roofline
 
@@ -25,3 +26,17 @@ def test_float64_has_half_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bandwidth_is_plausible() -> None:
     assert 1e7 < fk.read_bandwidth(1 << 20) < 1e14
+    assert 1e7 < fk.copy_bandwidth(1 << 20) < 1e14
+
+
+def test_copies_are_counted_as_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_median_seconds", lambda run, seconds: run() or 1.0)
+    assert fk.copy_bandwidth(1 << 16) == 2 << 16
+    assert fk.copy_bandwidth(1) == 2 * fk.get_num_threads() * 4 * roofline.LANES
+
+
+def test_a_copy_is_one() -> None:
+    array = np.random.default_rng(0).standard_normal((3, 5 * roofline.LANES)).astype(np.float32)
+    out = np.full_like(array, np.nan)
+    roofline.copy(3, array, out)
+    np.testing.assert_array_equal(out, array)

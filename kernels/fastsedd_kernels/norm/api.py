@@ -63,10 +63,9 @@ def layer_norm(
     width = x.shape[-1]
     modulation = _modulation(shift, scale, x.shape)
     gain, added = _row("weight", weight, width), _row("bias", bias, width)
-    for name, each in (("out", out), ("residual_out", sums)):
+    for name, each in _outputs(out, sums):
         check_apart(each, in_place=True, called=name, x=x, residual=other)
         check_apart(each, called=name, weight=gain, bias=added, shift=modulation[0], scale=modulation[1])
-    check_apart(out, residual_out=sums)
     tasks = _tasks(x.size)
     rows = (-1, width)
     layer_norm_rows(
@@ -111,10 +110,9 @@ def rms_norm(
     if out.size == 0:
         return out
     x, other = with_adjacent_elements(x), other if other is NO_ROWS else with_adjacent_elements(other)
-    for name, each in (("out", out), ("residual_out", sums)):
+    for name, each in _outputs(out, sums):
         check_apart(each, in_place=True, called=name, x=x, residual=other)
         check_apart(each, called=name, weight=gain[0])
-    check_apart(out, residual_out=sums)
     for source, term, kept, target in views_by_row(x, other, sums, out):
         tasks = _tasks(source.size)
         rms_norm_rows(tasks, (source, term), (*gain, added), kept, target, tasks)
@@ -161,6 +159,14 @@ def _residual(residual: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32
     if array.shape != shape:
         raise ValueError(f"residual has shape {array.shape}, must be x's, {shape}")
     return array
+
+
+def _outputs(out: NDArray[np.float32], sums: NDArray[np.float32]) -> list[tuple[str, NDArray[np.float32]]]:
+    """The outputs that there are, by name; ValueError where they overlap each other."""
+    if sums.size == 0:
+        return [("out", out)]
+    check_apart(out, residual_out=sums)
+    return [("out", out), ("residual_out", sums)]
 
 
 def _require_residual(residual: ArrayLike | None) -> None:

@@ -98,19 +98,29 @@ def _places(
     if positions is None:
         if length > allowed:
             raise ValueError(f"table has {allowed} positions, x {length}")
-        return np.broadcast_to(np.arange(length)[:, None], (*shape[:-1], 1))
+        return _repeated(_first(length), shape)
     if table is None:
         raise ValueError("positions need a table, from rotary_table")
-    indices = as_integers("positions", positions)
-    try:
-        np.broadcast_to(indices, (*shape[:-3], length))
-    except ValueError:
-        raise ValueError(f"positions has shape {indices.shape}, must broadcast to {(*shape[:-3], length)}") from None
+    indices, wanted = as_integers("positions", positions), (*shape[:-3], length)
+    lacking = len(wanted) - indices.ndim
+    if lacking < 0 or any(size not in (1, full) for size, full in zip(indices.shape, wanted[lacking:], strict=True)):
+        raise ValueError(f"positions has shape {indices.shape}, must broadcast to {wanted}")
     if indices.size:
         run(_check_range, indices, allowed)
-    places = contiguous(indices, np.intp)
-    places = places.reshape(*places.shape[:-1], 1, places.shape[-1], 1) if places.ndim else places
-    return np.broadcast_to(places, (*shape[:-1], 1))
+    return _repeated(contiguous(indices, np.intp), shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _first(length: int) -> NDArray[np.intp]:
+    return np.arange(length)
+
+
+def _repeated(places: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Places [..., length], contiguous, as [..., heads, length, 1]. (numpy.broadcast_to takes ten times as long.)"""
+    strides = [0 if size == 1 else stride for size, stride in zip(places.shape, places.strides, strict=True)] or [0]
+    batches = len(shape) - 3
+    leading = (0,) * (batches + 1 - len(strides)) + tuple(strides[:-1])
+    return np.ndarray((*shape[:-1], 1), np.intp, places, 0, (*leading, 0, strides[-1], 0))
 
 
 def _check_range(positions: NDArray[Any], allowed: int) -> None:

@@ -29,13 +29,16 @@ def views_by_row(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
     if all(array.flags.c_contiguous for array in arrays):
         yield tuple(array if array is NO_ROWS else array.reshape(1, 1, -1, array.shape[-1]) for array in arrays)
         return
-    leading = first.ndim - 1
-    order = sorted(range(leading), key=lambda axis: -abs(first.strides[axis]))
-    ordered = [array if array is NO_ROWS else array.transpose(*order, leading) for array in arrays]
-    beyond = ordered[0].shape[: max(0, leading - 3)]
+    strides, leading = first.strides, first.ndim - 1
+    order = sorted(range(leading), key=lambda axis: -abs(strides[axis]))
+    if order != list(range(leading)):
+        arrays = tuple(array if array is NO_ROWS else array.transpose(*order, leading) for array in arrays)
+    if leading == 3:  # the usual case, without a detour
+        yield arrays
+        return
     missing = (None,) * max(0, 3 - leading)
-    for place in np.ndindex(*beyond):
-        yield tuple(array if array is NO_ROWS else array[(*place, *missing)] for array in ordered)
+    for place in np.ndindex(*arrays[0].shape[: max(0, leading - 3)]):
+        yield tuple(array if array is NO_ROWS else array[(*place, *missing)] for array in arrays)
 
 
 def output_with_adjacent_elements(
