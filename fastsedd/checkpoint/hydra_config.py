@@ -45,12 +45,21 @@ def _load(path: Path, content: bytes) -> Any:
     # 1e-4 is a number to Hydra, and to YAML since version 1.2, but to PyYAML only with a point.
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     try:
-        return yaml.load(content, Loader)
+        loader = Loader(content)
+    except yaml.YAMLError as error:  # not text, or text with characters that YAML does not allow
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+    try:
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         # Not all that it says: it quotes the file, and with it whatever a terminal should not be sent.
-        at = error.problem_mark
-        raise CheckpointError(f"{path}: line {at.line + 1}, column {at.column + 1}: {error.problem}") from None
+        raise CheckpointError(f"{path}: {_place(error.problem_mark)}: {error.problem}") from None
     except RecursionError:
-        raise CheckpointError(f"{path}: is nested too deeply") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path}: {_place(loader.get_mark())}: is nested too deeply") from None
+    except (ArithmeticError, ValueError):  # PyYAML's scanner: "\UFFFFFFFF", a version of 5000 digits
+        raise CheckpointError(f"{path}: {_place(loader.get_mark())}: not valid YAML") from None
+    finally:
+        loader.dispose()
+
+
+def _place(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

@@ -200,7 +200,8 @@ def test_yaml_that_is_none(tmp_path: Path, text: str) -> None:
         ("2024-99-99", "line 1, column 4: not a valid timestamp"),
         ("[1, 2024-02-30]", "line 1, column 8: not a valid timestamp"),
         ("!!binary é", "line 1, column 4: failed to convert base64 data into ascii"),
-        ("[" * 5000, "is nested too deeply"),
+        ('"\\UFFFFFFFF"', "line 1, column 7: not valid YAML"),
+        ('"\\U00110000"', "line 1, column 7: not valid YAML"),
     ],
     ids=lambda text: text[:20],
 )
@@ -211,6 +212,23 @@ def test_a_yaml_value_that_its_reader_cannot_construct(tmp_path: Path, value: st
         hydra_config.read(path)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000, r"line 1, column \d+: is nested too deeply"),
+        ("- " * 5000, r"line 1, column \d+: is nested too deeply"),
+        (f"%YAML 1.{'9' * 5000}\n---\n", r"line 1, column 9: not valid YAML"),
+        (f"%YAML {'9' * 5000}.1\n---\n", r"line 1, column 7: not valid YAML"),
+    ],
+    ids=["lists", "items", "minor version", "major version"],
+)
+def test_yaml_that_its_reader_cannot_scan(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: {message}$"):
+        hydra_config.read(path)
 
 
 @pytest.mark.parametrize("text", ["1B-words", "1e", "1.", ".5", "1e-4", "-1e+4", "2e5x", "0x_g", "1_000", "12:30"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -32,6 +33,7 @@ TOKENS = [
     b"../", b"\x80\x02", b"Q", b"R", b"(", b"t", b".", b"s", b"u", b"2", b"0", b"cos\nsystem\n",
     b"r\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
     b"&a ", b"*a ", b"<<: *a\n", b"- ", b"0x_", b"1B-words", b"2024-99-99", b"!!int ", b"!!timestamp ", b"!!binary ",
+    b'"\\UFFFFFFFF"', b'"\\ud800"', b"%YAML 1." + b"9" * 5000 + b"\n---\n", b"1:59", b"|", b"? ", b"!!set ", b"!%FF ",
 ]  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def formats(
     index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
     return found | {
         "config.json": document,
-        "config.yaml": document,  # JSON is YAML
+        "config.yaml": yaml.safe_dump(json.loads(document)).encode(),
         "model.safetensors.index.json": json.dumps(index).encode(),
     }
 
@@ -147,6 +149,45 @@ def fuzz(folder: Path, formats: dict[str, bytes], files: int) -> dict[str, int]:
 
     try_one()
     return counts
+
+
+@st.composite
+def values_of_yaml(draw: st.DrawFn) -> str:
+    """What may stand behind a key: a tag or none, then text from the characters that YAML's own words are made of."""
+    tag = draw(st.sampled_from(["", "", "", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "!!omap "]))
+    words = st.sampled_from(
+        ["0x", "0b", "0o", "1_", ".inf", "1e", "2024-", "-02-30", "T25:61:00", "\\U", "FFFF", "[" * 999]
+    )
+    return tag + draw(
+        st.text("0123456789abefxyz+-._:eE%@!&*|>?#,'\"\\[]{}= \n\té\x85", max_size=12) | st.lists(words).map("".join)
+    )
+
+
+def fuzz_yaml(folder: Path, text: str, files: int) -> set[str]:
+    """Read a config.yaml with one value or key replaced, `files` times; the messages of those that are refused."""
+    path = folder / "config.yaml"
+    lines = text.splitlines()
+    messages = set()
+
+    @settings(max_examples=files, deadline=None, database=None)
+    @given(st.integers(0, len(lines) - 1), values_of_yaml(), st.booleans())
+    def try_one(line: int, value: str, is_key: bool) -> None:
+        key = value if is_key else lines[line].partition(":")[0]
+        path.write_text("\n".join([*lines[:line], f"{key}: {value}", *lines[line + 1 :]]), encoding="utf-8")
+        try:
+            assert hydra_config.read(path).family
+        except CheckpointError as error:
+            messages.add(str(error))
+
+    try_one()
+    assert all(message.isprintable() and message.startswith(f"{path}: ") for message in messages)
+    return messages
+
+
+@pytest.mark.parametrize("files", [300, pytest.param(FILES // 4, marks=pytest.mark.slow)])
+def test_mutated_training_configs(tmp_path: Path, formats: dict[str, bytes], files: int) -> None:
+    messages = fuzz_yaml(tmp_path, formats["config.yaml"].decode(), files)
+    assert len(messages) > 20 and any("not a valid" in message for message in messages)
 
 
 def test_some_mutated_files(tmp_path: Path, formats: dict[str, bytes]) -> None:
