@@ -235,8 +235,8 @@ def _pair(sums: Any, row: int, column: int, tile: Any, epilogue: Any, width: int
     count, wanted = half - column, min(half, width - tile.first_column // 2) - column
     place = tile.first_column + column
     gate = scaled(sums, row, place, count, tile.factors, epilogue)
-    up = scaled(offset(sums, half), row, place + half, count, tile.factors, epilogue)
     gate = activate(_plus_bias_in_kernel(gate, first, wanted, epilogue), epilogue.activation)
+    up = scaled(offset(sums, half), row, place + half, count, tile.factors, epilogue)
     return gate * _plus_bias_in_kernel(up, width + first, wanted, epilogue)
 
 
