@@ -10,6 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from fastsedd import file_lock
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes a file or a folder, as far as there are locks; see `file_lock.exclusive`.
+
+    What killed writers have left of it, unfinished, is removed.
+    """
+    with file_lock.exclusive(path) as sure:
+        if sure:
+            remove_leftovers(path)
+        yield
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
@@ -25,10 +39,7 @@ def replaced(path: Path) -> Iterator[Path]:
         yield incomplete
         incomplete.replace(target)
     finally:
-        if incomplete.is_dir():
-            shutil.rmtree(incomplete, ignore_errors=True)
-        else:
-            incomplete.unlink(missing_ok=True)
+        _remove(incomplete)
 
 
 @contextmanager
@@ -49,12 +60,20 @@ def text_file(path: Path) -> Iterator[TextIO]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove files that killed processes have left of `path`, unfinished. Only its one writer may."""
+    """Remove files and folders that killed processes have left of `path`, unfinished. Only its one writer may."""
     target = path.resolve()
     ours = re.compile(rf"\.{re.escape(target.name)}\.\d+\.incomplete")
     try:
         for each in target.parent.iterdir():
             if ours.fullmatch(each.name):
-                each.unlink(missing_ok=True)
+                _remove(each)
     except OSError:
         pass  # they stay
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder and what is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

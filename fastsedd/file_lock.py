@@ -1,4 +1,4 @@
-"""One writer per file: a lock beside it, which ends with the process that holds it, however that ends."""
+"""One writer per file or folder: a lock beside it, which ends with the process that holds it, however that ends."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _PAUSE = 0.02  # seconds
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[bool]:
-    """Be the only process that writes a file, which need not exist, while the context lasts; whether that is sure.
+    """Be the only process that writes a file or a folder while the context lasts; yields True if that is sure.
 
-    The lock is a file `.NAME.lock` beside it, or the file itself where none can be made there. It is the system's, on
-    network drives too: a killed process holds it no longer. A device or a pipe has any number of writers.
+    It need not exist. The lock is a file `.NAME.lock` beside it, or the file itself where none can be made there. It is
+    the system's, on network drives too: a killed process holds it no longer. A device or a pipe has any number of
+    writers.
     Raises OSError of one line, which names the process that holds the lock, and has changed nothing then.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         yield False
         return
     target = path.resolve()

@@ -28,3 +28,8 @@ def find(name: str) -> Architecture:
 def recognise(model_type: str, inner_type: str) -> Architecture:
     """The architecture of a config.json. model_type : its key of that name; inner_type : `model.type`; "" if absent"""
     return next(each for each in ARCHITECTURES if each.recognises(model_type, inner_type))
+
+
+def is_model_type(text: str) -> bool:
+    """True if some architecture recognises a config.json by this `model_type` alone; the catch-all does not count."""
+    return any(each.recognises(text, "") for each in ARCHITECTURES[:-1])

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastsedd.architectures import registry
 from fastsedd.architectures.annotated import Annotated
 from fastsedd.architectures.base import ModelConfig, Shapes
 from fastsedd.checkpoint import config_json
@@ -94,8 +95,10 @@ def _places(beside: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_whole(place: Mapping[str, Any]) -> bool:
-    model = place.get("model")
-    return place.get("model_type") == "mdlm" or (isinstance(model, Mapping) and "hidden_size" in model)
+    model, model_type = place.get("model"), place.get("model_type")
+    if isinstance(model_type, str) and registry.is_model_type(model_type):
+        return True
+    return isinstance(model, Mapping) and "hidden_size" in model
 
 
 def _number(path: Path, places: list[Mapping[str, Any]], aliases: tuple[str, ...]) -> int | None:

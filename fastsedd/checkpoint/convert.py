@@ -31,21 +31,27 @@ def convert(
     progress(done, total) : called after each tensor
     note : called with one line for what the files do not say and is assumed
     Returns the folder. Raises CheckpointError for anything wrong with the source, ValueError for a target that holds
-    something, OSError where it cannot be written.
+    something, OSError where it cannot be written, or another process is writing it.
     """
     folder = Path(target)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"target: {folder} exists already, allowed: a new or an empty folder")
-    read = checkpoint.read(source, revision, offline=offline, heads=heads)
-    if read.assumed:
-        note(f"assumed: {read.assumed}")
-    with atomic.replaced(folder) as incomplete:
-        incomplete.mkdir()
-        safetensors_file.write(incomplete / WEIGHTS, read.stored, progress or (lambda done, total: None))
-        document = json.dumps(config_json.document(read.config), indent=2)
-        (incomplete / CONFIG).write_text(document + "\n", encoding="utf-8")
-        if read.grid is not None:
-            grid_json.write(incomplete / grid_json.NAME, read.grid)
-        for file in read.tokenizer:
-            shutil.copyfile(file, incomplete / file.name)
+    with atomic.sole_writer(folder):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ValueError(f"target: {folder} exists already, allowed: a new or an empty folder")
+        read = checkpoint.read(source, revision, offline=offline, heads=heads)
+        if read.assumed:
+            note(f"assumed: {read.assumed}")
+        with atomic.replaced(folder) as incomplete:
+            incomplete.mkdir()
+            _write(incomplete, read, progress or (lambda done, total: None))
     return folder
+
+
+def _write(folder: Path, read: checkpoint.Checkpoint, progress: Callable[[int, int], None]) -> None:
+    """Write weights, config, grid and tokenizer into a folder."""
+    safetensors_file.write(folder / WEIGHTS, read.stored, progress)
+    document = json.dumps(config_json.document(read.config), indent=2)
+    (folder / CONFIG).write_text(document + "\n", encoding="utf-8")
+    if read.grid is not None:
+        grid_json.write(folder / grid_json.NAME, read.grid)
+    for file in read.tokenizer:
+        shutil.copyfile(file, folder / file.name)

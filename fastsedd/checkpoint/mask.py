@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -35,7 +35,7 @@ class _Token(msgspec.Struct):
 
 class _Added(msgspec.Struct):
     content: str
-    id: Annotated[int, msgspec.Meta(ge=0)]
+    id: int | None = None
 
 
 class _Special(msgspec.Struct):
@@ -108,7 +108,7 @@ def _find(file: Path, names: tuple[str, ...]) -> int | None:
         found = {line: i for i, line in enumerate(lines)}
     elif file.suffix == ".json" and file.name not in (SPECIAL_TOKENS, "vocab.json"):
         tokenizer = small_file.decode(file, _Tokenizer, _MAX_TOKENIZER)
-        found = _vocabulary(tokenizer.model.vocab) | {token.content: token.id for token in tokenizer.added_tokens}
+        found = _vocabulary(tokenizer.model.vocab) | _added(file, tokenizer.added_tokens)
     elif file.name == "vocab.json":
         found = small_file.decode(file, dict[str, int], _MAX_TOKENIZER)
     return next((found[name] for name in names if name in found), None)
@@ -120,3 +120,14 @@ def _vocabulary(stored: Any) -> dict[str, int]:
         return {piece: token for piece, token in stored.items() if isinstance(token, int)}
     pieces = stored if isinstance(stored, list) else []
     return {each[0]: i for i, each in enumerate(pieces) if isinstance(each, list) and each and isinstance(each[0], str)}
+
+
+def _added(file: Path, tokens: list[_Added]) -> dict[str, int]:
+    """The added tokens of a tokenizer.json. Raises CheckpointError, naming the entry, for one without an id."""
+    found = {}
+    for i, token in enumerate(tokens):
+        if token.id is None or token.id < 0:
+            stated = "no id" if token.id is None else f"the id {token.id}"
+            raise CheckpointError(f"{file}: added_tokens[{i}], {token.content!r}, has {stated}, allowed: 0 or more")
+        found[token.content] = token.id
+    return found

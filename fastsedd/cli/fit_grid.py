@@ -66,13 +66,15 @@ def command(source: Source, fit: _Fit, output: Path | None, threads: int | None,
     M is a folder or a file of weights, with `--output` also a name on the hub, or nothing, the shipped model. Steps
     come to lie close where leaving one out would cost most, on texts that the model writes itself.
     """
+    from fastsedd import atomic
     from fastsedd.checkpoint import grid_json
 
     if output is None and (source.path is None or not Path(source.path).exists()):
         raise click.UsageError("--output FILE is needed where M is not a folder or file of your own")
     model = load(source, threads, quiet=quiet)
-    with terminal.counting("fitting", quiet=quiet) as progress:
-        fitted = model.fit_grid(fit.num_texts, fit.nodes, fit.batch_size, fit.seed, fit.temperature, progress)
     output = model.path.with_name(grid_json.NAME) if output is None else output
-    grid_json.write(output, fitted)
+    with atomic.sole_writer(output):
+        with terminal.counting("fitting", quiet=quiet) as progress:
+            fitted = model.fit_grid(fit.num_texts, fit.nodes, fit.batch_size, fit.seed, fit.temperature, progress)
+        grid_json.write(output, fitted)
     click.echo(f"{output} holds {len(fitted.times)} times")

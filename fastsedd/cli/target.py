@@ -58,11 +58,9 @@ class Target:
         if self.output is None:
             yield
             return
-        from fastsedd import atomic, file_lock
+        from fastsedd import atomic
 
-        with file_lock.exclusive(self.output) as held:
-            if held:
-                atomic.remove_leftovers(self.output)
+        with atomic.sole_writer(self.output):
             yield
 
     def resumed(self) -> Lines | None:

@@ -65,9 +65,28 @@ def test_leftovers_of_this_file_alone_are_removed(tmp_path: Path) -> None:
     ours, others = tmp_path / ".file.12.incomplete", tmp_path / ".file.old.12.incomplete"
     ours.write_text("")
     others.write_text("")
+    (tmp_path / ".file.13.incomplete" / "inside").mkdir(parents=True)
     atomic.remove_leftovers(tmp_path / "file")
     atomic.remove_leftovers(tmp_path / "none" / "file")
     assert list(tmp_path.iterdir()) == [others]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "absent"])
+def test_there_is_one_writer(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it"
+    if kind == "file":
+        path.write_text("")
+    elif kind == "folder":
+        path.mkdir()
+    with (
+        atomic.sole_writer(path),
+        pytest.raises(OSError, match="it is being written by another process"),
+        atomic.sole_writer(path),
+    ):
+        pass
+    with atomic.sole_writer(path):
+        pass
+    assert list(tmp_path.iterdir()) == ([] if kind == "absent" else [path])
 
 
 def test_a_device_is_written_to() -> None:

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
-from fastsedd import atomic, file_lock, output, streams
+from fastsedd import atomic, cli, file_lock, output, streams
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX signals and redirections")
 
@@ -45,6 +47,10 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [*map(str, arguments)])
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -263,6 +269,38 @@ def test_a_second_writer_is_refused_and_changes_nothing(
     with file_lock.exclusive(path) as sure:
         assert sure
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["texts"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_second_conversion_is_refused(tmp_path: Path, write_checkpoint: Any, make_config: Any, exists: bool) -> None:
+    source = write_checkpoint(make_config())
+    target = tmp_path / "converted"
+    if exists:
+        target.mkdir()
+    (tmp_path / ".converted.77.incomplete" / "left").mkdir(parents=True)
+    with atomic.sole_writer(target):
+        refused = run("convert", source, target)
+    assert refused.exit_code == 1 and refused.stdout == ""
+    assert refused.stderr.startswith(
+        f"fastsedd: error: {target} is being written by another process (pid {os.getpid()}"
+    )
+    assert refused.stderr.count("\n") == 1
+    assert run("convert", source, target).exit_code == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([source.name, "converted"])
+
+
+@pytest.mark.parametrize("output", ["grid.json", "other.json"])
+def test_a_second_fit_is_refused(write_checkpoint: Any, make_config: Any, output: str) -> None:
+    folder = write_checkpoint(make_config())
+    given = [] if output == "grid.json" else ["--output", folder / output]
+    before = sorted(folder.iterdir())
+    fit = ["fit-grid", folder, *given, "--texts", 1, "--nodes", 2, "--quiet"]
+    with atomic.sole_writer(folder / output):
+        refused = run(*fit)
+        assert refused.exit_code == 1 and "is being written by another process" in refused.stderr
+    assert sorted(folder.iterdir()) == before
+    assert run(*fit).exit_code == 0
+    assert sorted(folder.iterdir()) == sorted([*before, folder / output])
 
 
 def test_remains_of_a_killed_writer_are_removed(tmp_path: Path, command: Callable[..., list[str]]) -> None:

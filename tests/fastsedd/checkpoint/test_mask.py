@@ -155,6 +155,21 @@ def test_keys_that_are_not_ids_state_no_mask(mdlm: Folder, key: str) -> None:
     assert checkpoint.read(mdlm({"tokenizer_config.json": content})).config.mask_id == SIZE - 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"content": "[MASK]"}, "added_tokens[1], '[MASK]', has no id, allowed: 0 or more"),
+        ({"content": "[MASK]", "id": -5}, "added_tokens[1], '[MASK]', has the id -5, allowed: 0 or more"),
+        ({"content": "\n", "id": None}, r"added_tokens[1], '\n', has no id, allowed: 0 or more"),
+    ],
+)
+def test_an_added_token_without_an_id_is_named(mdlm: Folder, entry: dict[str, Any], words: str) -> None:
+    folder = mdlm({"tokenizer.json": json.dumps({"added_tokens": [{"id": 2, "content": "[CLS]"}, entry]})})
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read(folder)
+    assert str(caught.value) == f"{folder / 'tokenizer.json'}: {words}"
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 5000, '{"mask_token": 7, "added_tokens": 7}'])
 def test_files_that_are_broken(mdlm: Folder, name: str, content: str) -> None:
