@@ -34,7 +34,7 @@ def draw(entries: list[Entry], folder: Path) -> None:
 
 
 def _roofline(axes: Any, entries: list[Entry]) -> bool:
-    """Operations a byte against operations a second, ours and the peers', under the measured limits."""
+    """Operations per byte against operations per second, ours and the peers', under the measured limits."""
     products = [entry for entry in entries if entry["kind"] in ("linear", "matmul") and entry["dtype"] == "float32"]
     streams = [entry for entry in entries if entry["kind"] == "gemv"]
     if not products and not streams:

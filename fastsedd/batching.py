@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-# Another size is tried while a request still has so many batches to go: otherwise the trial cannot pay for itself.
+# Another size is tried while a request has this many batches to go: with fewer the trial cannot pay for itself.
 _WORTH_TRYING = 8
 
 

@@ -158,7 +158,7 @@ class _Queue:
         self._size = max(self._least, int(_TASK_SECONDS / max(seconds, 1e-9)))
 
     def take(self, tasks: int) -> list[int]:
-        """The indices of the next task, when so many run at a time."""
+        """The indices of the next task. tasks : how many run at a time"""
         fair = max(self._least, math.ceil(self.left / tasks))
         return [self._indices.popleft() for _ in range(min(self._size, fair, self.left))]
 

@@ -71,9 +71,11 @@ class Model:
         given = np.asarray(tokens)
         if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
             raise ValueError(f"tokens is {given.dtype} {given.shape}, must be integers [B, L]")
-        self._layout.check_length("tokens", given.shape[1])
-        if given.min() < 0 or given.max() >= self.config.vocab_size:
-            raise ValueError(f"tokens has values outside 0 to {self.config.vocab_size - 1}")
+        if given.shape[1] > self.config.length:
+            raise ValueError(f"tokens has {given.shape[1]} positions, allowed: 1 to {self.config.length}")
+        least, most = int(given.min()), int(given.max())
+        if least < 0 or most >= self.config.vocab_size:
+            raise ValueError(f"tokens has {least if least < 0 else most}, allowed: 0 to {self.config.vocab_size - 1}")
         noise = np.asarray(sigma, np.float64)
         if noise.shape != given.shape[:1] or not (np.isfinite(noise) & (noise > 0)).all():
             raise ValueError(f"sigma has shape {noise.shape}, must be {given.shape[:1]}, finite and above 0")

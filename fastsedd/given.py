@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.choices import is_integer
+from fastsedd.choices import check_integer
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.request import FixedTokens, Request
 from fastsedd.text import Tokenizer
@@ -30,7 +30,7 @@ class Layout:
         """
         length = request.length
         if length is not None:
-            self.check_length("length", length)
+            check_integer("length", length, 1, self.config.length)
         if request.template is None:
             given = self._between(request.prefix, request.suffix, self.config.length if length is None else length)
         else:
@@ -45,11 +45,6 @@ class Layout:
             return self.tokenizer.encode(text)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-    def check_length(self, name: str, length: int) -> None:
-        """Raise ValueError, naming the argument, for more positions than the model has."""
-        if not is_integer(length) or not 1 <= length <= self.config.length:
-            raise ValueError(f"{name}: {length} positions, allowed: 1 to {self.config.length}")
 
     def _between(self, prefix: str, suffix: str, length: int) -> NDArray[np.int32]:
         begin, end = self.encode("prefix", prefix), self.encode("suffix", suffix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,18 @@ MAX_FILE_LINES = 400
 FORBIDDEN_OPENINGS = (
     "What", "That of", "Of", "As", "Those", "Whether", "Which", "So many", "Ours", "How many", "How much",
 )  # fmt: skip
+
+FORBIDDEN_SUBJECTS = {
+    "what",
+    "whatever",
+    "who",
+    "whether",
+    "which",
+    "where",
+    "of",
+    "how",
+    "as",
+}  # test_what_is_no_number
 
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -91,6 +104,14 @@ def test_docstrings_begin_with_what_the_thing_is_or_does() -> None:
         words = (ast.get_docstring(node) or "").split()
         if any(words[: len(each.split())] == each.split() for each in FORBIDDEN_OPENINGS):
             bad.add(name)
+    assert bad == set()
+
+
+def test_names_of_tests_begin_with_their_subject() -> None:
+    bad = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        names = re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        bad |= {f"{path.name}::{name}" for name in names if name.split("_")[1] in FORBIDDEN_SUBJECTS}
     assert bad == set()
 
 

@@ -70,7 +70,7 @@ def uniform_entropy(log_score: Tensor, sigma: Tensor, clean: Tensor, noisy: Tens
 def bound(
     network: nn.Module, config: dict, clean: Tensor, t: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The diffusion weighted denoising score entropy of each sample, [B], nats a token."""
+    """The diffusion weighted denoising score entropy of each sample, [B], nats per token."""
     sigma, rate = total_noise(config, t)
     moved = _uniform(clean.shape, clean.device, generator) < -(-sigma).expm1()[:, None]
     vocab_size = config["tokens"]

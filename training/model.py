@@ -162,7 +162,7 @@ class AnnotatedBlock(nn.Module):
 
 
 class Annotated(nn.Module):
-    """The article's network: learned positions, attention twice a block, exact GELU, no sigma term in the head."""
+    """The article's network: learned positions, attention twice per block, exact GELU, no sigma term in the head."""
 
     def __init__(
         self, vocab_size: int, width: int, blocks: int, heads: int, cond: int, length: int, dropout: float = 0.0

@@ -17,7 +17,7 @@ ARCHITECTURES: list[Architecture] = [
 
 
 def find(name: str) -> Architecture:
-    """The architecture of that name. Raises ValueError, naming those that there are."""
+    """The architecture of that name. Raises ValueError, naming all of them, for any other."""
     for each in ARCHITECTURES:
         if each.name == name:
             return each

@@ -78,7 +78,7 @@ def read(
 
 
 def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offline: bool = False) -> tuple[Path, ...]:
-    """The files of a checkpoint's tokenizer; none where nothing tells of one.
+    """The files of a checkpoint's tokenizer; none where there is none.
 
     source : a folder, a tokenizer.json or a name on the hub that is to be used instead
     Those beside the weights come first; a vocabulary of GPT-2's size is GPT-2's, from the hub. Raises CheckpointError

@@ -43,7 +43,7 @@ def find(path: Path) -> Location:
         if not weights.is_file():
             raise CheckpointError(f"{path}: no such file or folder")
         if not is_weights(weights.name):
-            raise CheckpointError(f"{path}: is not read, allowed: a folder or a file of {', '.join(SUFFIXES)}")
+            raise CheckpointError(f"{path}: is not a file of weights, allowed: a folder or {', '.join(SUFFIXES)}")
         config = next((each for each in configs(weights) if each.is_file()), None)
         return Location(weights, config, tokenizer_in(weights.parent))
     except OSError as error:  # a name that is too long, a folder that may not be entered

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def decode(path: Path, kind: type[_T], most: int = MAX_BYTES) -> _T:
-    """A JSON file as a struct. Raises CheckpointError for what is none."""
+    """A JSON file as a struct. Raises CheckpointError for anything else."""
     try:
         return msgspec.json.decode(content(path, most), type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

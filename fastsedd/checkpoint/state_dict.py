@@ -57,11 +57,11 @@ def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _averaged(tensors: Mapping[str, Tensor], shadows: Any) -> dict[str, Tensor]:
-    """shadows : one a parameter, in the order of the state dict, which has buffers between the parameters."""
+    """shadows : one per parameter, in the order of the state dict, which has buffers between the parameters."""
     names = [name for name in tensors if name not in IGNORED]
     if not isinstance(shadows, list) or len(shadows) != len(names):
         count = len(shadows) if isinstance(shadows, list) else "no list of"
-        raise PickleError(f"ema.shadow_params has {count} tensors, allowed: {len(names)}, one a parameter")
+        raise PickleError(f"ema.shadow_params has {count} tensors, allowed: {len(names)}, one per parameter")
     for name, shadow in zip(names, shadows, strict=True):
         if not isinstance(shadow, Tensor) or shadow.shape != tensors[name].shape:
             raise PickleError(f"ema.shadow_params has no tensor of shape {list(tensors[name].shape)} for {name}")

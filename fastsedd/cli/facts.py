@@ -34,14 +34,14 @@ def of_model(model: Model) -> Facts:
         ("width", f"{config.width}"),
         ("blocks", f"{config.blocks}"),
         ("heads", f"{config.heads} of {config.head_dim}{assumed}"),
-        ("length", f"{config.length} tokens"),
+        ("length", _counted(config.length, "token")),
         ("vocabulary", f"{config.tokens} tokens{mask}"),
         ("predicts", config.output),
         ("tokenizer", model.tokenizer.description),
         ("graph", config.graph),
         ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
         ("fitted grid", "none" if model.fitted is None else f"{len(model.fitted.times)} times"),
-        ("generation", f"{config.generation.steps} steps, temperature {config.generation.temperature:g}"),
+        ("generation", f"{_counted(config.generation.steps, 'step')}, temperature {config.generation.temperature:g}"),
     ]
 
 
@@ -80,7 +80,7 @@ def of_bench(measured: Measurements | Profile) -> Facts:
 
     if isinstance(measured, Profile):
         inside = sum(measured.parts.values())
-        lines = [(part, f"{ms:.2f} ms, {ms / inside:.0%} of the kernels") for part, ms in measured.parts.items()]
+        lines = [(part, f"{ms:.2f} ms, {ms / inside:.0%} of the kernels' time") for part, ms in measured.parts.items()]
         return [*lines, ("forward", f"{measured.forward:.2f} ms, one text of {measured.length} tokens")]
     lines = [
         ("CPU", f"{measured.cpu} ({measured.isa}), {measured.threads} threads"),

@@ -17,7 +17,7 @@ from fastsedd.diffusion.predictor import apply_temperature
 
 LogScore = Callable[[NDArray[np.int32], float], NDArray[np.float32]]
 
-# A step's probabilities are compared in pieces of about so many numbers.
+# A step's probabilities are compared in pieces of about this many numbers.
 _PIECE = 1 << 20
 
 # A jump that a prediction rules out, and that happens after all, counts as this likely: no bound is infinite.

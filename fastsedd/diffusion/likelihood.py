@@ -45,8 +45,9 @@ def bound(
         raise ValueError(f"batch_size is {batch_size}, allowed: 1 or more")
     if windows.ndim != 2 or windows.size == 0:
         raise ValueError(f"windows has shape {windows.shape}, allowed: [W, L], not empty")
-    if windows.min() < 0 or windows.max() >= graph.tokens:
-        raise ValueError(f"windows has values outside 0 to {graph.tokens - 1}")
+    least, most = int(windows.min()), int(windows.max())
+    if least < 0 or most >= graph.tokens:
+        raise ValueError(f"windows has token {least if least < 0 else most}, allowed: 0 to {graph.tokens - 1}")
     values = np.empty(len(windows) * times)
     for first in range(0, len(values), batch_size):
         rows, strata = np.divmod(np.arange(first, min(first + batch_size, len(values))), times)

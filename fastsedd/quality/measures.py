@@ -70,7 +70,7 @@ class Reference:
         """Raises ValueError for a text that is too short to be split."""
         split = int(TRAINING_SHARE * len(text))
         if split == 0:
-            raise ValueError(f"reference has {len(text)} characters, allowed: 2 or more")
+            raise ValueError(f"reference is {text!r}, allowed: 2 characters or more")
         self._real = text[split:]
         self._words = frozenset(_words(text[:split]))
         self._model = KneserNey(text[:split], ORDER)
@@ -84,7 +84,7 @@ class Reference:
         given = list(texts)
         full = [text for text in given if text]
         if not full:
-            raise ValueError(f"texts: {len(given)} without characters, allowed: 1 or more with characters")
+            raise ValueError(f"texts has {len(given)} without characters, allowed: 1 or more with characters")
         length = min(int(np.median([len(text) for text in full])), len(self._real))
         starts = range(0, len(self._real) // length * length, length)
         real = [self._real[start : start + length] for start in starts]

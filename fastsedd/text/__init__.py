@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 
 
 def choose(config: ModelConfig, files: tuple[Path, ...] = ()) -> Tokenizer:
-    """The tokenizer of these files; without any, the one that a model's config tells of, or else token ids."""
+    """The tokenizer of these files; without any, the one that a model's config states, or else token ids."""
     if files:
         return BytePairs(files, config.tokens, config.mask)
     if config.characters is None:

@@ -103,7 +103,7 @@ def _content(file: Path) -> str:
 
 
 def _from_pairs(tokenizers: Any, vocabulary: str, merges: str) -> Any:
-    """GPT-2's tokenizer: pieces of bytes, {piece: id} in JSON, and which two are joined, one pair a line."""
+    """GPT-2's tokenizer: pieces of bytes, {piece: id} in JSON, and which two are joined, one pair per line."""
     lines = [line for line in merges.replace("\r\n", "\n").split("\n") if line and not line.startswith("#version")]
     pairs = [tuple(line.split(" ")) for line in lines]
     broken = next((line for line in pairs if len(line) != 2), None)

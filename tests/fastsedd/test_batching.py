@@ -8,7 +8,7 @@ from fastsedd.batching import BatchSize
 
 
 def sizes(num_samples: int, size: BatchSize, seconds: dict[int, float]) -> list[int]:
-    """The batches of a request, where a step of a batch takes so many seconds a sample, 1 where nothing is said."""
+    """The batches of a request, where a step of a batch takes that many seconds per sample, 1 where nothing is said."""
     taken: list[int] = []
     while sum(taken) < num_samples:
         batch = size.next(num_samples - sum(taken))

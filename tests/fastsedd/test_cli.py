@@ -218,7 +218,7 @@ def test_utf_16_is_named(model: Watched, tmp_path: Path, encoding: str) -> None:
     assert result.exit_code == 1 and "is UTF-16, allowed: UTF-8" in result.stderr
 
 
-def test_a_template_that_is_no_text_or_no_file_is_refused(model: Watched, tmp_path: Path) -> None:
+def test_templates_that_are_not_text_or_not_there_are_refused(model: Watched, tmp_path: Path) -> None:
     file = tmp_path / "scene.txt"
     file.write_bytes(b"ab\xff")
     result = run("generate", "--template", str(file))
@@ -234,7 +234,7 @@ def test_the_dtype_reaches_the_model(model: Watched, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["generate", "inspect"])
-def test_where_a_model_comes_from_reaches_it(model: Watched, command: str) -> None:
+def test_the_source_of_a_model_reaches_it(model: Watched, command: str) -> None:
     run(command)
     defaults = {"revision": None, "offline": False, "tokenizer": None, "heads": None, "dtype": "float32"}
     assert model.loaded == defaults
@@ -300,7 +300,7 @@ def test_usage_errors(model: Watched, arguments: list[str]) -> None:
         (["--prefix", "ß"], "prefix: character 'ß' at position 0"),
         (["--threads", "4000"], "threads is 4000, allowed: 1 to"),
         (["--predictor", "ddpm"], "predictor is 'ddpm', allowed for this model: 'analytic', 'euler'"),
-        (["--length", "13"], "length: 13 positions, allowed: 1 to 12"),
+        (["--length", "13"], "length is 13, allowed: 1 to 12"),
     ],
 )
 def test_errors_that_only_the_model_can_tell_are_one_line(model: Watched, arguments: list[str], message: str) -> None:

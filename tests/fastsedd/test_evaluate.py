@@ -84,7 +84,7 @@ def test_it_is_the_bound_of_the_reference_network(model, config, make_tensors) -
 
 
 def test_a_model_that_knows_nothing_is_near_a_uniform_guess(make_config, write_checkpoint, make_tensors) -> None:
-    """With an empty head and scale by sigma each token's score is 1 / V of the masks': nearly log V a token."""
+    """With an empty head and scale by sigma each token's score is 1 / V of the masks': nearly log V per token."""
     config = make_config("ddit", "absorb")
     tensors = make_tensors(config)
     for name in ("output_layer.linear.weight", "output_layer.linear.bias"):
@@ -240,7 +240,7 @@ def test_usage_errors(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["mdlm", "radd"])
-def test_of_even_predictions_the_bound_is_the_surprise_of_any_token(
+def test_the_bound_of_even_predictions_is_the_surprise_of_any_token(
     write_checkpoint, make_config, make_tensors, architecture: str
 ) -> None:
     config = make_config(architecture)

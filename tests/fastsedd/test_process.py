@@ -314,7 +314,7 @@ def test_remains_of_a_killed_writer_are_removed(tmp_path: Path, command: Callabl
     assert leftovers(tmp_path) == [others.name]
 
 
-def test_of_many_writers_one_writes(tmp_path: Path) -> None:
+def test_one_of_many_writers_writes(tmp_path: Path) -> None:
     """They come and go; no two hold the lock at a time, and none is left."""
     path = tmp_path / "texts"
     script = """

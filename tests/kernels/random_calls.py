@@ -64,7 +64,7 @@ def strassen(call: Call) -> None:
 
 
 def strassen_error(a: np.ndarray, b: np.ndarray, levels: int, eps: float) -> float:
-    """The worst case over the depth of a block: roundings are of either sign, and 12 a level is far from what is met.
+    """The worst case over the depth of a block: roundings are of either sign, and 12 per level is far from what is met.
 
     The worst case itself, which the product's own tests hold, is above many a value of a product.
     """

@@ -1,4 +1,4 @@
-"""The article's network: learned positions, attention twice a block, exact GELU (ash80, annotated diffusion)."""
+"""The article's network: learned positions, attention twice per block, exact GELU (ash80, annotated diffusion)."""
 
 from __future__ import annotations
 

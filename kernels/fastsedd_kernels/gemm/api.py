@@ -135,7 +135,7 @@ def strassen_matmul(
     levels : 0, which is `matmul`; 1; 2; or None: as many as pay for a product of this size (`crossover`)
     An error is bounded in relation to the largest elements of a and b, and not, as in `matmul`, to a row and a column;
     each level multiplies the bound by up to 12, and the error, as measured, by 1.5. A NaN or an infinity in an operand
-    may spread over all of the result. One slab of B, 4,096 columns at most, is held in 7/4 of its memory a level.
+    may spread over all of the result. One slab of B, 4,096 columns at most, is held in 7/4 of its memory per level.
     Raises ValueError for a wrong dtype, shape or number of levels, naming the argument.
     """
     if levels is not None and levels not in range(MAX_LEVELS + 1):

@@ -24,8 +24,8 @@ _UNEVEN = 0.03  # by how much the largest task may exceed the least that is poss
 # Below this many multiply-adds a second thread costs more to start than it saves.
 _SERIAL_WORK = 1 << 19
 
-# And below so many, and elements of B, where B is yet to be packed: panels that one core has just written take another
-# one longer to fetch than it saves (measured: the two meet at 200 x 200 x 200).
+# And below these numbers of multiply-adds and of elements of B, where B is yet to be packed: panels that one core has
+# just written take another one longer to fetch than it saves (measured: the two meet at 200 x 200 x 200).
 _SERIAL_WORK_WITH_PACKING, _SERIAL_ELEMENTS = 1 << 23, 1 << 17
 
 
@@ -54,7 +54,7 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
     """The number of parts that the rows and the panels of C are cut into: a rectangle per thread, nearly equal.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
-    before. But each task keeps ENOUGH_ROWS, if it can: so many that reading B is hidden behind the products. A tall
+    before. But each task keeps ENOUGH_ROWS, if it can: enough that reading B is hidden behind the products. A tall
     rectangle is several tasks, one below the other: another library's threads may still be awake on one of the cores
     (OpenBLAS's are for 25 ms), and the others then take over what its thread has not begun.
     """

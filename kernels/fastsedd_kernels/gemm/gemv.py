@@ -87,7 +87,7 @@ def _emit_row_sums(builder: Any, vector: Any, rows: int, deep: int, operands: li
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_products(typing_context: Any, few: Any, b: Any, ahead: Any, registers: Any, sums: Any) -> Any:
-    """sums[r] += few[r, k] * B[k] for so many rows of `few` (1, 2, 4 or 8) and of B (_DEEP or 1).
+    """sums[r] += few[r, k] * B[k] for a few rows of `few` (1, 2, 4 or 8) and of B (_DEEP or 1).
 
     few : _Few; b, sums : Rows
     ahead : elements from what is read of B to what is prefetched meanwhile; registers : how many to take of each row

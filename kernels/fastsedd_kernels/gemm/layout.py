@@ -30,7 +30,7 @@ def _side(element: Any) -> int:
 
 
 def whole_words(elements: int, element: Any) -> int:
-    """Words (or floats) of that kind that a row of so many elements takes in A, and in B's columns."""
+    """Words (or floats) of that kind that a row of `elements` takes in A, and in B's columns."""
     count, whole = _granularity(element)
     return -(-elements // whole) * whole // count
 
@@ -77,7 +77,7 @@ def block_side(typing_context: Any, b: Any) -> Any:
 
 @jit
 def rows_written(rows: int, b: Any) -> Any:
-    """Rows of C that a product of so many rows writes: whole blocks."""
+    """Rows of C that a product of `rows` rows writes: whole blocks."""
     side = block_side(b)
     return -(-rows // side) * side
 

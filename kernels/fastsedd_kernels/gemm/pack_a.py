@@ -86,7 +86,7 @@ def _quantise_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked
 
 
 def new_sums(b: Any, count: int) -> Any:
-    """Scratch memory for so many sums of products with what `b` points to."""
+    """Scratch memory for `count` sums of products with what `b` points to."""
     raise NotImplementedError("for kernels only")
 
 

@@ -107,7 +107,7 @@ def panels_shape(outputs: int, inputs: int, dtype: np.dtype[Any]) -> tuple[int, 
 
 
 def packing(weight: NDArray[Any], panels: NDArray[Any], threads: int) -> KernelCall:
-    """The call that fills panels with B = weight.T, of floats, on so many threads."""
+    """The call that fills panels with B = weight.T, of floats, on `threads` threads."""
     together = max(1, min(PANELS_PER_TASK, -(-len(panels) // threads)))
     return PACK[weight.dtype], -(-len(panels) // together), (weight, panels, together)
 

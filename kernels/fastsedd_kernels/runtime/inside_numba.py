@@ -79,7 +79,7 @@ def as_given(value: Any) -> Any:
 
 
 def or_empty(kind: Any, dimensions: int) -> Any:
-    """The argument, C-contiguous, or an empty array of so many dimensions where it is absent, as kernels have it."""
+    """The argument, C-contiguous, or an empty array of that many dimensions where it is absent, as kernels have it."""
     shape = (0,) * dimensions
     if is_absent(kind):
         return register_jitable(lambda value: np.empty(shape, np.float32))

@@ -166,7 +166,7 @@ def get_num_threads() -> int:
 
 
 def take_region(threads: int) -> bool:
-    """Try to take the region for so many threads; False where it is taken or there is nothing to share."""
+    """Try to take the region for that many threads; False where it is taken or there is nothing to share."""
     return threads > 1 and threading_layer() != "pool" and _region.acquire(blocking=False)
 
 

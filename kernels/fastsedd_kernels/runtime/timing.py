@@ -22,7 +22,7 @@ def median_seconds(
 
 
 def call_seconds(call: Callable[[], object], seconds: float, least: int = 1) -> list[float]:
-    """The time of each call, of as many as fill that many seconds, and of at least so many."""
+    """Seconds of each call: of as many calls as fill `seconds`, and of `least` or more."""
     taken: list[float] = []
     total = 0.0
     while total < seconds or len(taken) < least:

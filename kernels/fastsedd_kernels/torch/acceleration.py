@@ -232,7 +232,7 @@ def _check(model: nn.Module, dtype: str) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}, must be a torch.nn.Module")
     if dtype not in _STORED:
-        raise ValueError(f"dtype is {dtype!r}, allowed are {', '.join(map(repr, _STORED))}")
+        raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, _STORED))}")
     if any(isinstance(module.__dict__.get("forward"), Forward) for module in model.modules()):
         raise ValueError("model is accelerated already: undo that first")
     if _is_replaced(model):

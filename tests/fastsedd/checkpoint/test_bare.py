@@ -155,7 +155,7 @@ def test_heads_change_the_scores(bare: Any) -> None:
     assert np.array_equal(scores[0], scores[2]) and not np.allclose(scores[0], scores[1])
 
 
-def test_what_is_assumed_is_said_once_and_in_inspect(bare: Any, tmp_path: Path) -> None:
+def test_assumed_heads_are_said_once_and_in_inspect(bare: Any, tmp_path: Path) -> None:
     path = bare(**PUBLISHED)
     result = CliRunner().invoke(cli.main, ["inspect", str(path)])
     assert result.exit_code == 0 and "6 of 64, assumed: the file does not say (--heads N)" in result.stdout

@@ -78,7 +78,7 @@ def test_an_empty_folder_is_filled_and_another_kept(tmp_path: Path, write_checkp
 
 
 @pytest.mark.parametrize("fails", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_what_is_interrupted_leaves_nothing(
+def test_an_interrupted_conversion_leaves_nothing(
     tmp_path: Path, write_checkpoint: Any, make_config: Any, fails: BaseException
 ) -> None:
     source = write_checkpoint(make_config())

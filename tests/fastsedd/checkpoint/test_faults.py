@@ -169,7 +169,7 @@ def test_config(folder: Path, make_config: Any, make_document: Any, fault: str) 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 5000, "\xff", '{"tokens": 5', "version https://git-lfs"])
-def test_config_that_is_none(folder: Path, text: str) -> None:
+def test_files_that_are_not_configs(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text, encoding="latin-1")
     assert "config.json" in assert_one_line(folder)
 
@@ -177,7 +177,7 @@ def test_config_that_is_none(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a: {\ue000\u200b: }}", "\x7f", "\x00", "a: !!python/object:os.system x", "? {b: 1}: c", "- b"]
 )
-def test_yaml_that_is_none(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_yaml(tmp_path: Path, text: str) -> None:
     """The place alone is said: what stands there may be what a terminal obeys."""
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -342,7 +342,7 @@ def test_a_file_that_is_truncated_between_a_look_and_a_read(folder: Path, monkey
         list(tensors.values())
 
 
-def test_what_may_not_be_read(folder: Path) -> None:
+def test_a_file_that_may_not_be_read(folder: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     (folder / "model.safetensors").chmod(0)
@@ -351,7 +351,7 @@ def test_what_may_not_be_read(folder: Path) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_what_is_accepted_is_what_the_library_accepts(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+def test_accepted_files_are_accepted_by_the_library(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     """Files near to valid ones: never more than the format's own library, and the same bytes."""
     path = tmp_path_factory.getbasetemp() / "near.safetensors"
     shapes = data.draw(st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=3))

@@ -113,7 +113,7 @@ def test_revisions(client: Client, published: Any) -> None:
     assert "not a name on the hub" in refusal(client.convert(str(client.folder), "--revision", "v1"))
 
 
-def test_who_may_read(client: Client, hub: Any, published: Any) -> None:
+def test_private_and_gated_repositories(client: Client, hub: Any, published: Any) -> None:
     hub.private.add("owner/sedd")
     assert "set HF_TOKEN" in refusal(client.convert("owner/sedd"))
     assert client.convert("owner/sedd", HF_TOKEN=hub.token).returncode == 0
@@ -121,7 +121,7 @@ def test_who_may_read(client: Client, hub: Any, published: Any) -> None:
     assert "gated" in refusal(client.convert("owner/gated"))
 
 
-def test_what_is_not_there(client: Client, hub: Any, published: Any) -> None:
+def test_missing_repositories_and_files(client: Client, hub: Any, published: Any) -> None:
     said = refusal(client.convert("owner/nothing/inside"))
     assert "owner/nothing/inside: no such file or folder, and on the hub no repository owner/nothing" in said
     assert "has no file or folder 'nothing.bin'" in refusal(client.convert("owner/sedd/nothing.bin"))
@@ -248,7 +248,7 @@ def test_a_path_is_never_taken_for_a_name(client: Client, hub: Any, write_checkp
         ("o/" + "x" * 5000, None),
     ],
 )
-def test_what_is_a_name(text: str, expected: tuple[str, str] | None) -> None:
+def test_names_on_the_hub(text: str, expected: tuple[str, str] | None) -> None:
     assert hubs.parse(text) == expected
 
 
@@ -328,7 +328,7 @@ def test_a_disk_that_is_full_is_not_told_as_a_hub_out_of_reach(client: Client, p
     assert done.returncode == 1 and "Not a directory" in done.stderr.splitlines()[-1]  # before it, the library's own
 
 
-def test_what_the_operating_system_says_of_files_and_of_networks() -> None:
+def test_errors_of_files_and_of_networks() -> None:
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         assert hubs._refused_file(OSError(code, os.strerror(code))) == os.strerror(code)
     wrapped = RuntimeError("could not be stored")

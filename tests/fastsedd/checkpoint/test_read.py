@@ -102,7 +102,7 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+def test_paths_that_are_neither_file_nor_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     assert "no such file" in refusal(tmp_path / "pipe.safetensors")
 
@@ -249,7 +249,7 @@ def test_config_faults(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"tokens": NaN}', '{"tokens": 1e400}', "[" * 5000, "\xff"])
-def test_config_that_is_no_config(write_checkpoint, make_config, text: str) -> None:
+def test_files_that_are_not_configs(write_checkpoint, make_config, text: str) -> None:
     folder = write_checkpoint(make_config())
     (folder / "config.json").write_text(text, encoding="latin-1")
     assert "config.json" in refusal(folder)

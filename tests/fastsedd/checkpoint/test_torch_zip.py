@@ -175,7 +175,7 @@ def test_a_moving_average_of_another_model(tmp_path: Path, torch_file: Callable[
     assert "ema.shadow_params" in refusal(path)
 
 
-def test_what_pytorch_writes(tmp_path: Path) -> None:
+def test_files_that_pytorch_writes(tmp_path: Path) -> None:
     """torch.save itself: a module's state dict, parameters, views and transposed tensors, an optimizer that has run."""
     torch = pytest.importorskip("torch")
     state = published_state()
@@ -253,7 +253,7 @@ def test_a_hostile_pickle_runs_nothing(
     assert not (tmp_path / "MARKER").exists()
 
 
-def test_those_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hostile_pickles_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above shows something only if its files are dangerous to whoever unpickles them."""
     import pickle
 

@@ -248,14 +248,14 @@ BESIDE: dict[str, Any] = {
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("kind", BESIDE)
-def test_what_lies_beside_the_weights(kind: str, protocol: int) -> None:
+def test_objects_beside_the_weights(kind: str, protocol: int) -> None:
     pickled = pickle.dumps({"beside": BESIDE[kind], "last": 7}, protocol)
     assert unpickler.loads(pickled)["last"] == 7
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_what_pytorch_leaves_beside_the_weights(tmp_path: Path, protocol: int) -> None:
+def test_objects_that_pytorch_leaves_beside_the_weights(tmp_path: Path, protocol: int) -> None:
     torch = pytest.importorskip("torch")
     attributed = torch.nn.Parameter(torch.ones(2))
     attributed.note = "kept"

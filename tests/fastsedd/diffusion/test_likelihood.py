@@ -274,7 +274,7 @@ def test_each_window_has_a_time_in_every_stratum() -> None:
         ({"seed": 2**64}, "seed is"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"windows": np.zeros((0, 2), np.int32)}, "windows has shape"),
-        ({"windows": np.full((1, 2), TOKENS, np.int32)}, "windows has values outside 0 to 2"),
+        ({"windows": np.full((1, 2), TOKENS, np.int32)}, f"windows has token {TOKENS}, allowed: 0 to 2"),
     ],
 )
 def test_bad_arguments(changes: dict, words: str) -> None:

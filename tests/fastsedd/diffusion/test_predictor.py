@@ -93,7 +93,7 @@ def test_a_step_has_the_published_distribution_in_both_forms(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_of_a_clean_prediction_the_analytic_step_is_mdlms(step: Step) -> None:
+def test_the_analytic_step_of_a_clean_prediction_is_mdlms(step: Step) -> None:
     """Its ddpm update: p (m_t - m_s) for a token, m_s to stay, m = 1 - e^-sigma."""
     graph = Absorb(4)
     clean = np.random.default_rng(4).dirichlet(np.ones(4), 3)
@@ -108,7 +108,7 @@ def test_of_a_clean_prediction_the_analytic_step_is_mdlms(step: Step) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(("name", "predictor"), [("analytic", ANALYTIC), ("euler", EULER), ("denoiser", DENOISER)])
-def test_of_a_clean_prediction_the_steps_are_radds(step: Step, name: str, predictor: Predictor) -> None:
+def test_the_steps_of_a_clean_prediction_are_radds(step: Step, name: str, predictor: Predictor) -> None:
     """Its score is p e^-sigma / (1 - e^-sigma), in Lou et al.'s steps (Ou et al. 2024, theorem 1)."""
     if name == "denoiser":
         step = Step(step.dsigma, step.dsigma, step.rate_dt)

@@ -75,7 +75,7 @@ def test_no_texts_are_refused(texts: list[str]) -> None:
 
 
 def test_a_short_reference_is_refused() -> None:
-    with pytest.raises(ValueError, match="reference has 1 characters"):
+    with pytest.raises(ValueError, match="reference is 'a', allowed: 2 characters or more"):
         Reference("a")
 
 

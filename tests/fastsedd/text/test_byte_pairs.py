@@ -190,14 +190,14 @@ def test_tokens_that_a_model_does_not_have(folder: Path) -> None:
         small.encode("hello")
 
 
-def test_half_a_surrogate_pair_is_no_text(pairs: text.BytePairs) -> None:
+def test_half_a_surrogate_pair_is_refused(pairs: text.BytePairs) -> None:
     with pytest.raises(ValueError, match="position 2") as caught:
         pairs.encode("ab\ud800")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": null}', "\0", "[" * 5000])
-def test_files_that_are_no_tokenizer(tmp_path: Path, content: str) -> None:
+def test_files_that_are_not_tokenizers(tmp_path: Path, content: str) -> None:
     for names in (("tokenizer.json",), ("vocab.json", "merges.txt")):
         for name in names:
             (tmp_path / name).write_text(content)

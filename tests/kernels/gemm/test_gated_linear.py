@@ -101,7 +101,7 @@ def test_bits_depend_on_neither_threads_nor_neighbours(one_thread: Callable[[], 
     np.testing.assert_array_equal(fk.linear(x[250:263], weight, activation="silu"), every[250:263])
 
 
-def test_what_is_not_finite_shows() -> None:
+def test_values_that_are_not_finite_show() -> None:
     x, weights = normal(0, 40, 30), pair(70, 30)
     for value in (np.nan, np.inf):
         x[7, 3] = value

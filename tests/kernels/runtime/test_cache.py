@@ -138,7 +138,7 @@ def test_kernels_in_a_read_only_folder_are_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks: each process compiles")
-def test_of_processes_that_start_cold_together_one_compiles(tmp_path: Path) -> None:
+def test_one_of_the_processes_that_start_cold_together_compiles(tmp_path: Path) -> None:
     alone = int(answer(start(tmp_path / "alone"))[COMPILATIONS])
     together = [answer(process) for process in [start(tmp_path / "together") for _ in range(4)]]
     assert alone > 0 and sum(int(words[COMPILATIONS]) for words in together) == alone

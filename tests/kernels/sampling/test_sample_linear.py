@@ -97,7 +97,7 @@ def test_distribution(name: str, own: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["floor", "floor, sharpened"])
-def test_where_rejection_is_hopeless_the_sweep_draws(name: str) -> None:
+def test_the_sweep_draws_where_rejection_is_hopeless(name: str) -> None:
     """A floor that leaves a ten-thousandth of the mean; and rows whose every score is nearly the same."""
     columns, n = NR + 3, 20_000
     law = LAWS[name](columns)._replace(floor=0.9999 / columns, stay=0.05, slope=0.0)
