@@ -1,4 +1,4 @@
-"""Text diffusion (SEDD, MDLM, RADD) on a CPU: `load` a checkpoint, then `Model.generate`.
+"""Text diffusion (SEDD) on a CPU: `load` a checkpoint, then `Model.generate`.
 
 Names are imported when they are first used: `fastsedd --help` waits for neither NumPy nor Numba.
 """

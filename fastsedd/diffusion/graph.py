@@ -64,7 +64,7 @@ class Graph(Protocol):
         """
 
     def changing(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """True if a reverse step can change a token, shaped as ``tokens``: no other one needs its score."""
+        """True if a reverse step can change a token, shaped as ``tokens``: of no other one is the score ever asked."""
 
     def reverse_law(self, dsigma: float) -> Law:
         """``reverse_transition`` of a changing token in closed form: what its log scores weigh, whatever they are."""

@@ -17,7 +17,7 @@ from fastsedd_kernels.embedding import overloads as _embedding_overloads  # noqa
 from fastsedd_kernels.embedding.api import embedding
 from fastsedd_kernels.gemm import overloads as _gemm_overloads  # noqa: F401
 from fastsedd_kernels.gemm.api import linear, matmul, strassen_matmul
-from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
+from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack, unpack
 from fastsedd_kernels.gemm.tuned_blocks import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.tuning import tune
 from fastsedd_kernels.norm import overloads as _norm_overloads  # noqa: F401
@@ -78,4 +78,5 @@ __all__ = [
     "threading_layer",
     "tune",
     "uniform",
+    "unpack",
 ]

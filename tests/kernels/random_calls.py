@@ -150,6 +150,34 @@ def gated(call: Call) -> None:
     call.close(result, exact[0] * exact[1], bound + EPS[np.float32] * np.abs(exact[0] * exact[1]) + 1e-30)
 
 
+def grouped(call: Call) -> None:
+    """A weight in groups of 32 inputs, as it is stored; x is rounded to half a 127th of the largest of 128."""
+    stored, minimum = call.pick("int4", "int8g"), bool(call.rng.integers(2))
+    m, k, n = call.size(ROWS), max(1, call.size(32, 20)), max(1, call.size())
+    x, weight = call.array("x", m, k), call.array("weight", n, k, favoured=("C", "F"))
+    bias = call.array("bias", n)
+    packed = fk.pack(weight, stored, minimum=minimum)
+    call.words.append(f"{stored} minimum={minimum}")
+    out = call.out(m, n, rows_apart=0 if call.way == "njit" else call.pick(0, 3))
+    if call.way == "njit":
+        function = jitted(
+            f"grouped {stored}", lambda x, w, bias, out: fk.linear(x, w, bias, out=out), kind_of(2),
+            numba.typeof(packed), kind_of(1), kind_of(2, layout="C"),
+        )  # fmt: skip
+        given = writable(x), writable(bias)
+        result = call.run(lambda: function(given[0], packed, given[1], out))
+    else:
+        result = call.run(lambda: fk.linear(x, packed, bias, out=out))
+    values = fk.unpack(packed)
+    size_w = np.abs(values.astype(np.float64)) + (2 * np.abs(weight).max() if minimum else 0)
+    error = (k + 8) * EPS[np.float32] * (np.abs(x.astype(np.float64)) @ size_w.T + np.abs(bias)) + TINY[np.float32]
+    for first in range(0, k, 128):
+        block = slice(first, first + 128)
+        steps = np.abs(x[:, block].astype(np.float64)).max(1, keepdims=True, initial=0) / 254
+        error = error + 1.01 * steps * np.abs(values[:, block].astype(np.float64)).sum(1)
+    call.close(result, gemm.linear(x, values, bias), error)
+
+
 def attend(call: Call) -> None:
     heads, dim = call.pick((2,), (2, 1)), max(1, call.size(16, 4))
     if call.way == "njit":
@@ -386,7 +414,7 @@ def draw_from_product(call: Call) -> None:
 
 KERNELS = (
     matmul, matmul, strassen, strassen, strassen, linear, linear, linear, gated, attend, layer_norm, rms_norm, softmax,
-    activate, embed, rotate, draw, draw_from_product,
+    grouped, grouped, activate, embed, rotate, draw, draw_from_product,
 )  # fmt: skip
 
 

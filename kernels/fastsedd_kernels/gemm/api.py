@@ -14,9 +14,11 @@ from fastsedd_kernels.activation.table import ACTIVATIONS, IDENTITY
 from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, blocking, plan, threads_to_pack_and_multiply
 from fastsedd_kernels.gemm.epilogue import ROWS_PER_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
+from fastsedd_kernels.gemm.group_scaled.blocking import partition
+from fastsedd_kernels.gemm.group_scaled.kernel import multiply_groups
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
 from fastsedd_kernels.gemm.pack_b import packing, panels_shape
-from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack
+from fastsedd_kernels.gemm.packed_weight import GROUPED, PackedWeight, pack
 from fastsedd_kernels.gemm.strassen import product as strassen
 from fastsedd_kernels.gemm.strassen.crossover import levels_that_pay
 from fastsedd_kernels.gemm.strassen.product import MAX_LEVELS
@@ -65,12 +67,13 @@ def linear(
     out : float32 [..., outputs], its rows equally far apart (`padded_empty`); it must not overlap x, bias or gate
     Accumulates in float32 in the order of the inputs; the result's bits depend on nothing else, not on threads.
     With a bfloat16 weight x is rounded to bfloat16 first; with an int8 weight, to whole 127ths of the largest magnitude
-    of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout.
+    of each row, and sums are exact: a row of x that holds a NaN or an infinity becomes NaN throughout. With a weight in
+    groups ("int8g", "int4") the same holds of every 128 inputs of each row.
     Raises ValueError for a wrong dtype or shape, naming the argument.
     """
     packed = weight if isinstance(weight, PackedWeight) else pack(weight)
     if packed.dtype == "float64":
-        raise ValueError("weight is packed as float64, allowed: float32, bfloat16, int8")
+        raise ValueError("weight is packed as float64, allowed: float32, bfloat16, int8, int8g, int4")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, allowed: {', '.join(map(repr, ACTIVATIONS))}")
     x = as_array("x", x)
@@ -91,13 +94,32 @@ def linear(
     parts: tuple[Any, ...] = (added, ACTIVATIONS[activation], gates, kept, packed.paired)
     if packed.strassen > 0:
         _linear_by_strassen(as_rows(x), packed, parts, target)
-        return out
+    elif packed.dtype in GROUPED:
+        _linear_by_groups(x, packed, parts, target)
+    else:
+        _linear_by_panels(x, packed, parts, target)
+    return out
+
+
+def _linear_by_panels(
+    x: NDArray[np.float32], packed: PackedWeight, parts: tuple[Any, ...], out: NDArray[np.float32]
+) -> None:
+    """`linear` of a weight that has no scales, or one for each output."""
     panels = packed.panels
-    arranged = plan(get_num_threads(), rows, panels.shape[1], len(panels), panels.dtype)
+    arranged = plan(get_num_threads(), len(out), panels.shape[1], len(panels), panels.dtype)
     x = as_rows(x) if packed.dtype == "float32" else as_rows(with_adjacent_elements(x))
     parts = (*parts, *packed.quantisation)
-    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, target, False, arranged)
-    return out
+    MULTIPLY[panels.dtype](arranged[0] * arranged[1], x, panels, parts, out, False, arranged)
+
+
+def _linear_by_groups(
+    x: NDArray[np.float32], packed: PackedWeight, parts: tuple[Any, ...], out: NDArray[np.float32]
+) -> None:
+    """`linear` of a weight in groups."""
+    groups = packed.quantisation[1].shape[1]
+    cut = partition(get_num_threads(), len(out), groups, len(packed.panels))
+    stored = (packed.panels, *packed.quantisation)
+    multiply_groups(cut[0] * cut[1], as_rows(with_adjacent_elements(x)), stored, parts, out, cut)
 
 
 def _linear_by_strassen(

@@ -47,10 +47,10 @@ def _plan(
     tiles, max_depth, *sizes = block_limits(within, dtype)
     if rows <= isa().tile.rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
         max_depth = depth
-    return *task_grid(threads, rows, depth, panels, dtype), *blocks(depth, tiles, max_depth, *sizes)
+    return *task_grid(threads, rows, depth, panels, COLUMNS[dtype]), *blocks(depth, tiles, max_depth, *sizes)
 
 
-def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int]:
+def task_grid(threads: int, rows: int, depth: int, panels: int, nr: int) -> tuple[int, int]:
     """The number of parts that the rows and the panels of C are cut into: a rectangle per thread, nearly equal.
 
     Where several grids are, rows are cut first: a core then finds in its own cache the rows that it wrote in the layer
@@ -58,7 +58,6 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[
     rectangle is several tasks, one below the other: another library's threads may still be awake on one of the cores
     (OpenBLAS's are for 25 ms), and the others then take over what its thread has not begun.
     """
-    nr = COLUMNS[dtype]
     if threads == 1 or rows * panels * nr * depth < _SERIAL_WORK:
         return 1, 1
     divisors = [r for r in range(1, threads + 1) if threads % r == 0]

@@ -86,7 +86,7 @@ class _Memory(NamedTuple):
 
 
 @jit
-def _part(count: int, parts: int, index: int) -> Any:
+def part(count: int, parts: int, index: int) -> Any:
     """The index-th of `parts` nearly equal parts of range(count), as (first, last)."""
     return count * index // parts, count * (index + 1) // parts
 
@@ -102,7 +102,7 @@ def _tile(rows: int, tiles: int, index: int, b: Any) -> Any:
     full = max(0, tiles - 2)
     if index < full or block_side(b) > 1:
         return index * height, min(rows, (index + 1) * height)
-    first, last = _part(rows - full * height, tiles - full, index - full)
+    first, last = part(rows - full * height, tiles - full, index - full)
     return full * height + first, full * height + last
 
 
@@ -110,7 +110,7 @@ def _tile(rows: int, tiles: int, index: int, b: Any) -> Any:
 def _slab(depth: int, slabs: int, index: int, b: Any) -> Any:
     """The index-th slab of the depth: whole blocks of A."""
     side = block_side(b)
-    first, last = _part(depth // side, slabs, index)
+    first, last = part(depth // side, slabs, index)
     return first * side, last * side
 
 
@@ -182,8 +182,8 @@ def _multiply_rectangle(
     """
     nr, depth, some = panels.shape[2], panels.shape[1], pointer(panels, 0)
     height, mc = tile_rows(some), partition.mc
-    first_row, last_row = _part(out.shape[0], partition.row_parts, task // partition.panel_parts)
-    first_panel, last_panel = _part(panels.shape[0], partition.panel_parts, task % partition.panel_parts)
+    first_row, last_row = part(out.shape[0], partition.row_parts, task // partition.panel_parts)
+    first_panel, last_panel = part(panels.shape[0], partition.panel_parts, task % partition.panel_parts)
     slabs = -(-depth // partition.kc)
     group = last_panel - first_panel if slabs == 1 else partition.group
     line = CACHE_LINE // panels.itemsize  # more elements than are used, of memory that starts on a cache line's edge
@@ -198,7 +198,7 @@ def _multiply_rectangle(
     blocks = -(-tiles * height // mc)
     open_tiles(some)
     for index in range(blocks):
-        first_tile, last_tile = _part(tiles, blocks, index)
+        first_tile, last_tile = part(tiles, blocks, index)
         row = first_row + first_tile * height
         rows = min(last_row, first_row + last_tile * height) - row
         a = rows_in_place(x, row * lda, copy)

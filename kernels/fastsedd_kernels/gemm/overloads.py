@@ -22,9 +22,11 @@ from fastsedd_kernels.activation.table import ACTIVATIONS
 from fastsedd_kernels.gemm.api import linear, matmul
 from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, block_limits, blocks
 from fastsedd_kernels.gemm.dot_products import COLUMNS, NUMPY
+from fastsedd_kernels.gemm.group_scaled import blocking as group_blocking
+from fastsedd_kernels.gemm.group_scaled.kernel import WEIGHT, multiply_groups
 from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
 from fastsedd_kernels.gemm.pack_b import PACK, PANELS_PER_TASK
-from fastsedd_kernels.gemm.packed_weight import PackedWeight
+from fastsedd_kernels.gemm.packed_weight import GROUPED, PackedWeight
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.inside_numba import (
     as_given,
@@ -41,11 +43,19 @@ from fastsedd_kernels.runtime.inside_numba import (
 _multiply = {dtype: caller(kernel) for dtype, kernel in MULTIPLY.items()}
 _multiply_plain = {dtype: caller(kernel) for dtype, kernel in MULTIPLY_PLAIN.items()}
 _pack = {dtype: caller(kernel) for dtype, kernel in PACK.items()}
+_multiply_groups = caller(multiply_groups)
 
 register_jitable(blocks)
 
-_SCALES = types.Array(float32, 1, "C", readonly=True)
-_CORRECTIONS = types.Array(types.int32, 1, "C", readonly=True)
+# The arrays of `PackedWeight.quantisation`, by dtype.
+_GROUPS = tuple(zip(("halves", "small", "facts"), WEIGHT[1:], strict=True))
+_QUANTISATION: dict[str, tuple[tuple[str, Any], ...]] = {
+    "int8": (
+        ("scales", types.Array(float32, 1, "C", readonly=True)),
+        ("corrections", types.Array(types.int32, 1, "C", readonly=True)),
+    ),
+    **dict.fromkeys(GROUPED, _GROUPS),
+}
 
 
 class PackedWeightType(types.Type):  # type: ignore[misc]
@@ -58,8 +68,8 @@ class PackedWeightType(types.Type):  # type: ignore[misc]
 
     @property
     def fields(self) -> list[tuple[str, Any]]:
-        quantisation = [("scales", _SCALES), ("corrections", _CORRECTIONS)] if self.stored == "int8" else []
-        return [("panels", self.panels), ("shape", types.UniTuple(types.intp, 2)), *quantisation]
+        shape = types.UniTuple(types.intp, 2)
+        return [("panels", self.panels), ("shape", shape), *_QUANTISATION.get(self.stored, ())]
 
 
 @typeof_impl.register(PackedWeight)
@@ -73,7 +83,7 @@ class _PackedWeightModel(models.StructModel):  # type: ignore[misc]
         super().__init__(manager, kind, kind.fields)
 
 
-for _name in ("panels", "shape", "scales", "corrections"):
+for _name in {"panels", "shape", *(name for parts in _QUANTISATION.values() for name, _ in parts)}:
     make_attribute_wrapper(PackedWeightType, _name, _name)
 
 
@@ -81,9 +91,10 @@ for _name in ("panels", "shape", "scales", "corrections"):
 def _unbox_packed(kind: PackedWeightType, value: Any, c: Any) -> NativeValue:
     native = cgutils.create_struct_proxy(kind)(c.context, c.builder)
     parts = c.pyapi.object_getattr_string(value, "quantisation")
+    places = {name: place for place, (name, _) in enumerate(_QUANTISATION.get(kind.stored, ()))}
     for name, each in kind.fields:
-        if name in ("scales", "corrections"):
-            part = c.pyapi.tuple_getitem(parts, 0 if name == "scales" else 1)
+        if name in places:
+            part = c.pyapi.tuple_getitem(parts, places[name])
             c.pyapi.incref(part)
         else:
             part = c.pyapi.object_getattr_string(value, name)
@@ -93,31 +104,50 @@ def _unbox_packed(kind: PackedWeightType, value: Any, c: Any) -> NativeValue:
     return NativeValue(native._getvalue(), is_error=cgutils.is_not_null(c.builder, c.pyapi.err_occurred()))
 
 
+def _product(weight: PackedWeightType) -> Any:
+    """An njit function of (x, weight, the epilogue's parts, result), for weights of that type."""
+    one = np.intp(1)
+    if weight.stored in GROUPED:
+        l2 = group_blocking.l2_words()
+
+        def of_groups(x: Any, weight: Any, parts: Any, result: Any) -> None:
+            stored = (weight.panels, weight.halves, weight.small, weight.facts)
+            mc = group_blocking.block_rows(weight.small.shape[1], l2)
+            _multiply_groups(1, (np.ascontiguousarray(x), stored, parts, result, (one, one, mc)))
+
+        return register_jitable(of_groups)
+    multiply, within = _multiply[weight.words], block_limits(limits(), weight.words)
+    as_rows = as_given if weight.stored == "float32" else register_jitable(lambda x: np.ascontiguousarray(x))
+    quantised = register_jitable(
+        (lambda weight: (weight.scales, weight.corrections)) if weight.stored == "int8" else (lambda weight: ())
+    )
+
+    def of_panels(x: Any, weight: Any, parts: Any, result: Any) -> None:
+        mc, kc, group = blocks(weight.panels.shape[1], *within)
+        every = parts + quantised(weight)
+        multiply(1, (as_rows(x), weight.panels, every, result, False, (one, one, mc, kc, group)))
+
+    return register_jitable(of_panels)
+
+
 @implements(linear)
 def _linear(
     x: Any, weight: Any, bias: Any = None, activation: Any = None, gate: Any = None, residual: Any = None,
     out: Any = None,
 ) -> Any:  # fmt: skip
     if not isinstance(weight, PackedWeightType) or weight.stored == "float64":
-        raise TypingError(
-            f"weight is {weight}, must be what fastsedd_kernels.pack returns, of float32, bfloat16 or int8"
-        )
+        raise TypingError(f"weight is {weight}, must be what fastsedd_kernels.pack returns, of any dtype but float64")
     require("x", x, (2,))
     require("bias", bias, (1,), optional=True)
     require("gate", gate, (1, 2), optional=True)
     require("residual", residual, (2,), optional=True)
     require_out(out, (2,))
     number = ACTIVATIONS[constant("activation", activation, tuple(ACTIVATIONS))]
-    multiply, within = _multiply[weight.words], block_limits(limits(), weight.words)
-    in_place, paired = weight.stored == "float32", weight.paired
-    as_rows = as_given if in_place else register_jitable(lambda x: np.ascontiguousarray(x))
+    multiply, paired = _product(weight), weight.paired
     bias_of, residual_of, target = or_empty(bias, 1), or_empty(residual, 2), or_new(out, np.float32)
     gate_of = or_empty(gate, 2)
     if isinstance(gate, types.Array) and gate.ndim == 1:
         gate_of = register_jitable(lambda gate: np.ascontiguousarray(gate).reshape(1, -1))
-    quantised = register_jitable(
-        (lambda weight: (weight.scales, weight.corrections)) if weight.stored == "int8" else (lambda weight: ())
-    )
 
     def implementation(
         x: Any, weight: Any, bias: Any = None, activation: Any = None, gate: Any = None, residual: Any = None,
@@ -135,10 +165,7 @@ def _linear(
         if added.size > 0 and added.shape != result.shape:
             raise ValueError("residual must have the result's shape")
         if result.size > 0:
-            mc, kc, group = blocks(weight.panels.shape[1], *within)
-            parts = (offsets, np.intp(number), gates, added, bool(paired)) + quantised(weight)  # noqa: RUF005, Numba has no *
-            one = np.intp(1)
-            multiply(1, (as_rows(x), weight.panels, parts, result, False, (one, one, mc, kc, group)))
+            multiply(x, weight, (offsets, np.intp(number), gates, added, bool(paired)), result)
         return result
 
     return implementation

@@ -7,6 +7,7 @@ A panel is one long sequential read; its zero columns let every micro-kernel run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,15 @@ PACK = {np.dtype(np.float32): _kernel(types.float32), np.dtype(np.float64): _ker
 def pack_transposed(weight: NDArray[Any]) -> NDArray[Any]:
     """The read-only panels of B = weight.T; weight [N, K], any strides, of floats or words, checked by the caller."""
     panels = aligned_empty(panels_shape(weight.shape[0], weight.shape[1], weight.dtype), weight.dtype)
+    pack_into(weight, panels)
+    return read_only(panels)
+
+
+def pack_into(weight: NDArray[Any], panels: NDArray[Any]) -> None:
+    """Fill panels, of any width, with B = weight.T."""
     moved = np.dtype(f"f{weight.itemsize}")  # words are moved as floats of their size, bit for bit
     kernel, tasks, arguments = packing(weight.view(moved), panels.view(moved), get_num_threads())
     kernel(tasks, *arguments)
-    return read_only(panels)
 
 
 def panels_shape(outputs: int, inputs: int, dtype: np.dtype[Any]) -> tuple[int, int, int]:
@@ -117,3 +123,18 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def side_by_side(pair: Sequence[NDArray[Any]], nr: int) -> NDArray[Any]:
+    """Two arrays [N, ...] as one, [panels * NR, ...]: NR / 2 rows of the first, as many of the second, and so on.
+
+    Zeros fill the last panel.
+    """
+    half = nr // 2
+    outputs, rest = len(pair[0]), pair[0].shape[1:]
+    both = np.zeros((-(-outputs // half), 2, half, *rest), pair[0].dtype)
+    whole = outputs // half
+    for side, part in enumerate(pair):
+        both[:whole, side] = part[: whole * half].reshape(whole, half, *rest)
+        both[whole:, side, : outputs - whole * half] = part[whole * half :]
+    return both.reshape(len(both) * nr, *rest)

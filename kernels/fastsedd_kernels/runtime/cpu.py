@@ -26,6 +26,21 @@ define <16 x float> @probe(<16 x float>* %p, <16 x float> %y, <16 x float> %z) {
 declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
 """
 
+_BYTES_PROBE = """
+define <64 x i8> @probe(<64 x i8> %x, <64 x i8> %y) {
+  %r = add <64 x i8> %x, %y
+  ret <64 x i8> %r
+}
+"""
+
+_HALVES_PROBE = """
+define <4 x float> @probe(<4 x half>* %p) {
+  %x = load <4 x half>, <4 x half>* %p
+  %r = fpext <4 x half> %x to <4 x float>
+  ret <4 x float> %r
+}
+"""
+
 
 @functools.cache
 def isa() -> Machine:
@@ -34,12 +49,16 @@ def isa() -> Machine:
     Host features would mislead under NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and a feature list does not show what a
     CPU's name implies. So the code generator itself is asked: it translates one FMA, and its registers tell.
     """
-    codegen = cpu_target.target_context.codegen()
-    module = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n' + _FMA_PROBE)
-    assembly = codegen._tm.emit_assembly(module)
+    assembly = _translated(_FMA_PROBE)
     if "vfmadd" in assembly:
         return AVX512 if "zmm" in assembly else AVX2
     return NEON if "fmla" in assembly else PORTABLE
+
+
+def _translated(module: str) -> str:
+    """Assembly of a module, for this process's target."""
+    text = f'target triple = "{llvm.get_process_triple()}"\n{module}'
+    return str(cpu_target.target_context.codegen()._tm.emit_assembly(llvm.parse_assembly(text)))
 
 
 class Unit(enum.Enum):
@@ -69,6 +88,27 @@ def dot_unit(dtype: str) -> Unit:
     if _is_named(names[Unit.AMX]) and _is_named("amx-tile") and _may_use_amx():
         return Unit.AMX
     return Unit.AVX512 if _is_named(names[Unit.AVX512]) else Unit.WIDENED
+
+
+@functools.cache
+def byte_lanes() -> int:
+    """The most bytes that one instruction of this process's target adds: 16 where it has no register for more.
+
+    A CPU with wide registers for floats may have none for bytes (AVX without AVX2, AVX-512 without BW).
+    """
+    added = "".join(line for line in _translated(_BYTES_PROBE).splitlines() if "paddb" in line)
+    return 64 if "zmm" in added else 32 if "ymm" in added else 16
+
+
+@functools.cache
+def widens_float16() -> bool:
+    """True if this process's target has an instruction that makes float32 of float16."""
+    return any(name in _translated(_HALVES_PROBE) for name in ("vcvtph2ps", "fcvtl"))
+
+
+def has_vnni() -> bool:
+    """True if this process's target has AVX512-VNNI, whatever unit multiplies whole rows of int8 (`dot_unit`)."""
+    return isa() is AVX512 and _is_named(_FEATURES["int8"][Unit.AVX512])
 
 
 def rounds_to_bfloat16() -> bool:

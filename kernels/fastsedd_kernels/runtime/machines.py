@@ -72,9 +72,12 @@ class Machine:
         registers for a row of B and a broadcast of A. The nearer the two numbers, the fewer loads per FMA.
     wide_tile : for float32, and for bfloat16 with dot instructions: the 64 columns that most heads of attention have
     widened_tile : for narrow operands without a dot instruction, which, unpacked, need registers too
+    group_tile : for weights in groups (`gemm.group_scaled`): int32 sums of a group and float32 sums of groups
     unroll : k, a power of two, in a group of the micro-kernel, which prefetches lines of B with each
     prefetch_depth : k per prefetched row of the result: short enough that a shallow product's tile is in L1 when stored
+    widened_from : rows, from which on codes of four bits are widened once per panel, and not by each tile in registers
     crossovers : of Strassen's first level and second; by_cpu : measured on CPUs of that name (BENCHMARKS.md)
+    never_widened : CPUs of these names have units for it beside those of the products: registers are as fast
     """
 
     name: str
@@ -82,12 +85,15 @@ class Machine:
     tile: Shape
     wide_tile: Shape
     widened_tile: Shape
+    group_tile: Shape
     gemv: Gemv
     blocks: Blocks = _BLOCKS
     unroll: int = 4
     prefetch_depth: int = 16
+    widened_from: int = 16
     crossovers: tuple[Crossover, ...] = _CROSSOVERS
     by_cpu: dict[str, tuple[Crossover, ...]] = field(default_factory=dict)
+    never_widened: frozenset[str] = frozenset()
 
 
 AVX512 = Machine(
@@ -96,10 +102,12 @@ AVX512 = Machine(
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(6, 4),
     widened_tile=Shape(8, 3),
+    group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
     # The slower a CPU multiplies beside what its memory gives, the sooner a level pays: Zen 4 has one unit of a
     # register's width where others have two. The defaults are Sapphire Rapids'.
     by_cpu={"znver4": (Crossover(2, 0.006), Crossover(6, 0.0063))},
+    never_widened=frozenset({"znver4"}),
 )
 AVX2 = Machine(
     "avx2",
@@ -107,6 +115,7 @@ AVX2 = Machine(
     tile=Shape(6, 2),  # 12 of 16 registers
     wide_tile=Shape(6, 2),
     widened_tile=Shape(3, 2),
+    group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),
 )
 NEON = Machine(
@@ -115,6 +124,7 @@ NEON = Machine(
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(8, 3),
     widened_tile=Shape(8, 3),
+    group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
 )
 PORTABLE = Machine(
@@ -123,6 +133,7 @@ PORTABLE = Machine(
     tile=Shape(6, 2),  # 12 of 16 registers, if there are as many
     wide_tile=Shape(6, 2),
     widened_tile=Shape(3, 2),
+    group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),
 )
 

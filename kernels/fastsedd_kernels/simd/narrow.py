@@ -9,9 +9,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastsedd_kernels.runtime.cpu import rounds_to_bfloat16
+from fastsedd_kernels.runtime.cpu import rounds_to_bfloat16, widens_float16
 from fastsedd_kernels.simd.emit import integers_like, store
-from fastsedd_kernels.simd.vector import VECTOR, vector_function
+from fastsedd_kernels.simd.vector import POINTER, VECTOR, vector_function
 
 
 @vector_function(types.void, (VECTOR, types.CPointer(types.uint32)))
@@ -95,3 +95,33 @@ def as_float32(typing_context: Any, pointer: Any) -> Any:
         return builder.bitcast(values[0], ir.FloatType().as_pointer())
 
     return types.CPointer(types.float32)(pointer), codegen
+
+
+@vector_function(VECTOR, (POINTER,))
+def load_halves(builder: Any, register: Any, source: Any) -> Any:
+    """The finite float16 values that lie at a float32 pointer, as float32.
+
+    Where the target has no instruction for it, by arithmetic, since the library function is not everywhere: the bits in
+    float32's places are the value times 2^-112, also of what is subnormal.
+    """
+    narrow = ir.VectorType(ir.IntType(16), register.count)
+    loaded = builder.load(builder.bitcast(source, narrow.as_pointer()))
+    loaded.align = 2
+    if widens_float16():
+        return builder.fpext(builder.bitcast(loaded, ir.VectorType(ir.HalfType(), register.count)), register)
+    integers = integers_like(register)
+
+    def constant(bits: int) -> ir.Constant:
+        return ir.Constant(integers, [bits] * integers.count)
+
+    moved = builder.and_(builder.shl(builder.sext(loaded, integers), constant(13)), constant(0x8FFFFFFF))
+    return builder.fmul(builder.bitcast(moved, register), ir.Constant(register, [2.0**112] * register.count))
+
+
+@vector_function(VECTOR, (POINTER,))
+def load_unsigned_bytes(builder: Any, register: Any, source: Any) -> Any:
+    """The bytes without a sign that lie at a float32 pointer, as float32."""
+    narrow = ir.VectorType(ir.IntType(8), register.count)
+    loaded = builder.load(builder.bitcast(source, narrow.as_pointer()))
+    loaded.align = 1
+    return builder.uitofp(builder.zext(loaded, integers_like(register)), register)

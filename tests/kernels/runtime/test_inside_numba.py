@@ -39,6 +39,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (X, fk.pack([WEIGHT, WEIGHT[::-1]]), normal(140), GATE, RESIDUAL),
     ),
     "linear of a pair of int8": (lambda x, w: fk.linear(x, w, None, "gelu"), (X, fk.pack([WEIGHT, -WEIGHT], "int8"))),
+    "linear of int4": (lambda x, w, b: fk.linear(x, w, b, "silu"), (X, fk.pack(WEIGHT, "int4"), BIAS)),
+    "linear of a view by int8g": (lambda x, w: fk.linear(x.T, w), (X.T.copy(), fk.pack(WEIGHT, "int8g", minimum=True))),
+    "linear of a pair of int4": (
+        lambda x, w, r: fk.linear(x, w, activation="silu", residual=r),
+        (X, fk.pack([WEIGHT, WEIGHT[::-1]], "int4"), RESIDUAL),
+    ),
     "linear of several slabs": (lambda x, w: fk.linear(x, w), (normal(9, 2100), fk.pack(normal(40, 2100)))),
     "attention": (lambda x: fk.attention(x[0], x[1], x[2]), (HEADS,)),
     "causal attention": (lambda x: fk.attention(x[0], x[1], x[2], 0.3, True), (HEADS,)),
@@ -141,11 +147,12 @@ def test_threads_are_the_callers() -> None:
         np.testing.assert_array_equal(out, expected)
 
 
-def test_arrays_are_let_go() -> None:
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_arrays_are_let_go(dtype: str) -> None:
     import sys
 
     run = numba.njit(lambda x, w: fk.linear(x, w))
-    x, w = X.copy(), fk.pack(WEIGHT, "int8")
+    x, w = X.copy(), fk.pack(WEIGHT, dtype)
     run(x, w)
     held = [x, w.panels, *w.quantisation]
     before = [sys.getrefcount(each) for each in held]

@@ -1,0 +1,319 @@
+"""The innermost product of weights in groups: one register tile of C from rows of bytes and a slab of a panel.
+
+    C[r, j] += sum over blocks of K   x_scale[r, block] * sum over groups of the block   P[r, group, j]
+    P[r, group, j] = scale[group, j] * (sum over its k of A[r, k] * B[k, j]) + minimum[group, j] * sum[r, group]
+
+    A : rows of groups, as `activations` writes them: a group's bytes beside its `start`, its sum, its block's scale
+    B : codes, as they lie in the panel (NIBBLES) or widened to bytes (SMALL, of 0 to 15; BYTES); see `storage`
+    scale, minimum : float32 [SLAB, NR] each, one after the other (`decoding`)
+    C : float32 rows of NR, accumulated in place
+    Of few rows, several panels are multiplied at once (`panels_beside`), whose columns lie side by side in C.
+
+The inner sum is of integers and exact (`products`); it begins at `start`, which takes B's zero point back. The sums of
+groups, of a block's, and C are float32 in the order of k, whatever the tile and the layout of B: results do not depend
+on how work is divided. MR and NR are the machine's `group_tile`; every NR is computed in full.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import float32, int32, types
+from numba.core import cgutils
+from numba.core.errors import LoweringError
+from numba.extending import intrinsic, register_jitable
+
+from fastsedd_kernels.gemm.group_scaled.products import products_of, words
+from fastsedd_kernels.gemm.operands import Rows
+from fastsedd_kernels.runtime import scalar
+from fastsedd_kernels.runtime.cpu import isa
+from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
+from fastsedd_kernels.simd import emit
+
+GROUP = 32  # of K, which share a scale
+GROUPS_PER_BLOCK = 4  # of x, which share a scale: 128 inputs
+SLAB = 4 * GROUPS_PER_BLOCK  # groups at most: 512 inputs, which fit L1, scales and widened codes
+MR, NR = isa().group_tile.rows, isa().group_tile.vectors * isa().lanes
+
+WORDS = GROUP // 4  # of a group's bytes
+START, SUM, SCALE, STEP = WORDS, WORDS + 1, WORDS + 2, WORDS + 3  # places in A's record of a group, and its size
+
+NIBBLES, SMALL, BYTES = range(3)  # how B lies
+
+_SYMBOL = "fastsedd_group_tile"
+_POINTER = ir.IntType(8).as_pointer()
+_CHAINS = 8  # of dependent products, at least: a product's latency in cycles times those that begin in one
+_MAX_PANELS = 4  # side by side
+_REACH = 5  # rows that x86 reaches from one pointer
+
+
+def panels_beside(rows: int) -> int:
+    """The number of panels that so many rows are multiplied with at once: of few, several.
+
+    The rows' words are then broadcast for all of them, and memory is read in as many places: with one, its prefetchers
+    would wait for the products.
+    """
+    return max(1, min(_MAX_PANELS, MR) // rows)
+
+
+register_jitable(panels_beside)
+
+
+class TileShape(NamedTuple):
+    """kind : NIBBLES, SMALL or BYTES; rows : 1 to MR; panels : 1 or `panels_beside(rows)`"""
+
+    kind: Any
+    rows: Any
+    panels: Any
+
+
+class _Operands(NamedTuple):
+    """The LLVM values of a call after its kind and height."""
+
+    groups: Any
+    a: Any
+    lda: Any
+    b: Any
+    panel_step: Any
+    scales: Any
+    minimum: Any
+    c: Any
+
+
+_KINDS = (
+    types.intp, types.CPointer(int32), types.intp, types.CPointer(int32), types.intp, types.CPointer(float32),
+    types.boolean, types.CPointer(float32),
+)  # fmt: skip
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_group_tile(
+    typing_context: Any, shape: Any, groups: Any, a: Any, b: Any, scales: Any, minimum: Any, c: Any
+) -> Any:
+    """Add a tile's products with a slab of so many groups to C: see the module.
+
+    shape : TileShape; a : Rows of int32; b : Rows of int32, from panel to panel; scales, c : pointers to float32
+    minimum : whether there is one. A slab begins with a block. A kernel that calls it must name `link_group_tile`.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        if not is_symbol(_SYMBOL):
+            raise LoweringError("a kernel that calls add_group_tile must say link=link_group_tile")
+        size, count, of_a, of_b, *rest = arguments
+        layout, height, width = cgutils.unpack_tuple(builder, size)
+        flat = [count, *cgutils.unpack_tuple(builder, of_a), *cgutils.unpack_tuple(builder, of_b), *rest]
+        operands = cgutils.pack_struct(builder, flat)
+        place = builder.bitcast(cgutils.alloca_once_value(builder, operands), _POINTER)
+        called = ir.FunctionType(ir.VoidType(), [layout.type, height.type, place.type])
+        function = cgutils.get_or_insert_function(builder.module, called, _SYMBOL)
+        number = builder.add(builder.mul(layout, scalar.index(_MAX_PANELS + 1)), width)
+        builder.call(function, [number, height, place])
+        return context.get_dummy_value()
+
+    rows = types.NamedTuple((types.CPointer(int32), types.intp), Rows)
+    size = types.NamedUniTuple(types.intp, 3, TileShape)
+    return types.void(size, types.intp, rows, rows, *_KINDS[5:]), codegen
+
+
+def link_group_tile() -> None:
+    """Compile the tiles, or load them, once per process: `add_group_tile` calls them by name."""
+    compile_symbol(_SYMBOL, _all_tiles, (types.intp, types.intp, types.CPointer(int32)))
+
+
+def _all_tiles(layout: int, m: int, operands: Any) -> None:
+    """The function behind `add_group_tile`; layout : kind and panels; operands : address of an `_Operands`."""
+    _choose_tile(layout, m, operands)
+
+
+def _shapes() -> Iterator[tuple[int, int, int]]:
+    """(kind, rows, panels) of every tile. Codes that are widened serve more rows than one tile's."""
+    for kind in (NIBBLES, SMALL, BYTES):
+        for rows in range(1, MR + 1):
+            yield kind, rows, 1
+            if kind != SMALL and panels_beside(rows) > 1:
+                yield kind, rows, panels_beside(rows)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _choose_tile(typing_context: Any, layout: Any, m: Any, operands: Any) -> Any:
+    """All tiles, and the switch that chooses."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        number, height, place = arguments
+        struct = ir.LiteralStructType([context.get_value_type(kind) for kind in _KINDS])
+        given = builder.bitcast(place, struct.as_pointer())
+        values = _Operands(*(builder.load(cgutils.gep_inbounds(builder, given, 0, i)) for i in range(len(_KINDS))))
+        done = builder.append_basic_block("tile_done")
+        switch = builder.switch(builder.add(builder.mul(number, scalar.index(MR + 1)), height), done)
+        for kind, rows, panels in _shapes():
+            block = builder.append_basic_block(f"group_tile_{kind}_{rows}x{panels}")
+            switch.add_case(scalar.index((kind * (_MAX_PANELS + 1) + panels) * (MR + 1) + rows), block)
+            builder.position_at_end(block)
+            _Tile(builder, kind, rows, panels, values).emit()
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(layout, m, operands), codegen
+
+
+class _Cursor(NamedTuple):
+    """The values that move with k: pointers to B's codes, the scales and every _REACH-th row of A; a block's sums."""
+
+    b: Any
+    scales: Any
+    bases: list[Any]
+    sums: list[Any]
+
+    def flat(self) -> list[Any]:
+        return [self.b, self.scales, *self.bases, *self.sums]
+
+
+class _Tile:
+    """Emits the product of one height."""
+
+    def __init__(self, builder: ir.IRBuilder, kind: int, rows: int, panels: int, operands: _Operands) -> None:
+        self.builder, self.operands = builder, operands
+        self.products, self.nibbles = products_of(8 if kind == BYTES else 4), kind == NIBBLES
+        self.rows, self.panels, self.vectors = rows, panels, panels * isa().group_tile.vectors
+        self.words = words()
+        self.floats = emit.vector_type(float32, isa().lanes)
+        lda = scalar.opaque(builder, operands.lda)
+        triple = scalar.opaque(builder, builder.mul(lda, scalar.index(3)))
+        twice, fourfold = (builder.mul(lda, scalar.index(times)) for times in (2, 4))
+        step = operands.panel_step
+        self.beside = [builder.mul(step, scalar.index(panel)) for panel in range(panels)]
+        self.below = (scalar.index(0), lda, twice, triple, fourfold)
+
+    def emit(self) -> None:
+        builder, operands = self.builder, self.operands
+        bases = [
+            builder.gep(operands.a, [builder.mul(operands.lda, scalar.index(row))])
+            for row in range(0, self.rows, _REACH)
+        ]
+        per_block = scalar.index(GROUPS_PER_BLOCK)
+        blocks = builder.sdiv(builder.add(operands.groups, scalar.index(GROUPS_PER_BLOCK - 1)), per_block)
+
+        def block(_: Any, values: list[Any]) -> list[Any]:
+            left, *begun = values
+            groups = builder.select(builder.icmp_signed("<", left, per_block), left, per_block)
+            return [builder.sub(left, groups), *self._block(groups, begun)]
+
+        scalar.repeat(builder, blocks, [operands.groups, operands.b, operands.scales, *bases], block)
+
+    def _block(self, groups: Any, values: list[Any]) -> list[Any]:
+        """A block's products, added to C; the pointers after it."""
+        zeros = [emit.zeros(self.floats)] * (self.rows * self.vectors)
+        values = scalar.repeat(self.builder, groups, [*values, *zeros], self._group)
+        cursor = self._cursor(values)
+        for row in range(self.rows):
+            place = self._of_row(cursor, row, SCALE - STEP, floats=True)
+            scale = emit.broadcast(self.builder, self.builder.load(place), self.floats)
+            for j in range(self.vectors):
+                target = self.builder.gep(self.operands.c, [scalar.index(row * self.panels * NR + j * isa().lanes)])
+                before = emit.load(self.builder, target, self.floats)
+                total = cursor.sums[row * self.vectors + j]
+                after = emit.multiply_add(self.builder, scale, total, before, self.floats)
+                emit.store(self.builder, after, target, self.floats)
+        return values[: -len(zeros)]
+
+    def _cursor(self, values: list[Any]) -> _Cursor:
+        count = self.rows * self.vectors
+        return _Cursor(values[0], values[1], values[2:-count], values[-count:])
+
+    def _of_row(self, cursor: _Cursor, row: int, word: int, *, floats: bool = False) -> Any:
+        """Pointer to a word of the group's record in a row of A."""
+        place = self.builder.gep(cursor.bases[row // _REACH], [self.below[row % _REACH]])
+        place = self.builder.gep(place, [scalar.index(word)])
+        return self.builder.bitcast(place, ir.FloatType().as_pointer()) if floats else place
+
+    def _group(self, _: Any, values: list[Any]) -> list[Any]:
+        """The cursor's values after one group: its sums of integers, scaled."""
+        builder, cursor = self.builder, self._cursor(values)
+        starts = [self._broadcast(cursor, row, START) for row in range(self.rows)]
+        sums = self._sums_of_products(cursor, starts)
+        totals = []
+        scales = [self._scale(cursor, j) for j in range(self.vectors)]
+        for place, (so_far, total) in enumerate(zip(sums, cursor.sums, strict=True)):
+            whole = self.products.finish(builder, so_far, starts[place // self.vectors])
+            value = builder.sitofp(whole, self.floats)
+            totals.append(emit.multiply_add(builder, value, scales[place % self.vectors], total, self.floats))
+        totals = self._with_minimum(cursor, totals)
+        step = NR * (WORDS // 2 if self.nibbles else WORDS)
+        return _Cursor(
+            builder.gep(cursor.b, [scalar.index(step)]),
+            builder.gep(cursor.scales, [scalar.index(NR)]),
+            [scalar.opaque(builder, builder.gep(base, [scalar.index(STEP)])) for base in cursor.bases],
+            totals,
+        ).flat()
+
+    def _sums_of_products(self, cursor: _Cursor, starts: list[Any]) -> list[Any]:
+        """The group's sums: of few rows in several chains, to hide a product's latency; any order is exact."""
+        builder = self.builder
+        places = self.rows * self.vectors
+        chains = max(1, _CHAINS // places)
+        sums = [self.products.begin(builder, starts[place // self.vectors]) for place in range(places)]
+        sums += [self.products.begin(builder, emit.zeros(self.words))] * (places * (chains - 1))
+        for count, (k, b) in enumerate(self._quads(cursor)):
+            for row in range(self.rows):
+                a = self.products.prepare_a(builder, self._broadcast(cursor, row, k))
+                for j in range(self.vectors):
+                    place = count % chains * places + row * self.vectors + j
+                    sums[place] = self.products.add(builder, a, b[j], sums[place])
+        return [functools.reduce(builder.add, sums[place::places]) for place in range(places)]
+
+    def _broadcast(self, cursor: _Cursor, row: int, word: int) -> Any:
+        return emit.broadcast(self.builder, self.builder.load(self._of_row(cursor, row, word)), self.words)
+
+    def _place(self, j: int) -> tuple[int, int]:
+        """The panel, and the column in it, that a register begins at."""
+        return j // isa().group_tile.vectors, j % isa().group_tile.vectors * isa().lanes
+
+    def _scale(self, cursor: _Cursor, j: int, row: int = 0) -> Any:
+        """A register of scales, or, a slab of rows further, of minima."""
+        panel, column = self._place(j)
+        place = self.builder.gep(cursor.scales, [scalar.index((panel * 2 * SLAB + row) * NR + column)])
+        return emit.load(self.builder, place, self.floats)
+
+    def _with_minimum(self, cursor: _Cursor, totals: list[Any]) -> list[Any]:
+        """The sums after `minimum`, where there is one."""
+        builder, before = self.builder, self.builder.block
+        with builder.if_then(self.operands.minimum):
+            minima = [self._scale(cursor, j, SLAB) for j in range(self.vectors)]
+            added = []
+            for row in range(self.rows):
+                value = builder.load(self._of_row(cursor, row, SUM, floats=True))
+                of_row = emit.broadcast(builder, value, self.floats)
+                added += [
+                    emit.multiply_add(builder, of_row, minima[j], totals[row * self.vectors + j], self.floats)
+                    for j in range(self.vectors)
+                ]
+            inside = builder.block
+        merged = [builder.phi(self.floats) for _ in totals]
+        for phi, without, value in zip(merged, totals, added, strict=True):
+            phi.add_incoming(without, before)
+            phi.add_incoming(value, inside)
+        return merged
+
+    def _quads(self, cursor: _Cursor) -> Iterator[tuple[int, list[Any]]]:
+        """(word of A, registers of B that it is multiplied with), for all words of the group, emitted one at a time."""
+        builder = self.builder
+        for word in range(WORDS // 2 if self.nibbles else WORDS):
+            loaded = [self._codes(cursor, word, j) for j in range(self.vectors)]
+            for half in range(2) if self.nibbles else (None,):
+                b = loaded if half is None else [widened(builder, each, half) for each in loaded]
+                yield word + (half or 0) * WORDS // 2, [self.products.prepare_b(builder, each) for each in b]
+
+    def _codes(self, cursor: _Cursor, word: int, j: int) -> Any:
+        panel, column = self._place(j)
+        place = self.builder.gep(cursor.b, [self.beside[panel]])
+        return emit.load(self.builder, self.builder.gep(place, [scalar.index(word * NR + column)]), self.words)
+
+
+def widened(builder: ir.IRBuilder, b: Any, half: int) -> Any:
+    """The lower (0) or upper (1) nibble of each byte, as a byte."""
+    low = ir.Constant(b.type, [0x0F0F0F0F] * b.type.count)
+    return builder.and_(builder.lshr(b, ir.Constant(b.type, [4] * b.type.count)) if half else b, low)
