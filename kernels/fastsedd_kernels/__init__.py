@@ -17,6 +17,8 @@ from fastsedd_kernels.embedding import overloads as _embedding_overloads  # noqa
 from fastsedd_kernels.embedding.api import embedding
 from fastsedd_kernels.gemm import overloads as _gemm_overloads  # noqa: F401
 from fastsedd_kernels.gemm.api import linear, matmul, strassen_matmul
+from fastsedd_kernels.gemm.group_scaled.gguf import pack_gguf
+from fastsedd_kernels.gemm.group_scaled.gptq import pack_awq, pack_gptq
 from fastsedd_kernels.gemm.packed_weight import PackedWeight, pack, unpack
 from fastsedd_kernels.gemm.tuned_blocks import DEFAULT as DEFAULT_LIMITS
 from fastsedd_kernels.gemm.tuning import tune
@@ -60,6 +62,9 @@ __all__ = [
     "matmul",
     "on_compile",
     "pack",
+    "pack_awq",
+    "pack_gguf",
+    "pack_gptq",
     "padded_empty",
     "peak_flops",
     "profile",

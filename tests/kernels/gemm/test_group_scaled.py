@@ -6,34 +6,21 @@ Sums of a group are exact, so errors are those of a few float32 roundings.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference as epilogues
-from fastsedd_kernels.gemm.group_scaled import reference
 from fastsedd_kernels.gemm.group_scaled.microkernel import MR, NR, panels_beside
-from fastsedd_kernels.gemm.group_scaled.storage import NESTED, SCALE, ZERO, Quantised, unpacked
 from fastsedd_kernels.gemm.packed_weight import from_groups
+from group_scaled_weights import FORMS, assert_product, stored_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_arrays import LAYOUTS, normal, poisoned
 from processes import run_together
 
-EPS = 2.0**-24  # of a rounding
-FORMS = [("int4", False), ("int4", True), ("int8g", False), ("int8g", True)]
 every_form = pytest.mark.parametrize(("dtype", "minimum"), FORMS)
-
-
-def assert_product(result: np.ndarray, x: np.ndarray, packed: fk.PackedWeight) -> None:
-    values = fk.unpack(packed)
-    minima = np.abs(unpacked((packed.panels, packed.quantisation), packed.shape[1]).minima()[: len(values)])
-    magnitudes = np.abs(values) + 2 * np.repeat(minima, 32, axis=1)[:, : packed.shape[1]]
-    error = np.abs(result - reference.linear(x, values))
-    assert (error <= reference.error_bound(x, magnitudes, EPS) + 1e-37).all()
 
 
 @every_form
@@ -72,35 +59,6 @@ def test_every_layout(dtype: str, minimum: bool, layout: str) -> None:
 def test_any_shape(m: int, k: int, n: int, form: tuple[str, bool]) -> None:
     x, packed = normal(m, m, k), fk.pack(normal(n, n, k), form[0], minimum=form[1])
     assert_product(fk.linear(x, packed, out=poisoned(m, n)), x, packed)
-
-
-def nested(outputs: int, groups: int, inputs: int) -> Quantised:
-    """Halves for every 8 groups, and small factors of them, as GGUF's Q4_K."""
-    rng = np.random.default_rng(outputs)
-    codes = rng.integers(0, 16, (outputs, groups * 32), np.uint8)
-    halves = rng.uniform(0.001, 0.01, (outputs, -(-groups // 8), 2)).astype(np.float16)
-    return Quantised(codes, halves, rng.integers(0, 64, (outputs, groups, 2), np.uint8), NESTED, 8, inputs)
-
-
-def with_zeros(outputs: int, groups: int, inputs: int, span: int) -> Quantised:
-    """A half for every `span` groups, and a zero point for each, as GPTQ has them."""
-    weight = nested(outputs, groups, inputs)
-    halves = np.random.default_rng(1).normal(size=(outputs, -(-groups // span), 1)).astype(np.float16)
-    return replace(weight, halves=halves, small=weight.small[..., :1] % 17, form=ZERO, span=span)
-
-
-def symmetric(outputs: int, groups: int, inputs: int, span: int) -> Quantised:
-    weight = with_zeros(outputs, groups, inputs, span)
-    return replace(weight, small=np.empty((outputs, groups, 0), np.uint8), form=SCALE)
-
-
-def stored_weights() -> Iterator[Quantised]:
-    for outputs, groups in ((1, 1), (NR + 3, 9), (7, 33)):
-        inputs = groups * 32 - 5
-        yield nested(outputs, groups, inputs)
-        for span in (1, 4, groups):
-            yield with_zeros(outputs, groups, inputs, span)
-            yield symmetric(outputs, groups, inputs, span)
 
 
 def test_every_form_of_scales() -> None:
@@ -263,8 +221,10 @@ def test_a_recording_takes_other_rows() -> None:
 OTHER_CPU = """
 import numpy as np, fastsedd_kernels as fk
 import sys
-sys.path[:0] = {folders!r}
-from test_group_scaled import FORMS, assert_product, from_groups, normal, poisoned, stored_weights
+sys.path.insert(0, {folder!r})
+from fastsedd_kernels.gemm.packed_weight import from_groups
+from group_scaled_weights import FORMS, assert_product, stored_weights
+from kernel_arrays import normal, poisoned
 assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
 for dtype, minimum in FORMS:
     for m, k, n in ((1, 1, 1), (1, 700, 300), (2, 100, 33), (4, 513, 40), (40, 300, 70)):
@@ -285,10 +245,10 @@ def test_other_cpus() -> None:
     """The same numbers by the instructions of lesser CPUs; those that this one lacks cannot be run."""
     if platform.machine() != "x86_64" or fk.cpu_info().isa != "avx512":
         pytest.skip("this CPU is none of these or better")
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    folder = str(Path(__file__).parents[2])
     run_together(
         [
-            (OTHER_CPU.format(isa=isa, folders=folders), {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""})
+            (OTHER_CPU.format(isa=isa, folder=folder), {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""})
             for cpu, isa in OTHERS.items()
         ]
     )
