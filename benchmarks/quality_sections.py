@@ -24,7 +24,7 @@ def quality(entries: list[Entry]) -> str:
     ]
     return (
         "## The cost of low precision\n\nThe shipped model: its likelihood bound on text that it was not trained on, "
-        f"and a text of 128 steps, warm: `python benchmarks/quality.py FILE`.\n\n{table(header, rows)}"
+        f"and a text with its own steps, warm: `python benchmarks/quality.py FILE`.\n\n{table(header, rows)}"
     )
 
 

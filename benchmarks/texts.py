@@ -48,19 +48,16 @@ def settings() -> Iterator[Setting]:
             yield Setting("uniform", steps, "exact", dtype)
 
 
-def measure(setting: Setting, reference: fastsedd.Reference, texts: int) -> dict[str, Any]:
+def measure(setting: Setting, reference: fastsedd.Reference, texts: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The measures of a setting's texts, and those of real text in windows as long."""
     model = fastsedd.load(None, setting.dtype)
     request: dict[str, Any] = {"grid": setting.grid, "draw": setting.draw, "seed": 0}
     model.generate(steps=2, **request)  # compiled before it is timed
     samples = list(model.stream(num_samples=texts, steps=setting.steps, **request))
     found = reference.measure([each.text for each in samples])
     seconds = statistics.median(each.seconds for each in samples)
-    return {"kind": "texts", **setting._asdict(), **_numbers(found.samples), "seconds_per_text": seconds}
-
-
-def real(reference: fastsedd.Reference, length: int) -> dict[str, Any]:
-    """The same measures of real text, in windows as long as the texts."""
-    return {"kind": "real texts", **_numbers(reference.measure(["x" * length]).real)}
+    written = {"kind": "texts", **setting._asdict(), **_numbers(found.samples), "seconds_per_text": seconds}
+    return written, {"kind": "real texts", **_numbers(found.real)}
 
 
 def fitted_grid(times: Sequence[float]) -> dict[str, Any]:
@@ -102,15 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     reference = fastsedd.Reference(options.corpus.read_text(encoding="utf-8"))
     model = fastsedd.load()
-    beside = [real(reference, model.config.length)]
-    if model.fitted is not None:
-        beside.append(fitted_grid(model.fitted.times))
+    beside = [] if model.fitted is None else [fitted_grid(model.fitted.times)]
     machine = environment.describe()
     found = _kept(options.folder / result_files.folder_of(machine) / "texts.json")
     for setting in (each for each in settings() if options.only in str(each)):
-        found[str(setting)] = measure(setting, reference, options.texts)
+        found[str(setting)], real = measure(setting, reference, options.texts)
         ordered = [found[str(each)] for each in settings() if str(each) in found]
-        result_files.store("texts", machine, [*beside, *ordered], options.folder)
+        result_files.store("texts", machine, [real, *beside, *ordered], options.folder)
         print(json.dumps(found[str(setting)]), flush=True)
 
 
