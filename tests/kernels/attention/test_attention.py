@@ -93,22 +93,6 @@ def test_refusals() -> None:
         fk.attention(x, x, x, scale=-1)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 5, 8), (2, 3, 17, 64)])
-def test_rotary(shape: tuple[int, ...]) -> None:
-    x = normal(0, *shape)
-    expected = reference.rotary(x)
-    np.testing.assert_allclose(fk.rotary(x), expected, atol=1e-5)
-    view = np.full((*shape[:-1], 2 * shape[-1]), np.nan, np.float32)[..., ::2]
-    view[...] = x
-    fk.rotary(view, out=view)
-    np.testing.assert_allclose(view, expected, atol=1e-5)
-
-
-def test_rotary_refuses_an_odd_width() -> None:
-    with pytest.raises(ValueError, match="even dim"):
-        fk.rotary(np.ones((1, 2, 3), np.float32))
-
-
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00101, 0x7F800001])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_nan_of_any_bits_stays_one(dtype: str, bits: int) -> None:
