@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32, float64, int32, types, uint32
 
-from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.draw_epilogue import DrawEpilogue
 from fastsedd_kernels.gemm.epilogue import (
     EPILOGUE,
@@ -40,7 +39,7 @@ from fastsedd_kernels.gemm.epilogue import (
 )
 from fastsedd_kernels.gemm.layout import block_side, column_offset, row_stride, rows_written
 from fastsedd_kernels.gemm.microkernel import close_tiles, link_tile, multiply_tile, open_tiles, tile_rows
-from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start, Tile
+from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start, Tile, ahead_of, share_of
 from fastsedd_kernels.gemm.pack_a import is_read_in_place, new_sums, rows_in_place, take_rows
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
@@ -127,8 +126,7 @@ def _multiply_panel(block: Any, panels: Any, slab: Any, memory: Any, accumulate:
     whole = is_bare(epilogue) and columns == vectors * lanes
     biased, bias = bias_at(epilogue, column, columns, memory.edge)
     tiles = -(-block.rows // tile_rows(b))
-    # With each group of k: the tiles together prefetch all of B.
-    lines = -(-UNROLL * nr // lanes_at(b) // tiles) if tiles > 1 or block_side(b) > 1 else 0
+    ahead = ahead_of(slab.ahead, depth * nr, depth, tiles if tiles > 1 or block_side(b) > 1 else 0)
     for tile in range(tiles):
         top, bottom = _tile(block.rows, tiles, tile, b)
         rows, row = bottom - top, block.first_row + top
@@ -139,6 +137,7 @@ def _multiply_panel(block: Any, panels: Any, slab: Any, memory: Any, accumulate:
             copy_padded(result.pointer, ldc, rows, columns, target.pointer, nr)
         given = not first or biased or accumulate
         start, stride = (bias, 0) if first and biased else (target.pointer, target.stride)
+        block_ahead, lines = share_of(ahead, tile)
         multiply_tile(
             rows,
             vectors,
@@ -148,7 +147,7 @@ def _multiply_panel(block: Any, panels: Any, slab: Any, memory: Any, accumulate:
             target,
             Start(given, start, stride),
             Prefetch(
-                offset(slab.ahead, tile * lines * lanes_at(b) * (depth // UNROLL)),
+                block_ahead,
                 lines,
                 result.pointer,
                 residual_at(epilogue, row, column, nr, out),

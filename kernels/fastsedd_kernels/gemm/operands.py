@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.scalar import elements_per_line, offset
 
 
 class Rows(NamedTuple):
@@ -37,6 +39,19 @@ class Prefetch(NamedTuple):
     stride: Any
 
 
+class Ahead(NamedTuple):
+    """The block of B that comes next, which the tiles of a panel prefetch in equal shares.
+
+    block : pointer to it; lines : cache lines that it takes; at_once : of them, with every UNROLL of k, until a tile
+    has prefetched its share
+    """
+
+    block: Any
+    lines: Any
+    at_once: Any
+    share: Any
+
+
 class Tile(NamedTuple):
     """A tile of finished sums, and which part of C it is.
 
@@ -56,3 +71,20 @@ class Tile(NamedTuple):
 def no_prefetch(b: Any, c: Any) -> Any:
     """A Prefetch of nothing but the tile's own first row: for products whose operands are in cache."""
     return Prefetch(b.pointer, 0, c.pointer, c.pointer, 0)
+
+
+@jit
+def ahead_of(block: Any, elements: int, depth: int, tiles: int) -> Any:
+    """The shares of so many tiles, each of that depth, in a block of so many elements; none for 0 tiles."""
+    lines, groups = -(-elements // elements_per_line(block)), max(1, depth // UNROLL)
+    at_once = -(-lines // (tiles * groups)) if tiles > 0 else 0
+    return Ahead(block, lines if tiles > 0 else 0, at_once, at_once * groups)
+
+
+@jit
+def share_of(ahead: Any, tile: int) -> Any:
+    """(pointer, lines with every UNROLL of k) of a tile's share: the last ends with the block, others have none."""
+    first = tile * ahead.share
+    lines = ahead.at_once if first < ahead.lines else 0
+    first = max(0, min(first, ahead.lines - ahead.share))
+    return offset(ahead.block, first * elements_per_line(ahead.block)), lines

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.activation.table import TABLE
+from fastsedd_kernels.runtime.cpu import isa
+from fastsedd_kernels.runtime.machines import PORTABLE
 
 
 def activate(x: NDArray[np.float64], activation: str | None) -> NDArray[np.float64]:
@@ -62,7 +64,13 @@ def _quantised(x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows = np.asarray(x, np.float32)
     largest = np.abs(rows).max(axis=1)
     scale = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.rint(rows.astype(np.float64) * scale[:, None]), (largest / np.float32(127)).astype(np.float64)
+    return whole_steps(rows, scale[:, None]), (largest / np.float32(127)).astype(np.float64)
+
+
+def whole_steps(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float64]:
+    """values * scale to the nearest whole number; a CPU without fused multiply-add rounds the product before that."""
+    product = values.astype(np.float64) * scale
+    return np.rint(product.astype(np.float32).astype(np.float64) if isa() is PORTABLE else product)
 
 
 def error_bound(x: ArrayLike, weight: ArrayLike, eps: float) -> float:

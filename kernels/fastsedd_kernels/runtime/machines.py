@@ -112,11 +112,12 @@ AVX512 = Machine(
 AVX2 = Machine(
     "avx2",
     lanes=8,
-    tile=Shape(6, 2),  # 12 of 16 registers
-    wide_tile=Shape(6, 2),
+    tile=Shape(4, 3),  # 12 of 16 registers
+    wide_tile=Shape(4, 3),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),
+    unroll=8,
 )
 NEON = Machine(
     "neon",

@@ -24,9 +24,17 @@ def opaque(builder: ir.IRBuilder, value: Any) -> Any:
 
 
 def repeat(
-    builder: ir.IRBuilder, times: Any, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+    builder: ir.IRBuilder,
+    times: Any,
+    values: list[Any],
+    body: Callable[[Any, list[Any]], list[Any]],
+    *,
+    unrolled: bool = True,
 ) -> list[Any]:
-    """Emit a loop: the values after `times` (or no) rounds of values = body(rounds left, values)."""
+    """Emit a loop: the values after `times` (or no) rounds of values = body(rounds left, values).
+
+    unrolled : LLVM may unroll it; not worth it for a short one, mostly of one round
+    """
     before = builder.block
     loop, done = builder.append_basic_block("repeat"), builder.append_basic_block("repeated")
     builder.cbranch(builder.icmp_signed(">", times, index(0)), loop, done)
@@ -34,7 +42,7 @@ def repeat(
     builder.position_at_end(loop)
     left, *begun = (builder.phi(value.type) for value in (times, *values))
     ended = body(left, begun)
-    fewer = builder.sub(left, index(1))
+    fewer = builder.sub(left if unrolled else opaque(builder, left), index(1))
     last = builder.block
     builder.cbranch(builder.icmp_signed(">", fewer, index(0)), loop, done)
 
@@ -97,6 +105,16 @@ def aligned(typing_context: Any, array: Any) -> Any:
         return builder.inttoptr(builder.and_(address, index(-CACHE_LINE)), data.type)
 
     return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def elements_per_line(typing_context: Any, base: Any) -> Any:
+    """The number of elements of what `base` points to in a cache line: a constant."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return index(CACHE_LINE * 8 // base.dtype.bitwidth)
+
+    return types.intp(base), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

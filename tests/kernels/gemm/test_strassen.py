@@ -199,7 +199,7 @@ def test_a_packed_layer_with_everything(rows: int, levels: int) -> None:
 
 
 def test_memory_of_a_packed_layer() -> None:
-    weight = normal(0, 4 * NR, 256)
+    weight = normal(0, 16 * NR, 256)  # whole panels and cache lines at each level
     assert fk.pack(weight, strassen=1).nbytes == fk.pack(weight).nbytes * 7 // 4
     assert fk.pack(weight, strassen=2).nbytes == fk.pack(weight).nbytes * 49 // 16
 

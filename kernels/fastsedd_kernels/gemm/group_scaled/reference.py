@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastsedd_kernels.gemm.reference import whole_steps
+
 BLOCK = 128  # inputs of x that share a scale
 
 
@@ -17,8 +19,7 @@ def rounded_rows(x: ArrayLike) -> NDArray[np.float64]:
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK))).reshape(len(rows), -1, BLOCK)
     largest = np.abs(padded).max(axis=2, keepdims=True)
     scale = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-36)
-    whole = np.rint(padded.astype(np.float64) * scale)
-    values = whole * (largest / np.float32(127)).astype(np.float64)
+    values = whole_steps(padded, scale) * (largest / np.float32(127)).astype(np.float64)
     return np.asarray(values.reshape(len(rows), -1)[:, : rows.shape[1]])
 
 

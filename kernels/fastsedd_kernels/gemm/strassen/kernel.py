@@ -24,12 +24,12 @@ from numba import float32, float64, types
 
 from fastsedd_kernels.gemm.dot_products import UNROLL
 from fastsedd_kernels.gemm.microkernel import link_tile, multiply_tile, tile_rows
-from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start
+from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start, ahead_of, share_of
 from fastsedd_kernels.gemm.pack_b import pack_columns, pack_elements
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
-from fastsedd_kernels.runtime.scalar import aligned, element_at, offset, pointer
+from fastsedd_kernels.runtime.scalar import aligned, element_at, elements_per_line, offset, pointer
 from fastsedd_kernels.simd.vector import (
     fma,
     lanes_at,
@@ -277,7 +277,7 @@ def _place_in(blocks: Any, product: int, part: int) -> Any:
 def _multiply_tile(a: Any, b: Any, depth: int, ahead: Any, tile: Any, place: Any, product: int, blocks: Any) -> None:
     """A [rows, depth] . B, added at a place to the blocks of C that the product is part of.
 
-    a, b, tile : Rows; ahead : (the block of B to prefetch, cache lines with every UNROLL of k)
+    a, b, tile : Rows; ahead : the tile's `share_of` the block of B to prefetch
     The micro-kernel prefetches two places of C while it multiplies; a tile that goes to more is multiplied in as many
     parts.
     """
@@ -292,7 +292,7 @@ def _multiply_tile(a: Any, b: Any, depth: int, ahead: Any, tile: Any, place: Any
         k, k_end = depth * pair // pairs, depth * (pair + 1) // pairs
         _, _, first = _place_in(blocks, product, 2 * pair)
         _, _, second = _place_in(blocks, product, min(2 * pair + 1, places - 1))
-        block = offset(beyond, k // UNROLL * lines * lanes)
+        block = offset(beyond, k // UNROLL * lines * elements_per_line(beyond))
         multiply_tile(
             place.rows,
             -(-place.columns // lanes),
@@ -324,12 +324,11 @@ def multiply_blocks(task: int, a: Any, panels: Any, sums: Any, parts: Any, out: 
     row = block[0] * row_part // row_parts
     rows = block[0] * (row_part + 1) // row_parts - row
     first_panel, last_panel = count * panel_part // panel_parts, count * (panel_part + 1) // panel_parts
-    line, lanes = CACHE_LINE // a.itemsize, lanes_at(pointer(panels, 0))
+    line = CACHE_LINE // a.itemsize
     part = _Part(row, rows, block[0], depth, products > PRODUCTS)
     stride, wide = depth + line, 2 * depth + line  # so that rows do not share sets of L1
     height = tile_rows(pointer(panels, 0))
     tiles = -(-rows // height)
-    lines = -(-UNROLL * nr // lanes // max(1, tiles))  # the tiles prefetch all of a panel
     tile = np.empty(height * nr + line, out.dtype)
     copy = np.empty(rows * stride + 2 * line, out.dtype)
     halves = np.empty(2 * rows * wide + 2 * line if part.twice else 0, out.dtype)
@@ -338,13 +337,13 @@ def multiply_blocks(task: int, a: Any, panels: Any, sums: Any, parts: Any, out: 
         of_a = _rows_of_product(product, a, sums, part, Rows(aligned(halves), wide), Rows(aligned(copy), stride))
         for panel in range(first_panel, last_panel):
             b = Rows(pointer(panels, (product * count + panel) * depth * nr), nr)
+            ahead = ahead_of(offset(b.pointer, nr * depth), nr * depth, depth, tiles)
             for t in range(tiles):
                 top = t * height
-                ahead = (offset(b.pointer, (nr + t * lines * lanes // UNROLL) * depth), lines)
                 column = panel * nr
                 place = _Place(row + top, column, min(height, rows - top), min(nr, block[1] - column))
                 from_top = Rows(offset(of_a.pointer, top * of_a.stride), of_a.stride)
-                _multiply_tile(from_top, b, depth, ahead, Rows(aligned(tile), nr), place, product, blocks)
+                _multiply_tile(from_top, b, depth, share_of(ahead, t), Rows(aligned(tile), nr), place, product, blocks)
 
 
 def _pack_kernel(element: Any) -> Kernel:
