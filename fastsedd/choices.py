@@ -10,11 +10,19 @@ Dtype = Literal["float32", "bfloat16", "int8"]
 Predictor = Literal["analytic", "euler", "ddpm"]
 Draw = Literal["exact", "official"]
 Grid = Literal["uniform", "log-sigma", "fitted"]
+Order = Literal["confidence", "margin", "entropy", "random", "p2"]
+Quota = Literal["dllm", "llada", "dream"]
+Attention = Literal["full", "block"]
+Cache = Literal["exact", "off"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 DRAWS: tuple[Draw, ...] = get_args(Draw)
 GRIDS: tuple[Grid, ...] = get_args(Grid)
+ORDERS: tuple[Order, ...] = get_args(Order)
+QUOTAS: tuple[Quota, ...] = get_args(Quota)
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+CACHES: tuple[Cache, ...] = get_args(Cache)
 
 MAX_SEED = (1 << 64) - 1
 MAX_TIMES = 1 << 16  # at which `evaluate` noises a window

@@ -41,7 +41,10 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """The steps and temperature that a checkpoint recommends: the defaults of a request."""
+    """The steps and temperature that a checkpoint recommends: the defaults of a request.
+
+    A temperature of 0, the likeliest token each time, is for masked language models.
+    """
 
     steps: int = 128
     temperature: float = 1.0
@@ -49,8 +52,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         check_range("generation.steps", self.steps, 1, MAX_STEPS)
         check_number("generation.temperature", self.temperature)
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"generation.temperature is {self.temperature}, allowed: above 0, finite")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"generation.temperature is {self.temperature}, allowed: 0 or above, finite")
 
 
 @dataclass(frozen=True)

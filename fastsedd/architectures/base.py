@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from fastsedd.architectures.backbone import Backbone
 from fastsedd.config import (
     MAX_BLOCKS,
     MAX_LENGTH,
@@ -59,6 +60,7 @@ class ModelConfig:
     mask : id of the mask, if it is not the last one
     characters : the character of each token, where the tokens are characters
     merges : of tokens behind the characters, each of two earlier tokens: see `text.character_merges`
+    backbone : of a masked language model, the rest of its sizes, its attention and its special tokens; else None
     Raises ValueError, naming the field, its value and what is allowed.
     """
 
@@ -76,6 +78,7 @@ class ModelConfig:
     mask: int | None = None
     characters: str | None = None
     merges: tuple[tuple[int, int], ...] = ()
+    backbone: Backbone | None = None
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     def __post_init__(self) -> None:
@@ -86,8 +89,12 @@ class ModelConfig:
         check_range("heads", self.heads, 1, self.width)
         check_range("cond_dim", self.cond_dim, 1, MAX_WIDTH)
         check_range("length", self.length, 1, MAX_LENGTH)
-        if self.width % self.heads or self.head_dim % 2:
+        if self.backbone is not None:
+            self.backbone.check(self.heads, self.vocab_size)
+        elif self.width % self.heads or self.head_dim % 2:
             raise ValueError(f"heads is {self.heads}, allowed: divisors of the width {self.width} into even widths")
+        elif self.generation.temperature == 0.0:
+            raise ValueError(f"generation.temperature is 0, allowed for the {self.architecture} architecture: above 0")
         self._check_characters()
         if self.mask is not None:
             self._check_mask(self.mask)
@@ -153,7 +160,7 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.width // self.heads
+        return self.width // self.heads if self.backbone is None else self.backbone.head_dim
 
     @property
     def widths(self) -> Widths:
@@ -179,6 +186,7 @@ class Architecture(ABC):
     predictor : the default one of its requests
     Document : the keys of its config.json that matter; ignored : tensors that its files may hold beside the model's
     mask_in_tokenizer : whether a tokenizer's own mask is the model's; else the mask is added behind the tokens
+    mask_required : whether a model whose files name no mask is refused: it would be an ordinary language model
     may_scale, may_ignore_time : whether `scale_by_sigma` may be true, and `time_conditioning` false
     """
 
@@ -189,6 +197,7 @@ class Architecture(ABC):
     predictor: Literal["analytic", "ddpm"] = "analytic"
     ignored: frozenset[str] = frozenset()
     mask_in_tokenizer = False
+    mask_required = False
     may_scale = False
     may_ignore_time = False
 

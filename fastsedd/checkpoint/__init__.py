@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.checkpoint import bare, config_json, grid_json, hub, hydra_config, layout, location, mask, weights
+from fastsedd.checkpoint import (
+    bare,
+    chat_json,
+    config_json,
+    grid_json,
+    hub,
+    hydra_config,
+    layout,
+    location,
+    mask,
+    special_tokens,
+    weights,
+)
 from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
 from fastsedd.config import FittedTimes
 from fastsedd.errors import CheckpointError
 
-__all__ = ["Checkpoint", "find_tokenizer", "read"]
+__all__ = ["Checkpoint", "find_chat_template", "find_tokenizer", "read"]
 
 GPT2 = "gpt2"  # whose tokenizer is that of the published models, which do not carry it
 GPT2_TOKENS = 50257
@@ -67,7 +79,7 @@ def read(
     if heads is not None and heads != config.heads:
         where = found.config or found.weights
         raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
-    config = mask.read(config, found.weights.parent)
+    config = special_tokens.read(mask.read(config, found.weights.parent), found.weights.parent)
     layout.check(found.weights, config, shapes)
     grid_path = found.weights.with_name(grid_json.NAME)
     grid = grid_json.read(grid_path) if grid_path.exists() else None
@@ -106,6 +118,11 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
         read.config, tuple(file for name in ("tokenizer.json", *mask.FILES) if (file := folder / name).is_file())
     )
     return files
+
+
+def find_chat_template(files: tuple[Path, ...]) -> tuple[str, dict[str, str]] | None:
+    """The chat template beside a tokenizer's files, and the tokens that it may name; None where there is none."""
+    return chat_json.read(files[0].parent)
 
 
 def _path(source: str | Path, revision: str | None, offline: bool) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastsedd import atomic, checkpoint
-from fastsedd.checkpoint import config_json, grid_json, safetensors_file
+from fastsedd.checkpoint import chat_json, config_json, grid_json, safetensors_file, special_tokens
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -53,5 +53,13 @@ def _write(folder: Path, read: checkpoint.Checkpoint, progress: Callable[[int, i
     (folder / CONFIG).write_text(document + "\n", encoding="utf-8")
     if read.grid is not None:
         grid_json.write(folder / grid_json.NAME, read.grid)
-    for file in read.tokenizer:
+    for file in (*read.tokenizer, *_beside(read)):
         shutil.copyfile(file, folder / file.name)
+
+
+def _beside(read: checkpoint.Checkpoint) -> list[Path]:
+    """Files that tell of a masked language model's special tokens and conversations."""
+    if read.config.backbone is None:
+        return []
+    files = [read.path.with_name(name) for name in (*special_tokens.FILES, chat_json.FILE)]
+    return [file for file in files if file.is_file()]

@@ -33,6 +33,7 @@ _VIEWS = ("tree", "blob", "resolve", "raw", "commit")  # what an address names b
 # What only a network says: anything else that the operating system refuses is about files.
 _NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.EADDRNOTAVAIL}
 
+CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 
@@ -181,7 +182,7 @@ def _wanted(name: Name, files: Sequence[str]) -> list[str]:
         if not below:
             raise CheckpointError(f"{name.repository}: has no file or folder {name.inside!r}")
         weights = PurePosixPath(prefix + location.choose_weights(str(name), below))
-    beside = (*TOKENIZER_FILES, *mask.FILES, grid_json.NAME)
+    beside = (*TOKENIZER_FILES, *mask.FILES, mask.GENERATION_CONFIG, CHAT_TEMPLATE, grid_json.NAME)
     others = map(str, [*location.configs(weights), *(weights.parent / each for each in beside)])
     return [str(weights), *(file for file in others if file in files)]
 

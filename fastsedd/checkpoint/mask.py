@@ -1,7 +1,7 @@
 """The mask's id, as the tokenizer's files beside the weights state it.
 
 SEDD and RADD add a mask behind their tokens. MDLM does too where the tokenizer has none, and else takes the
-tokenizer's: BERT's [MASK] is 103 of 30,522.
+tokenizer's: BERT's [MASK] is 103 of 30,522. Masked language models always take their tokenizer's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from fastsedd.errors import CheckpointError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
+GENERATION_CONFIG = "generation_config.json"
 BERT_VOCABULARY = "vocab.txt"
 FILES = (TOKENIZER_CONFIG, SPECIAL_TOKENS, BERT_VOCABULARY)
 
 _BERT_SIZES = (30522, 28996)  # of bert-base-uncased and -cased
-_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>")
+_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>", "<|MASK|>", "|<MASK>|", "<M>", "<|mdm_mask|>")
 _MAX_TOKENIZER = 1 << 26  # bytes
 _ID = re.compile(r"[0-9]{1,9}")  # no key is long enough for Python to refuse it as an integer
 
@@ -59,21 +60,40 @@ class _Tokenizer(msgspec.Struct):
 def read(config: ModelConfig, folder: Path) -> ModelConfig:
     """The config with the mask that the files beside the weights state, if its own document states none.
 
-    The first of tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt to name one decides.
-    Without any, a vocabulary of BERT's size has BERT's mask. Families without `mask_in_tokenizer` keep their config.
+    The first of generation_config.json, tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt to
+    name one decides. Without any, a vocabulary of BERT's size has BERT's mask. Families without `mask_in_tokenizer`
+    keep their config.
+    Raises CheckpointError where a family needs a mask and no file names one.
     """
     if not config.family.mask_in_tokenizer or config.mask is not None:
         return config
     present = tuple(folder / name for name in ("tokenizer.json", *FILES) if (folder / name).is_file())
-    found = find(present)
+    found = _in_generation_config(folder)
+    if found is None:
+        found = find(present)
+    if found is None and config.family.mask_required:
+        raise CheckpointError(
+            f"{folder}: no file names a mask, which a model of type {config.architecture!r} needs: config.json or "
+            f"{GENERATION_CONFIG} (mask_token_id), {TOKENIZER_CONFIG} or {SPECIAL_TOKENS} (mask_token), or a token "
+            f"{' or '.join(_NAMES)}; a model without one is autoregressive"
+        )
     if found is None and not present and config.vocab_size in _BERT_SIZES:
         found = BERT_MASK
-    if found is None or found == config.mask_id:
+    if found is None or (found == config.mask_id and not config.family.mask_required):
         return config
     try:
         return replace(config, mask=found)
     except ValueError as error:
         raise CheckpointError(f"{folder}: its tokenizer's {error}") from None
+
+
+class _Generation(msgspec.Struct):
+    mask_token_id: int | None = None
+
+
+def _in_generation_config(folder: Path) -> int | None:
+    file = folder / GENERATION_CONFIG
+    return small_file.decode(file, _Generation).mask_token_id if file.is_file() else None
 
 
 def check(config: ModelConfig, files: tuple[Path, ...]) -> None:
@@ -97,8 +117,23 @@ def _stated_name(file: Path) -> str | None:
     return token.content if isinstance(token, _Token) else token
 
 
+def ids_of(folder: Path) -> dict[str, int]:
+    """The id of each token that tokenizer.json, vocab.json and tokenizer_config.json name; the last of these counts."""
+    found: dict[str, int] = {}
+    for name in ("vocab.json", "tokenizer.json", TOKENIZER_CONFIG):
+        if (folder / name).is_file():
+            found |= _ids_in(folder / name)
+    return found
+
+
 def _find(file: Path, names: tuple[str, ...]) -> int | None:
     """The id that a file gives to the first of these tokens that it has."""
+    found = _ids_in(file)
+    return next((found[name] for name in names if name in found), None)
+
+
+def _ids_in(file: Path) -> dict[str, int]:
+    """The tokens that a file gives an id."""
     found: dict[str, int] = {}
     if file.name == TOKENIZER_CONFIG:
         added = small_file.decode(file, _Special).added_tokens_decoder
@@ -111,7 +146,7 @@ def _find(file: Path, names: tuple[str, ...]) -> int | None:
         found = _vocabulary(tokenizer.model.vocab) | _added(file, tokenizer.added_tokens)
     elif file.name == "vocab.json":
         found = small_file.decode(file, dict[str, int], _MAX_TOKENIZER)
-    return next((found[name] for name in names if name in found), None)
+    return found
 
 
 def _vocabulary(stored: Any) -> dict[str, int]:

@@ -1,0 +1,80 @@
+"""Small random masked language models, written to disk as their authors write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.checkpoint import config_json
+
+FAMILIES = ("a2d-qwen3", "a2d-qwen2", "a2d-llama", "qwen2", "Fast_dLLM_Qwen", "sdar", "Dream")
+
+MASK, END, PAD, END_OF_TURN = "<|mask|>", "<|endoftext|>", "<|pad|>", "<|im_end|>"
+SPECIAL = (END, "<|im_start|>", END_OF_TURN, MASK)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def document(family: str, **changes: Any) -> dict[str, Any]:
+    """A config.json of about ten thousand weights; a width that its heads do not divide."""
+    found = {
+        "model_type": family, "vocab_size": 300, "hidden_size": 36, "intermediate_size": 56, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": family != "sdar",
+        "mask_token_id": 259, "eos_token_id": 256, "sliding_window": None, "use_cache": True,
+    }  # fmt: skip
+    return found | changes
+
+
+def config(family: str, **changes: Any) -> ModelConfig:
+    """The config of such a document."""
+    return config_json.from_document(Path("config.json"), document(family, **changes))
+
+
+def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Norms near one, the rest so large that tokens differ: logits of order one."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, shape in of.tensor_shapes.items():
+        values = rng.standard_normal(shape)
+        if len(shape) == 2:
+            values *= 0.5 if "embed" in name or "lm_head" in name else 0.2
+        elif name.endswith("norm.weight"):
+            values = 1 + 0.2 * values
+        found[name] = values.astype(np.float32)
+    return found
+
+
+def write(folder: Path, family: str = "a2d-qwen3", *, template: str | None = CHAT_TEMPLATE, **changes: Any) -> Path:
+    """A folder with config.json, weights and a tokenizer of bytes, special tokens behind them; template : of chats"""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(document(family, **changes)))
+    of = config(family, **changes)
+    save_file(tensors(of), folder / "model.safetensors")
+    write_tokenizer(folder, template)
+    return folder
+
+
+def write_tokenizer(folder: Path, template: str | None = CHAT_TEMPLATE) -> None:
+    """A byte-level tokenizer: ids 0 to 255 are bytes, then come the special ones."""
+    import tokenizers
+
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    model = tokenizers.models.BPE({piece: i for i, piece in enumerate(alphabet)}, [])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    stated = {"eos_token": END_OF_TURN, "pad_token": END, "mask_token": MASK}
+    if template is not None:
+        stated["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(stated))
