@@ -40,11 +40,11 @@ class Forward:
         self.scratch = Workspace.allocate(network.config, batch, length, sigmas)
         self._network = network
         # None of what is recorded refers to self: the memory is given back with the request, not when a cycle is found.
-        self._trunk = _Recorded(partial(network.trunk, self.scratch))
-        self._whole: _Recorded | None = None
+        self._trunk = Recorded(partial(network.trunk, self.scratch))
+        self._whole: Recorded | None = None
         self._logits: NDArray[np.float32] | None = None
         self._draws: _Draws | None = None
-        self._ends: dict[int, _Recorded] = {}  # of the network, by the number of rows
+        self._ends: dict[int, Recorded] = {}  # of the network, by the number of rows
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +55,7 @@ class Forward:
         self._take(tokens, sigma)
         if self._logits is None or self._whole is None:
             self._logits = fk.aligned_empty((*self.scratch.tokens.shape, self._network.config.vocab_size))
-            self._whole = _Recorded(partial(_run_whole, self._network, self.scratch, self._logits))
+            self._whole = Recorded(partial(_run_whole, self._network, self.scratch, self._logits))
         self._whole()
         return self._logits
 
@@ -112,12 +112,12 @@ class Forward:
         self.scratch.tokens[...] = tokens
         self.scratch.sinusoids[...] = sinusoids(noise if self._network.config.time_conditioning else 0 * noise)
 
-    def _end(self, draws: _Draws, count: int) -> _Recorded:
+    def _end(self, draws: _Draws, count: int) -> Recorded:
         """The end of the network, after the trunk, for that many rows."""
         if count not in self._ends:
             if len(self._ends) == _MAX_RECORDINGS:
                 self._ends.clear()
-            self._ends[count] = _Recorded(partial(_run_end, self._network, self.scratch, draws, count))
+            self._ends[count] = Recorded(partial(_run_end, self._network, self.scratch, draws, count))
         return self._ends[count]
 
 
@@ -135,7 +135,7 @@ def _run_end(network: Network, scratch: Workspace, draws: _Draws, count: int) ->
     )  # fmt: skip
 
 
-class _Recorded:
+class Recorded:
     """Calls of kernels that are recorded when they are made, and again where the number of threads has changed."""
 
     def __init__(self, function: Callable[[], Any]) -> None:

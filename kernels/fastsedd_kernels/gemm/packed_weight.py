@@ -52,6 +52,21 @@ class PackedWeight:
     def nbytes(self) -> int:
         return self.panels.nbytes + sum(part.nbytes for part in self.quantisation)
 
+    def rows(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
+        """Rows of the weight as they are stored: an embedding that is the head too need not be kept twice.
+
+        numbers : integers [n], 0 to outputs - 1, which is not checked beyond NumPy's own refusals
+        Returns float32 [n, inputs]. Raises ValueError where the weight is not one of float32 or bfloat16 alone.
+        """
+        if self.dtype not in ("float32", "bfloat16") or self.strassen or self.paired:
+            raise ValueError(f"rows of a weight packed as {self.dtype}, in one piece, allowed: float32, bfloat16")
+        panel, column = np.divmod(numbers, self.panels.shape[2])
+        stored = self.panels[panel, :, column]  # [n, depth]
+        if self.dtype == "float32":
+            return np.ascontiguousarray(stored[:, : self.shape[1]])
+        halves = np.ascontiguousarray(stored).astype("<u4", copy=False).view("<u2")[:, : self.shape[1]]
+        return (halves.astype(np.uint32) << 16).view(np.float32)
+
 
 def pack(
     weight: ArrayLike | Sequence[ArrayLike],

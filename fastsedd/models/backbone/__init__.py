@@ -1,0 +1,1 @@
+"""The transformer of Qwen2, Qwen3 and Llama: network and reference."""

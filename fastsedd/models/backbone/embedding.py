@@ -1,0 +1,45 @@
+"""A language model's embedding: rows of a table, kept in 16 bits where that loses nothing, or of the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """table : float32 [V, N]; or uint16, the upper halves of such numbers; or the head's packed weight"""
+
+    table: NDArray[Any] | fk.PackedWeight
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float32], head: fk.PackedWeight | None) -> Embedding:
+        """weight : float32 [V, N]; head : the same one packed, if it is the head too"""
+        narrow = _is_narrow(weight)
+        if head is not None and (head.dtype == "float32" or (head.dtype == "bfloat16" and narrow)):
+            return cls(head)
+        return cls((weight.view(np.uint32) >> 16).astype(np.uint16) if narrow else weight)
+
+    def __call__(self, tokens: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Rows of tokens, integers [n], into out, float32 [n, N]."""
+        if isinstance(self.table, fk.PackedWeight):
+            out[...] = self.table.rows(tokens)
+        elif self.table.dtype == np.float32:
+            np.take(self.table, tokens, axis=0, out=out)
+        else:
+            np.left_shift(self.table[tokens], 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its own, beside the head's."""
+        return 0 if isinstance(self.table, fk.PackedWeight) else self.table.nbytes
+
+
+def _is_narrow(weight: NDArray[np.float32], rows: int = 4096) -> bool:
+    """True if every number is one of bfloat16: its lower half is 0."""
+    words = weight.view(np.uint32)
+    return not any((words[first : first + rows] & 0xFFFF).any() for first in range(0, len(words), rows))

@@ -1,0 +1,108 @@
+"""The transformer of Qwen2, Qwen3 and Llama on kernels: grouped queries, rotary positions, RMS norms and SwiGLU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.models.backbone.embedding import Embedding
+from fastsedd.models.layers import Linear, Tensors
+from fastsedd.models.precision import Precision
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights, packed.
+
+    queries : to [heads * dim]; keys_values : to keys, then values, [2 * kv_heads * dim]
+    gate_up : a pair, whose `linear` is silu(gate) * up; query_norm, key_norm : [dim], None without
+    """
+
+    norm1: Floats
+    norm2: Floats
+    queries: Linear
+    keys_values: Linear
+    query_norm: Floats | None
+    key_norm: Floats | None
+    output: Linear
+    gate_up: fk.PackedWeight
+    down: Linear
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str, dtype: str) -> Layer:
+        attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+        gate_up = [tensors[f"{mlp}.{part}_proj.weight"] for part in ("gate", "up")]
+        return cls(
+            norm1=tensors[f"{name}.input_layernorm.weight"],
+            norm2=tensors[f"{name}.post_attention_layernorm.weight"],
+            queries=Linear.read(tensors, f"{attention}.q_proj", dtype),
+            keys_values=_stacked(tensors, [f"{attention}.k_proj", f"{attention}.v_proj"], dtype),
+            query_norm=tensors.get(f"{attention}.q_norm.weight"),
+            key_norm=tensors.get(f"{attention}.k_norm.weight"),
+            output=Linear.read(tensors, f"{attention}.o_proj", dtype),
+            gate_up=fk.pack(gate_up, dtype),
+            down=Linear.read(tensors, f"{mlp}.down_proj", dtype),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        layers = (self.queries, self.keys_values, self.output, self.down)
+        return self.gate_up.nbytes + sum(layer.weight.nbytes for layer in layers)
+
+
+class Backbone:
+    """The weights of a masked language model, read-only: any number of sessions run them, each in memory of its own.
+
+    embedding : of tokens; head : from the width to a logit for each of them
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
+        self.config = config
+        self.sizes = backbone_of(config)
+        self.attention = precision.attention
+        table = tensors["model.embed_tokens.weight"]
+        if self.sizes.tied:
+            self.head = Linear(fk.pack(table, precision.head), None)
+        self.embedding = Embedding.of(table, self.head.weight if self.sizes.tied else None)
+        del table
+        if not self.sizes.tied:
+            self.head = Linear.read(tensors, "lm_head", precision.head)
+        self.layers = tuple(Layer.read(tensors, f"model.layers.{i}", precision.blocks) for i in range(config.blocks))
+        self.norm = tensors["model.norm.weight"]
+
+    def rotary_table(self, length: int) -> fk.RotaryTable:
+        """Angles of the positions 0 to length - 1."""
+        return fk.rotary_table(length, self.sizes.head_dim, self.sizes.theta, dict(self.sizes.scaling) or None)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the packed weights and of the embedding."""
+        return sum(layer.nbytes for layer in self.layers) + self.head.weight.nbytes + self.embedding.nbytes
+
+    def take_in(self, layer: Layer, x: Floats, normed: Floats) -> Floats:
+        """The norm before a layer's attention: of x [..., width], into normed."""
+        return fk.rms_norm(x, layer.norm1, self.sizes.eps, out=normed)
+
+    def finish(self, layer: Layer, attended: Floats, x: Floats, normed: Floats, hidden: Floats) -> None:
+        """The rest of a layer, once attended: x [..., width] in place. normed, hidden : scratch memory"""
+        layer.output(attended, x, residual=x)
+        fk.rms_norm(x, layer.norm2, self.sizes.eps, out=normed)
+        fk.linear(normed, layer.gate_up, activation="silu", out=hidden)
+        layer.down(hidden, x, residual=x)
+
+
+def _stacked(tensors: Tensors, names: list[str], dtype: str) -> Linear:
+    weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
+    has_bias = f"{names[0]}.bias" in tensors
+    bias = np.concatenate([tensors[f"{name}.bias"] for name in names]) if has_bias else None
+    return Linear(fk.pack(weight, dtype), bias)
+
+
+build = Backbone

@@ -1,0 +1,191 @@
+"""Forward passes over texts that are written from left to right, with the keys and values of what is final kept.
+
+Positions come first in every array, then texts: [positions, texts, width]. So the rows of some positions of all texts
+lie together, and keys and values are multiplied into the cache where they stay. Under block-causal attention a block
+sees itself and what lies before it; once it is final, so are its keys and values.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.block_layout import BlockLayout
+from fastsedd.models.backbone.network import Backbone, Floats, Layer
+from fastsedd.models.forward import Recorded
+
+PREFILL = 256  # positions in one pass, where there are more final ones than that
+
+_ROWS = 32  # positions whose logits are taken at a time, where all of them are
+_MAX_RECORDINGS = 8
+_PADDING = 16  # floats between two rows of the cache, so that they do not all lie in the same sets of it
+
+
+class Session:
+    """The state of one batch of texts. Not for two threads at once.
+
+    batch, length : of the texts; blocks : of block-causal attention, None for full attention
+    cached : keys and values of final blocks are kept; else each pass computes them anew, to the same bits
+    shift : the logits at position i - 1 are those of token i, and position 0 keeps its own
+    window : positions that are asked about at a time, at most; the whole text if None
+    """
+
+    def __init__(
+        self, network: Backbone, batch: int, length: int, blocks: BlockLayout | None, *, cached: bool = True,
+        shift: bool = False, window: int | None = None,
+    ) -> None:  # fmt: skip
+        sizes = network.sizes
+        self._network, self._blocks, self._shift = network, blocks, shift
+        self._cached = cached and blocks is not None
+        self._batch, self._length = batch, length
+        self._final = 0  # positions whose keys and values are final
+        self._first = 0  # of the last pass
+        widest = length
+        if blocks is not None and window is not None:
+            widest = min(length, max(PREFILL, blocks.length) + window + 2 * blocks.length)
+        self._queries = network.config.heads * sizes.head_dim
+        self._keys = sizes.kv_heads * sizes.head_dim
+        width, rows = network.config.width, (widest, batch)
+        self._x = fk.aligned_empty((*rows, width))
+        self._normed = fk.aligned_empty((*rows, width))
+        self._q = fk.aligned_empty((*rows, self._queries))
+        self._attended = fk.aligned_empty((*rows, self._queries))
+        self._hidden = fk.padded_empty((*rows, sizes.hidden))
+        layers = 1 if blocks is None else network.config.blocks
+        memory = fk.aligned_empty((layers, length, batch, 2 * self._keys + _PADDING))
+        self._cache = memory[..., : 2 * self._keys]
+        self._table = network.rotary_table(length)
+        self._recorded: dict[tuple[int, int], Recorded] = {}
+        self._logits = np.empty((0, network.config.vocab_size), np.float32)
+        self._boundary = np.zeros((batch, width), np.float32)  # features of the last final position, for the shift
+
+    @property
+    def nbytes(self) -> int:
+        """Scratch memory and cache."""
+        arrays = (self._x, self._normed, self._q, self._attended, self._hidden, self._cache)
+        return sum(array.nbytes for array in arrays)
+
+    def run(self, tokens: NDArray[np.int32], first: int, last: int) -> None:
+        """See `unmasking.sampler.Network`."""
+        if self._blocks is None:
+            self._pass(tokens, 0, self._length)
+            return
+        begin = self._blocks.begin(first)
+        end = min(self._blocks.end(last - 1), self._length)
+        start = self._final if self._cached and self._final <= begin else 0
+        while (stop := self._stop(start)) < begin:
+            self._pass(tokens, start, stop)
+            start = stop
+        self._pass(tokens, start, end)
+        if self._shift and start < begin:
+            rows = (begin - 1 - start) * self._batch + np.arange(self._batch)
+            self._boundary[...] = self._features(rows)
+        self._final = begin
+
+    def logits(self, rows: NDArray[np.intp]) -> Floats:
+        """See `unmasking.sampler.Network`."""
+        text, position = np.divmod(rows, self._length)
+        if self._shift:
+            position = np.maximum(position - 1, 0)
+        before = position < self._first
+        places = np.where(before, 0, position - self._first) * self._batch + text
+        features = self._features(places)
+        if before.any():
+            features[before] = self._boundary[text[before]]
+        if len(self._logits) < len(rows):
+            self._logits = fk.aligned_empty((len(rows), self._network.config.vocab_size))
+        return self._network.head(features, self._logits[: len(rows)])
+
+    def all_logits(self, tokens: NDArray[np.int32]) -> Floats:
+        """Logits of every position of a state, not shifted: float32 [B, L, V]."""
+        out = np.empty((self._batch, self._length, self._network.config.vocab_size), np.float32)
+        start = 0
+        while start < self._length:
+            stop = self._length if self._blocks is None else self._stop(start)
+            self._pass(tokens, start, stop)
+            for first in range(start, stop, _ROWS):
+                last = min(first + _ROWS, stop)
+                places = np.arange((first - start) * self._batch, (last - start) * self._batch)
+                found = self._network.head(self._features(places))
+                out[:, first:last] = found.reshape(last - first, self._batch, -1).swapaxes(0, 1)
+            start = stop
+        return out
+
+    def _stop(self, start: int) -> int:
+        """The end of a pass over whole blocks that begins there."""
+        assert self._blocks is not None
+        stop = self._blocks.begin(start + PREFILL)
+        return min(stop if stop > start else self._blocks.end(start), self._length)
+
+    def _pass(self, tokens: NDArray[np.int32], start: int, stop: int) -> None:
+        """All layers of some positions, but for what the last one does after its attention."""
+        self._first = start
+        count = stop - start
+        flat = tokens[:, start:stop].T.reshape(-1)
+        self._network.embedding(flat, self._x[:count].reshape(len(flat), -1))
+        if (start, stop) not in self._recorded:
+            if len(self._recorded) == _MAX_RECORDINGS:
+                self._recorded.clear()
+            self._recorded[start, stop] = Recorded(partial(self._trunk, start, stop))
+        self._recorded[start, stop]()
+
+    def _trunk(self, start: int, stop: int) -> None:
+        network, count = self._network, stop - start
+        x, normed, hidden = self._x[:count], self._normed[:count], self._hidden[:count]
+        for i, layer in enumerate(network.layers):
+            if i > 0:
+                network.finish(network.layers[i - 1], self._attended[:count], x, normed, hidden)
+            network.take_in(layer, x, normed)
+            self._attend(layer, self._cache[i if len(self._cache) > 1 else 0], start, stop)
+
+    def _attend(self, layer: Layer, cache: Floats, start: int, stop: int) -> None:
+        """Attention of some positions to all that they see, from normed to attended; their keys and values are kept."""
+        network, count = self._network, stop - start
+        sizes = network.sizes
+        q = layer.queries(self._normed[:count], self._q[:count])
+        layer.keys_values(self._normed[:count], cache[start:stop])
+        keys, values = self._heads(cache[..., : self._keys]), self._heads(cache[..., self._keys :])
+        queries, attended = self._heads(q), self._heads(self._attended[:count])
+        angles = fk.RotaryTable(self._table.cosines[start:stop], self._table.sines[start:stop])
+        for each, norm in ((queries, layer.query_norm), (keys[:, :, start:stop], layer.key_norm)):
+            fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
+        spans = [(start, stop)] if self._blocks is None else self._blocks.spans(start, stop)
+        group = network.config.heads // sizes.kv_heads
+        for first, last in spans:
+            some = slice(first - start, last - start)
+            fk.attention(
+                _grouped(queries[:, :, some], group), keys[:, :, None, :last], values[:, :, None, :last],
+                out=_grouped(attended[:, :, some], group), dtype=network.attention,
+            )  # fmt: skip
+
+    def _heads(self, rows: Floats) -> Floats:
+        """[positions, texts, heads * dim] as a view [texts, heads, positions, dim]."""
+        positions, texts, width = rows.shape
+        dim = self._network.sizes.head_dim
+        strides = (*rows.strides[:2], dim * rows.itemsize, rows.itemsize)
+        shape = (positions, texts, width // dim, dim)
+        return np.lib.stride_tricks.as_strided(rows, shape, strides).transpose(1, 2, 0, 3)
+
+    def _features(self, places: NDArray[Any]) -> Floats:
+        """Features that the head multiplies, of rows of the last pass: the rest of its last layer, then the norm."""
+        network, count = self._network, len(places)
+        width = network.config.width
+        x = fk.aligned_empty((count, width))
+        attended = fk.aligned_empty((count, self._queries))
+        fk.embedding(places, self._x.reshape(-1, width), out=x)
+        fk.embedding(places, self._attended.reshape(-1, self._queries), out=attended)
+        normed = fk.aligned_empty((count, width))
+        hidden = fk.padded_empty((count, network.sizes.hidden))
+        network.finish(network.layers[-1], attended, x, normed, hidden)
+        return fk.rms_norm(x, network.norm, network.sizes.eps, out=normed)
+
+
+def _grouped(x: Floats, group: int) -> Floats:
+    """[B, heads, L, D] as a view [B, kv_heads, group, L, D]."""
+    texts, heads, length, dim = x.shape
+    strides = (x.strides[0], group * x.strides[1], *x.strides[1:])
+    return np.lib.stride_tricks.as_strided(x, (texts, heads // group, group, length, dim), strides)
