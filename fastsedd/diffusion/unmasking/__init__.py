@@ -1,0 +1,1 @@
+"""Samplers of masked language models: quotas, orders of commitment, blocks, parallel decoding."""

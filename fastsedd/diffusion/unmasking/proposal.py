@@ -1,0 +1,84 @@
+"""Tokens that are proposed for masks, and what the orders of commitment need to know of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from fastsedd_kernels import sample_categorical, softmax
+from numpy.typing import NDArray
+
+from fastsedd.choices import Order
+from fastsedd.diffusion.predictor import truncate
+from fastsedd.diffusion.unmasking.settings import Settings
+
+_TINY = 1e-10  # in the logarithm of an entropy
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A token for each of n positions, with its probability and its place in the order.
+
+    tokens : int32 [n]; confidence, score : float32 [n], the higher the score the earlier; entropy : float32 [n]
+    All but the tokens are of softmax(logits), whatever the temperature and the truncation of the proposals. They are
+    computed in float64 and rounded, so that positions with the same logits in another order are equal.
+    """
+
+    tokens: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    score: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, count: int) -> Proposal:
+        """Memory for proposals, to be filled part by part."""
+        numbers = np.empty((3, count), np.float32)
+        return cls(np.empty(count, np.int32), numbers[0], numbers[1], numbers[2])
+
+    def fill(
+        self, part: slice, logits: NDArray[np.float32], settings: Settings, seed: int, streams: NDArray[np.uint64],
+        committed: NDArray[np.int32] | None,
+    ) -> None:  # fmt: skip
+        """Propose tokens for some of the positions.
+
+        logits : [m, V], without those that may not be proposed, which are minus infinity; left as they are
+        streams : uint64 [m]; committed : int32 [m], tokens that stand already, -1 where there is none; None: nowhere
+        """
+        tokens = _choose(logits, settings, seed, streams)
+        if committed is not None:
+            np.copyto(tokens, committed, where=committed >= 0)
+        self.tokens[part] = tokens
+        self.confidence[part], self.score[part], self.entropy[part] = measure(logits, tokens, settings)
+
+
+def _choose(
+    logits: NDArray[np.float32], settings: Settings, seed: int, streams: NDArray[np.uint64]
+) -> NDArray[np.int32]:
+    if settings.temperature == 0.0:
+        likeliest: NDArray[np.int32] = logits.argmax(axis=-1).astype(np.int32)
+        return likeliest
+    highest = logits.max(axis=-1, keepdims=True)
+    probabilities = softmax((logits - highest) / np.float32(settings.temperature))
+    # The mask's weight is 0: as the "current" token it neither stays nor takes part.
+    truncate(probabilities, probabilities.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p)
+    return sample_categorical(probabilities, seed, streams)
+
+
+def measure(
+    logits: NDArray[np.float32], tokens: NDArray[np.int32], settings: Settings
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Confidence, score and entropy of each row; what the settings do not need may be anything."""
+    order: Order = settings.order
+    numbers = logits.astype(np.float64)
+    numbers -= numbers.max(axis=-1, keepdims=True)
+    np.exp(numbers, out=numbers)
+    numbers /= numbers.sum(axis=-1, keepdims=True)
+    confidence = np.take_along_axis(numbers, tokens[:, None].astype(np.intp), axis=-1)[:, 0]
+    score = entropy = confidence
+    if order == "margin":
+        two = np.partition(numbers, numbers.shape[-1] - 2, axis=-1)[:, -2:]
+        score = two[:, 1] - two[:, 0]
+    if order == "entropy" or settings.entropy_bound is not None:
+        entropy = -(numbers * np.log(numbers + _TINY)).sum(axis=-1)
+        score = -entropy if order == "entropy" else score
+    return confidence, score, entropy

@@ -1,0 +1,100 @@
+"""Unmasking of one text at temperature 0, position by position as the formulas read: the truth for tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.diffusion.unmasking.settings import Settings
+
+Logits = Callable[[list[int]], NDArray[np.float32]]
+
+
+def unmask(
+    logits: Logits, given: Sequence[int], mask: int, spans: Sequence[tuple[int, int]], settings: Settings
+) -> Iterator[list[int]]:
+    """The text after each step. given : tokens, -1 where free; logits : of a text, to [L, V]; spans : its blocks"""
+    tokens = [mask if token < 0 else token for token in given]
+    free = [i for i, token in enumerate(given) if token < 0]
+    blocks = [span for span in spans if any(span[0] <= i < span[1] for i in free)]
+    steps = math.ceil(settings.steps / len(blocks))
+    for first, last in blocks:
+        own = [i for i in free if first <= i < last]
+        for j in range(len(own) if settings.parallel else steps):
+            masked = [i for i in own if tokens[i] == mask]
+            count = 1 if settings.parallel else _quota(settings, len(own), len(masked), j, steps)
+            if not masked and settings.order != "p2":
+                break
+            if count == 0 and settings.order != "p2":
+                continue
+            rows = _guided(logits, tokens, given, mask, settings)
+            rows[:, mask] = -math.inf
+            best = {i: int(np.argmax(rows[i])) if tokens[i] == mask else tokens[i] for i in own}
+            told = {i: _measure(rows[i], best[i]) for i in own}
+            if settings.order == "p2":
+                kept = math.floor(len(own) * (1 - (j + 1) / steps))
+                behind = sorted(own, key=lambda i, told=told: (told[i]["confidence"], i))[:kept]  # type: ignore[misc]
+                tokens = [mask if i in behind else best.get(i, token) for i, token in enumerate(tokens)]
+            else:
+                for i in _chosen(settings, masked, told, count):
+                    tokens[i] = best[i]
+            yield list(tokens)
+
+
+def _quota(settings: Settings, masks: int, left: int, j: int, steps: int) -> int:
+    if settings.quota == "llada":
+        return masks // steps + (1 if j < masks % steps else 0)
+    if settings.quota == "dllm":
+        t, s = (steps - j) / steps, (steps - j - 1) / steps
+        return int(np.rint(left * (1 - s / t)))
+    if j == steps - 1:
+        return left
+    t, s = 1 - j * (1 - 1e-3) / steps, 1 - (j + 1) * (1 - 1e-3) / steps
+    return math.floor(left * (1 - s / t))
+
+
+def _guided(
+    logits: Logits, tokens: list[int], given: Sequence[int], mask: int, settings: Settings
+) -> NDArray[np.float32]:
+    rows = logits(tokens).copy()
+    if settings.cfg_scale == 0.0:
+        return rows
+    blind = logits([token if known < 0 else mask for token, known in zip(tokens, given, strict=True)])
+    return blind + np.float32(settings.cfg_scale + 1.0) * (rows - blind)
+
+
+def _measure(row: NDArray[Any], token: int) -> dict[str, float]:
+    weights = [math.exp(float(each) - float(max(row))) for each in row]
+    probabilities = [weight / math.fsum(weights) for weight in weights]
+    likeliest = sorted(probabilities, reverse=True)
+    entropy = -math.fsum(p * math.log(p + 1e-10) for p in probabilities)
+    found = {
+        "confidence": probabilities[token], "margin": likeliest[0] - likeliest[1], "entropy": entropy,
+    }  # fmt: skip
+    return {name: float(np.float32(value)) for name, value in found.items()}
+
+
+def _chosen(settings: Settings, masked: list[int], told: dict[int, dict[str, float]], count: int) -> list[int]:
+    """The masks that are committed to; of equal ones the first."""
+    sign = -1.0 if settings.order == "entropy" else 1.0
+    ordered = sorted(masked, key=lambda i: (-sign * told[i][settings.order], i))
+    if settings.threshold is not None:
+        sure = [i for i in masked if told[i]["confidence"] >= np.float32(settings.threshold)]
+        return sorted({ordered[0], *sure})
+    if settings.factor is not None:
+        ordered = sorted(masked, key=lambda i: (-told[i]["confidence"], i))
+        most = [
+            r
+            for r in range(1, len(ordered) + 1)
+            if (r + 1) * (1 - told[ordered[r - 1]]["confidence"]) < settings.factor
+        ]
+        return ordered[: max([1, *most])]
+    if settings.entropy_bound is not None:
+        ordered = sorted(masked, key=lambda i: (told[i]["entropy"], i))
+        sums = [sum(told[i]["entropy"] for i in ordered[:r]) for r in range(1, len(ordered) + 1)]
+        return ordered[: max(1, sum(total < settings.entropy_bound for total in sums))]
+    return ordered[:count]
