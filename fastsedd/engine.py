@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,28 +13,36 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd import checkpoint, models, text
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.batching import BatchSize
-from fastsedd.choices import Dtype, check_integer
+from fastsedd.choices import Attention, Dtype
 from fastsedd.config import FittedTimes
-from fastsedd.diffusion import gridfit, likelihood
-from fastsedd.diffusion.grid_sampler import Network as SampledNetwork
 from fastsedd.diffusion.sampler import Batch, Sampler
-from fastsedd.diffusion_process import DiffusionProcess
 from fastsedd.given import Layout
-from fastsedd.models import Forward, Network
-from fastsedd.models.workspace import bytes_per_position
-from fastsedd.request import MAX_SAMPLES, OnStep, Options, Request, check_batch_size, shows_options
+from fastsedd.request import Messages, OnStep, Options, Request, shows_options
 from fastsedd.results import Evaluation, Result, Sample
-from fastsedd.scoring import Scoring
-from fastsedd.vocabulary import ByState, Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# A batch's scratch memory aims at this much: beyond it larger products are no faster.
-_BATCH_BYTES = 64 << 20
+_Network = TypeVar("_Network")
 
 
-class Model:
+@dataclass(frozen=True)
+class Writing(Generic[_Network]):
+    """A request as one kind of model writes it.
+
+    given : int32 [L], as the sampler takes it; networks : for a number of texts; most : as many as memory allows
+    to_ids : from the sampler's tokens to the checkpoint's; decode : a text's ids, int32 [L], to what its author is told
+    """
+
+    given: NDArray[np.int32]
+    sampler: Sampler[_Network]
+    networks: Callable[[int], _Network]
+    most: int
+    to_ids: Callable[[NDArray[np.int32]], NDArray[np.int32]]
+    decode: Callable[[NDArray[np.int32]], str]
+
+
+class Model(ABC):
     """A loaded checkpoint: its results depend on arguments alone, and threads may share it.
 
     name : the path or name that it was loaded from, "shipped model" for the shipped one
@@ -44,55 +54,21 @@ class Model:
     fitted : the time grid that was fitted to the model, None where there is none
     """
 
-    def __init__(self, read: checkpoint.Checkpoint, name: str, dtype: Dtype, tokenizer: text.Tokenizer) -> None:
+    def __init__(
+        self, read: checkpoint.Checkpoint, name: str, dtype: Dtype, tokenizer: text.Tokenizer,
+        template: text.ChatTemplate | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.dtype = dtype
         self.config: ModelConfig = read.config
         self.stored_dtype = read.stored_dtype
         self.parameters = read.config.parameters
         self.tokenizer = tokenizer
-        self._vocabulary = Vocabulary.of(read.config)
-        tensors = ByState(read.tensors, read.config.family.states, self._vocabulary)
-        self._network: Network = models.build(read.config, tensors, dtype)
         self.precision: list[tuple[str, str]] = models.Precision(dtype).facts()
         self.path = read.path
         self.assumed = read.assumed
-        self.fitted: FittedTimes | None = read.grid
-        self._process = DiffusionProcess.of(read.config, read.grid)
-        self._layout = Layout(read.config, tokenizer)
-        self._idle: dict[tuple[int, ...], Scoring] = {}  # the last small one of `log_score`, for the same shape
-
-    def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
-        """Log of p(y) / p(x) for every token y at each position.
-
-        tokens : integers [B, L], 0 to vocab_size - 1, L at most config.length; sigma : total noise, float [B], > 0
-        Returns float32 [B, L, V]; the current token's entry is 0. Raises ValueError for anything else.
-        """
-        given = np.asarray(tokens)
-        if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
-            raise ValueError(f"tokens is {given.dtype} {given.shape}, must be integers [B, L]")
-        if given.shape[1] > self.config.length:
-            raise ValueError(f"tokens has {given.shape[1]} positions, allowed: 1 to {self.config.length}")
-        least, most = int(given.min()), int(given.max())
-        if least < 0 or most >= self.config.vocab_size:
-            raise ValueError(f"tokens has {least if least < 0 else most}, allowed: 0 to {self.config.vocab_size - 1}")
-        noise = np.asarray(sigma, np.float64)
-        if noise.shape != given.shape[:1] or not (np.isfinite(noise) & (noise > 0)).all():
-            raise ValueError(f"sigma has shape {noise.shape}, must be {given.shape[:1]}, finite and above 0")
-        distinct = noise[:1] if (noise == noise[0]).all() else noise  # samples that share it are conditioned once
-        shape = (*given.shape, len(distinct))
-        scoring = self._idle.pop(shape, None) or Scoring.of(self._network, *shape)
-        log_score = scoring(self._vocabulary.to_states(given.astype(np.int32)), distinct)
-        if scoring.nbytes > _BATCH_BYTES:
-            return self._vocabulary.columns_by_id(log_score)
-        self._idle.clear()
-        self._idle[shape] = scoring
-        return self._vocabulary.columns_by_id(log_score.copy())
-
-    def profile(self) -> dict[str, float]:
-        """Seconds that each kernel takes in one forward of one text, by its name."""
-        forward = Forward(self._network, 1, self.config.length)
-        return forward.profile(np.zeros((1, self.config.length), np.int32), [1.0])
+        self.fitted: FittedTimes | None = None
+        self._layout = Layout(read.config, tokenizer, template)
 
     @shows_options
     def generate(
@@ -118,37 +94,48 @@ class Model:
         """
         return self.run(Request.of(prefix=prefix, suffix=suffix, **options), on_step)
 
+    def chat(self, messages: Messages, *, on_step: OnStep | None = None, **options: Any) -> Result:
+        """Answer a conversation, through the chat template of the tokenizer.
+
+        messages : [{"role": "user", "content": "..."}, ...], the last one to be answered; roles are the template's
+        Other arguments as for `stream`. Raises ValueError for a model or a tokenizer that has no conversations.
+        """
+        return self.generate(on_step=on_step, messages=messages, **options)
+
     def run(self, request: Request, on_step: OnStep | None = None) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done; on_step : as for `stream`.
 
         Raises ValueError at once for what this model cannot do.
         """
-        given = self._vocabulary.to_states(self._layout.given(request))
-        sampler = self._process.sampler(request)
-        most = self._batch_size(len(given)) if request.batch_size is None else request.batch_size
+        writing = self._writing(request)
+        most = writing.most if request.batch_size is None else request.batch_size
         size = BatchSize(most, measured=request.batch_size is None)
-        return self._samples(request, given, sampler, size, on_step)
+        return self._samples(request, writing, size, on_step)
 
     def _samples(
-        self, request: Request, given: NDArray[np.int32], sampler: Sampler[SampledNetwork], size: BatchSize,
-        on_step: OnStep | None,
-    ) -> Iterator[Sample]:  # fmt: skip
-        scorings = _Scorings(self._network, len(given))
+        self, request: Request, writing: Writing[Any], size: BatchSize, on_step: OnStep | None
+    ) -> Iterator[Sample]:
         steps = request.generation(self.config.generation).steps
         done = 0
         while done < len(request.wanted):
-            indices = request.wanted[done : done + size.next(len(request.wanted) - done)]
+            indices: Sequence[int] = request.wanted[done : done + size.next(len(request.wanted) - done)]
             done += len(indices)
             taken: list[float] = []
-            for record in sampler.run(scorings(len(indices)), Batch(indices, request.seed, given)):
+            batch = Batch(indices, request.seed, writing.given)
+            for record in writing.sampler.run(writing.networks(len(indices)), batch):
                 taken.append(record.seconds)
                 if on_step is not None:
-                    on_step(record.step, record.steps, _read_only_copy(self._vocabulary.to_ids(record.tokens)))
+                    on_step(record.step, record.steps, _read_only_copy(writing.to_ids(record.tokens)))
             size.note(len(indices), taken)
             seconds = sum(taken) / len(indices)
-            for index, row in zip(indices, self._vocabulary.to_ids(record.tokens), strict=True):
-                yield Sample(self.tokenizer.decode(row), row, request.seed, index, steps, seconds)
+            for index, row in zip(indices, writing.to_ids(record.tokens), strict=True):
+                yield Sample(writing.decode(row), row, request.seed, index, steps, seconds)
 
+    @abstractmethod
+    def _writing(self, request: Request) -> Writing[Any]:
+        """The sampler of a request, and all that it needs. Raises ValueError for what this model cannot do."""
+
+    @abstractmethod
     def evaluate(
         self,
         text: str,
@@ -157,28 +144,15 @@ class Model:
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """Bound the text's -log p by its diffusion weighted denoising score entropy (Lou et al. 2024, theorem 3.6).
+        """Bound a text's -log p; see the kinds of models."""
 
-        text : cut into windows of config.length tokens, side by side, each of them a text to the model. A shorter rest
-            at the end is left out; a text that is shorter than a window is one shorter window.
-        times : how many noise levels are drawn per window, 1 to 65536, one network run each
-        batch_size : noised windows per network run, chosen by memory if None; the result does not depend on it
-        seed : 0 to 2**64 - 1; it decides times and noise, for any dtype: two dtypes may be compared window by window
-        progress(done, total) : called after each batch, of all noised windows
-        Raises ValueError, naming the argument, its value and what is allowed.
-        """
-        tokens = self._layout.encode("text", text)
-        if len(tokens) == 0:
-            raise ValueError("text has no tokens, allowed: 1 or more")
-        length = min(len(tokens), self.config.length)
-        windows = self._vocabulary.to_states(tokens[: len(tokens) // length * length].reshape(-1, length))
-        by_window = likelihood.bound(
-            _Scorings(self._network, length).log_score, self._process.graph, self._process.noise, windows,
-            times=times, seed=seed, batch_size=self._scoring_batch_size(batch_size, length), progress=progress,
-        )  # fmt: skip
-        ends = likelihood.ends(self._process.graph, self._process.noise)
-        characters = len(self.tokenizer.decode(tokens[: windows.size]))
-        return Evaluation(by_window, ends, windows.size, characters, len(tokens) - windows.size, times, seed)
+    def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
+        """Log scores, of models with a noise level: `ScoreModel.log_score`."""
+        raise ValueError(self._has_no("log_score"))
+
+    def logits(self, tokens: ArrayLike, attention: Attention | None = None) -> NDArray[np.float32]:
+        """Logits, of masked language models: `LanguageModel.logits`."""
+        raise ValueError(self._has_no("logits"))
 
     def fit_grid(
         self,
@@ -189,72 +163,16 @@ class Model:
         temperature: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> FittedTimes:
-        """Fit a time grid, for any number of steps, to this model and texts of its own; see `gridfit.fit_times`.
+        """Fit a time grid, of models with a noise schedule: `ScoreModel.fit_grid`."""
+        raise ValueError(self._has_no("fit_grid"))
 
-        num_texts : texts to write, with the checkpoint's own steps, and to measure with, 1 or more
-        nodes : noise levels per text, 2 to 1024, one network run each
-        batch_size : texts per network run, chosen by memory if None
-        seed : 0 to 2**64 - 1; it decides texts and noise
-        temperature : at which the grid will be used; the checkpoint's own if None
-        progress(done, total) : called after each batch, of all network runs, each for one text
-        Raises ValueError, naming the argument, its value and what is allowed.
-        """
-        size = self._scoring_batch_size(batch_size, self.config.length)
-        gridfit.check_nodes(nodes)
-        check_integer("num_texts", num_texts, 1, MAX_SAMPLES)
-        request = Request.of(num_samples=num_texts, batch_size=size, seed=seed, temperature=temperature)
-        total = num_texts * (self.config.generation.steps + 1 + nodes)
-        done = 0
+    def profile(self) -> dict[str, float]:
+        """Seconds that each kernel takes in one forward of one text, by its name."""
+        raise ValueError(self._has_no("profile"))
 
-        def count(texts: int) -> None:
-            nonlocal done
-            done += texts
-            if progress is not None:
-                progress(done, total)
-
-        written = [each.tokens for each in self.run(request, lambda step, steps, tokens: count(len(tokens)))]
-        scorings = _Scorings(self._network, self.config.length)
-
-        def log_score(tokens: NDArray[np.int32], sigma: float) -> NDArray[np.float32]:
-            count(len(tokens))
-            return scorings.log_score(tokens, np.array([sigma]))
-
-        times = gridfit.fit_times(
-            log_score, self._process.graph, self._process.noise, self._vocabulary.to_states(np.stack(written)),
-            nodes=nodes, seed=seed, batch_size=size,
-            temperature=request.generation(self.config.generation).temperature,
-        )  # fmt: skip
-        return FittedTimes(tuple(times.tolist()))
-
-    def _scoring_batch_size(self, batch_size: int | None, length: int) -> int:
-        """The number of texts of this length scored together, where all their log scores are kept."""
-        if batch_size is None:
-            return self._batch_size(length, self.config.vocab_size)
-        check_batch_size(batch_size)
-        return batch_size
-
-    def _batch_size(self, length: int, scores: int = 0) -> int:
-        """The number of texts of this length that fit the scratch memory; scores : log scores kept of each position."""
-        bytes_per_sample = length * (bytes_per_position(self.config) + 4 * scores)
-        return max(1, _BATCH_BYTES // bytes_per_sample)
-
-
-class _Scorings:
-    """Forward passes of texts of one length: the last one's memory is used again for as many texts and sigmas."""
-
-    def __init__(self, network: Network, length: int) -> None:
-        self._network, self._length = network, length
-        self._last: Scoring | None = None
-        self._shape = (0, 0)
-
-    def __call__(self, texts: int, sigmas: int = 1) -> Scoring:
-        if self._last is None or self._shape != (texts, sigmas):
-            self._last, self._shape = Scoring.of(self._network, texts, self._length, sigmas), (texts, sigmas)
-        return self._last
-
-    def log_score(self, tokens: NDArray[np.int32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Log scores float32 [B, L, V], overwritten by the next call; tokens : [B, L]; sigma : [1] or [B]."""
-        return self(len(tokens), len(sigma))(tokens, sigma)
+    def _has_no(self, method: str) -> str:
+        kind = "masked language models" if self.config.backbone is not None else "models with a noise schedule"
+        return f"{method}: not for {kind}, as {self.name}, {self.config.architecture}, is"
 
 
 def _read_only_copy(tokens: NDArray[np.int32]) -> NDArray[np.int32]:

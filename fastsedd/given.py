@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import check_integer
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.request import FixedTokens, Request
-from fastsedd.text import Tokenizer
+from fastsedd.text import ChatTemplate, Tokenizer
 from fastsedd.text import template as templates
 
 
@@ -21,6 +21,7 @@ class Layout:
 
     config: ModelConfig
     tokenizer: Tokenizer
+    chat: ChatTemplate | None = None
 
     def given(self, request: Request) -> NDArray[np.int32]:
         """The tokens of a request's texts, FREE where they are to be written: int32 [L].
@@ -31,13 +32,58 @@ class Layout:
         length = request.length
         if length is not None:
             check_integer("length", length, 1, self.config.length)
+        if request.prompt is not None or request.messages is not None:
+            return self._asked(request)
         if request.template is None:
-            given = self._between(request.prefix, request.suffix, self.config.length if length is None else length)
+            given = self._between(request.prefix, request.suffix, self._length(request))
         else:
             given = templates.lay_out(
                 request.template, lambda part: self.encode("template", part), length, self.config.length, FREE
             )
         return given if request.fixed is None else _with_fixed(given, request.fixed, self.config)
+
+    def _length(self, request: Request) -> int:
+        """Positions of a text between prefix and suffix."""
+        if request.length is not None or self.config.backbone is None:
+            return self.config.length if request.length is None else request.length
+        written = request.max_new_tokens or self.config.backbone.unmasking.max_new_tokens
+        known = len(self.encode("prefix", request.prefix)) + len(self.encode("suffix", request.suffix))
+        self._check_room("prefix and suffix have", known, written)
+        return known + written
+
+    def _asked(self, request: Request) -> NDArray[np.int32]:
+        """The tokens of a conversation, and room for the answer."""
+        backbone = self.config.backbone
+        assert backbone is not None  # which the model has checked
+        written = request.max_new_tokens or backbone.unmasking.max_new_tokens
+        name = "prompt" if request.messages is None else "messages"
+        known = self.encode(name, self._conversation(request))
+        self._check_room(f"{name} has" if name == "prompt" else f"{name} have", len(known), written)
+        return np.concatenate([known, np.full(written, FREE, np.int32)])
+
+    def _check_room(self, words: str, known: int, written: int) -> None:
+        if known + written > self.config.length:
+            raise ValueError(
+                f"{words} {known} tokens, and {written} are to be written (max_new_tokens), allowed: "
+                f"{self.config.length} together, the length"
+            )
+
+    def _conversation(self, request: Request) -> str:
+        """The text that is gone on with. Raises ValueError where there is no template for it."""
+        if request.messages is not None:
+            messages = [{"role": role, "content": content} for role, content in request.messages]
+        else:
+            assert request.prompt is not None
+            if self.chat is None and request.system is None:
+                return request.prompt
+            system = [] if request.system is None else [{"role": "system", "content": request.system}]
+            messages = [*system, {"role": "user", "content": request.prompt}]
+        if self.chat is None:
+            name = "messages" if request.messages is not None else "system"
+            raise ValueError(
+                f"{name}: the tokenizer has no chat template, allowed: a prompt, which is gone on with as it is"
+            )
+        return self.chat.render(messages)
 
     def encode(self, name: str, text: str) -> NDArray[np.int32]:
         """Tokens of an argument's text. Raises ValueError, naming the argument."""
@@ -56,6 +102,19 @@ class Layout:
         given[: len(begin)] = begin
         given[length - len(end) :] = end
         return given
+
+
+def token_array(tokens: ArrayLike, config: ModelConfig) -> NDArray[np.int32]:
+    """Texts as a caller gives them to a network: int32 [B, L]. Raises ValueError, saying what is allowed."""
+    given = np.asarray(tokens)
+    if given.dtype.kind not in "iu" or given.ndim != 2 or given.size == 0:
+        raise ValueError(f"tokens is {given.dtype} {given.shape}, must be integers [B, L]")
+    if given.shape[1] > config.length:
+        raise ValueError(f"tokens has {given.shape[1]} positions, allowed: 1 to {config.length}")
+    least, most = int(given.min()), int(given.max())
+    if least < 0 or most >= config.vocab_size:
+        raise ValueError(f"tokens has {least if least < 0 else most}, allowed: 0 to {config.vocab_size - 1}")
+    return given.astype(np.int32)
 
 
 def _with_fixed(given: NDArray[np.int32], fixed: FixedTokens, config: ModelConfig) -> NDArray[np.int32]:

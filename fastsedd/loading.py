@@ -11,9 +11,11 @@ import fastsedd_kernels
 from fastsedd import checkpoint, text
 from fastsedd.choices import DTYPES, Dtype, check_one_of
 from fastsedd.engine import Model
-from fastsedd.errors import UnavailableError
+from fastsedd.errors import CheckpointError, UnavailableError
+from fastsedd.language_model import LanguageModel
 from fastsedd.request import AllOptions, OnStep, shows_options
 from fastsedd.results import Evaluation, Result
+from fastsedd.score_model import ScoreModel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,7 +52,9 @@ def load(
     read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline, heads=heads)
     if read.assumed:
         note(f"assumed: {read.assumed}")
-    return Model(read, name_of(path), dtype, _tokenizer(read, tokenizer, offline, note))
+    chosen, template = _tokenizer(read, tokenizer, offline, note)
+    kind = ScoreModel if read.config.backbone is None else LanguageModel
+    return kind(read, name_of(path), dtype, chosen, template)
 
 
 def name_of(path: str | Path | None) -> str:
@@ -60,17 +64,34 @@ def name_of(path: str | Path | None) -> str:
 
 def _tokenizer(
     read: checkpoint.Checkpoint, source: str | Path | None, offline: bool, note: Callable[[str], None]
-) -> text.Tokenizer:
-    """The requested tokenizer, or the checkpoint's own, or token ids where that is out of reach."""
+) -> tuple[text.Tokenizer, text.ChatTemplate | None]:
+    """The requested tokenizer, or the checkpoint's own, or token ids where that is out of reach; its chat template."""
     if source is None and read.config.characters is not None:
-        return text.choose(read.config)
+        return text.choose(read.config), None
     try:
-        return text.choose(read.config, checkpoint.find_tokenizer(read, source, offline=offline))
+        files = checkpoint.find_tokenizer(read, source, offline=offline)
+        return text.choose(read.config, files), _template(read, files, note)
     except UnavailableError as error:
         if source is not None:
             raise
         note(f"texts are token ids, for want of a tokenizer: {error}")
-        return text.choose(read.config)
+        return text.choose(read.config), None
+
+
+def _template(
+    read: checkpoint.Checkpoint, files: tuple[Path, ...], note: Callable[[str], None]
+) -> text.ChatTemplate | None:
+    """The chat template of a masked language model, None where there is none, or no library for it."""
+    found = checkpoint.find_chat_template(files) if files and read.config.backbone is not None else None
+    if found is None:
+        return None
+    try:
+        return text.ChatTemplate(*found)
+    except UnavailableError as error:
+        note(f"no conversations: {error}")
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{files[0].parent}: {error}") from None
 
 
 @shows_options

@@ -9,8 +9,22 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
 
-from fastsedd.choices import GRIDS, Draw, Dtype, Grid, Predictor, check_integer, check_one_of, check_seed, is_integer
-from fastsedd.config import MAX_STEPS, FittedTimes, GenerationConfig
+from fastsedd.choices import (
+    CACHES,
+    GRIDS,
+    ORDERS,
+    Cache,
+    Draw,
+    Dtype,
+    Grid,
+    Order,
+    Predictor,
+    check_integer,
+    check_one_of,
+    check_seed,
+    is_integer,
+)
+from fastsedd.config import MAX_LENGTH, MAX_STEPS, FittedTimes, GenerationConfig
 from fastsedd.diffusion.choice import Choice
 
 if TYPE_CHECKING:
@@ -19,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Fixed = Union[Mapping[int, int], "ArrayLike"]
+Messages = Sequence[Mapping[str, str]]  # of a conversation: {"role": ..., "content": ...}
 OnStep = Callable[[int, int, "NDArray[np.int32]"], None]
 
 MAX_SAMPLES = 1 << 28  # a sample index has 28 bits of a random stream's number
@@ -80,6 +95,20 @@ class Options(TypedDict, total=False):
     top_p: float
     grid: Grid | FittedTimes
     indices: Sequence[int] | None
+    prompt: str | None
+    system: str | None
+    messages: Messages | None
+    max_new_tokens: int | None
+    block_length: int | None
+    order: Order | None
+    order_temperature: float | None
+    threshold: float | None
+    factor: float | None
+    entropy_bound: float | None
+    cfg_scale: float
+    stop: str | Sequence[str]
+    cache: Cache
+    shift: bool | None
 
 
 class AllOptions(Options, total=False):
@@ -111,6 +140,18 @@ class Request:
     grid : spacing of the steps in noise: "uniform" in time, as in the article, "log-sigma", equal in the logarithm of
         the noise, "fitted", to this model, or the result of `fit_grid`
     indices : which of the samples 0 to num_samples - 1 to write, in this order; all of them if None
+
+    Of masked language models alone, whose defaults are their authors' (`fastsedd.architectures.masked_language`):
+    prompt, system : a question and how to answer it, through the chat template of the tokenizer; without one, the text
+        that is gone on with. The sample's text is the answer.
+    messages : a conversation instead, of roles and contents
+    max_new_tokens : of an answer, or between prefix and suffix; steps are as many unless they are given
+    block_length, order, order_temperature, threshold, factor, entropy_bound, cfg_scale : see
+        `fastsedd.diffusion.unmasking.settings.Settings`. temperature may be 0, which takes the likeliest tokens.
+    stop : texts before which an answer ends
+    cache : "exact" keeps the keys and values of finished blocks under block-causal attention, "off" does not; the texts
+        are the same
+    shift : logits at position i - 1 are those of token i; the family's own if None
     Raises ValueError, naming the argument, its value and what is allowed.
     """
 
@@ -130,26 +171,65 @@ class Request:
     top_p: float = 1.0
     grid: Grid | FittedTimes = "uniform"
     indices: tuple[int, ...] | None = None
+    prompt: str | None = None
+    system: str | None = None
+    messages: tuple[tuple[str, str], ...] | None = None
+    max_new_tokens: int | None = None
+    block_length: int | None = None
+    order: Order | None = None
+    order_temperature: float | None = None
+    threshold: float | None = None
+    factor: float | None = None
+    entropy_bound: float | None = None
+    cfg_scale: float = 0.0
+    stop: tuple[str, ...] = ()
+    cache: Cache = "exact"
+    shift: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prefix", "suffix", "template"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "template" and value is None):
-                raise ValueError(f"{name} is {value!r}, allowed: text")
-        if self.template is not None and (self.prefix or self.suffix):
-            raise ValueError("template is given with a prefix or a suffix, allowed: the one or the others")
+        self._check_texts()
+        self._check_unmasking()
         check_integer("num_samples", self.num_samples, 1, MAX_SAMPLES)
         if self.batch_size is not None:
             check_batch_size(self.batch_size)
         if self.steps is not None:
             check_integer("steps", self.steps, 1, MAX_STEPS)
         check_seed(self.seed)
-        self.choice("analytic", 1.0)  # which checks the settings of a step
+        self.choice("analytic", 1.0, self.temperature or 1.0)  # which checks the settings of a step
         if not isinstance(self.grid, FittedTimes):
             check_one_of("grid", self.grid, GRIDS)
         for index in self.indices or ():
             if not is_integer(index) or not 0 <= index < self.num_samples:
                 raise ValueError(f"indices holds {index}, allowed: 0 to {self.num_samples - 1}, below num_samples")
+
+    def _check_texts(self) -> None:
+        for name in ("prefix", "suffix", "template", "prompt", "system"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name not in ("prefix", "suffix") and value is None):
+                raise ValueError(f"{name} is {value!r}, allowed: text")
+        if self.template is not None and (self.prefix or self.suffix):
+            raise ValueError("template is given with a prefix or a suffix, allowed: the one or the others")
+        asked = [name for name in ("prompt", "messages") if getattr(self, name) is not None]
+        others = [name for name in ("prefix", "suffix", "template") if getattr(self, name)]
+        if len(asked) > 1 or (asked and (others or self.fixed is not None or self.length is not None)):
+            given = " and ".join([*asked, *others])
+            raise ValueError(f"{given} is given with more: allowed: prompt, or messages, by themselves")
+        if self.system is not None and self.prompt is None:
+            raise ValueError("system is given without a prompt, allowed: with one; in messages it is a role")
+
+    def _check_unmasking(self) -> None:
+        for name in ("max_new_tokens", "block_length"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1, MAX_LENGTH)
+        if self.max_new_tokens is not None and (self.template is not None or self.length is not None):
+            raise ValueError("max_new_tokens is given with a template or a length, allowed: one of them")
+        if self.order is not None:
+            check_one_of("order", self.order, ORDERS)
+        check_one_of("cache", self.cache, CACHES)
+        if self.shift not in (None, True, False):
+            raise ValueError(f"shift is {self.shift!r}, allowed: True, False")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop holds {self.stop!r}, allowed: texts that are not empty")
 
     @classmethod
     def of(cls, **options: Unpack[AllOptions]) -> Request:
@@ -159,6 +239,10 @@ class Request:
             given["fixed"] = FixedTokens.of(given["fixed"])
         if "indices" in given:
             given["indices"] = tuple(map(_plain, given["indices"]))
+        if "messages" in given:
+            given["messages"] = _conversation(given["messages"])
+        if "stop" in given:
+            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
         return cls(**given)
 
     @property
@@ -167,21 +251,43 @@ class Request:
         return range(self.num_samples) if self.indices is None else self.indices
 
     def generation(self, own: GenerationConfig) -> GenerationConfig:
-        """Steps and temperature; own : the checkpoint's, where the request leaves them open."""
+        """Steps and temperature; own : the checkpoint's, where the request leaves them open.
+
+        Without steps, an answer of a stated number of tokens has as many steps.
+        """
+        steps = own.steps if self.max_new_tokens is None else self.max_new_tokens
         return GenerationConfig(
-            own.steps if self.steps is None else self.steps,
+            steps if self.steps is None else self.steps,
             own.temperature if self.temperature is None else self.temperature,
         )
 
-    def choice(self, predictor: Predictor, temperature: float) -> Choice:
-        """The settings of a step; predictor, temperature : the model's own, where the request leaves them open."""
+    def choice(self, predictor: Predictor, temperature: float, requested: float | None = None) -> Choice:
+        """The settings of a step; predictor, temperature : the model's own, where the request leaves them open.
+
+        requested : the temperature to use instead of the request's
+        """
+        requested = self.temperature if requested is None else requested
         return Choice(
             predictor if self.predictor is None else self.predictor,
             self.draw,
-            temperature if self.temperature is None else self.temperature,
+            temperature if requested is None else requested,
             self.top_k,
             self.top_p,
         )
+
+
+def _conversation(messages: Any) -> tuple[tuple[str, str], ...]:
+    """Roles and contents. Raises ValueError for anything but mappings of the two."""
+    found = []
+    for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else [messages]:
+        pair = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else message
+        pair = tuple(pair) if isinstance(pair, (tuple, list)) else ()
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise ValueError(f'messages holds {message!r}, allowed: {{"role": text, "content": text}}')
+        found.append((pair[0], pair[1]))
+    if not found:
+        raise ValueError("messages is empty, allowed: one message or more")
+    return tuple(found)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -12,9 +12,10 @@ from fastsedd.architectures.base import ModelConfig
 from fastsedd.text.byte_pairs import BytePairs
 from fastsedd.text.character_merges import CharacterMerges
 from fastsedd.text.characters import CharacterTokenizer
+from fastsedd.text.chat_template import ChatTemplate
 from fastsedd.text.token_ids import TokenIds
 
-__all__ = ["BytePairs", "CharacterMerges", "CharacterTokenizer", "TokenIds", "Tokenizer", "choose"]
+__all__ = ["BytePairs", "CharacterMerges", "CharacterTokenizer", "ChatTemplate", "TokenIds", "Tokenizer", "choose"]
 
 
 class Tokenizer(Protocol):

@@ -268,7 +268,7 @@ def test_no_progress_where_there_is_no_terminal(model: Watched) -> None:
         ["--num-samples", "0"],
         ["--batch-size", "0"],
         ["--length", "0"],
-        ["--temperature", "0"],
+        ["--temperature", "-1"],
         ["--seed", "-1"],
         ["--seed", str(2**64)],
         ["--draw", "nearly"],
@@ -301,6 +301,7 @@ def test_usage_errors(model: Watched, arguments: list[str]) -> None:
         (["--threads", "4000"], "threads is 4000, allowed: 1 to"),
         (["--predictor", "ddpm"], "predictor is 'ddpm', allowed for this model: 'analytic', 'euler'"),
         (["--length", "13"], "length is 13, allowed: 1 to 12"),
+        (["--temperature", "0"], "temperature is 0.0, allowed: 0 < temperature < infinity"),
     ],
 )
 def test_errors_that_only_the_model_can_tell_are_one_line(model: Watched, arguments: list[str], message: str) -> None:

@@ -18,6 +18,7 @@ import fastsedd
 from fastsedd.diffusion import grid_sampler
 from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
 from fastsedd.diffusion_process import DiffusionProcess
+from fastsedd.score_model import ScoreModel
 
 MODELS = [("ddit", "absorb"), ("ddit", "uniform"), ("annotated", "uniform"), ("mdlm", "absorb"), ("radd", "absorb")]
 
@@ -172,7 +173,7 @@ def test_samples_are_requested_by_index(model) -> None:
 
 def test_texts_do_not_depend_on_the_sizes_that_are_tried(model, monkeypatch) -> None:
     whole = model.generate(num_samples=40, steps=2, seed=5, batch_size=40).texts
-    monkeypatch.setattr(fastsedd.Model, "_batch_size", lambda self, *_: 4)
+    monkeypatch.setattr(ScoreModel, "_batch_size", lambda self, *_: 4)
     assert model.generate(num_samples=40, steps=2, seed=5).texts == whole
 
 
