@@ -119,15 +119,16 @@ class Model(ABC):
         done = 0
         while done < len(request.wanted):
             indices: Sequence[int] = request.wanted[done : done + size.next(len(request.wanted) - done)]
-            done += len(indices)
+            count = len(indices)
+            done += count
             taken: list[float] = []
-            batch = Batch(indices, request.seed, writing.given)
-            for record in writing.sampler.run(writing.networks(len(indices)), batch):
+            batch = Batch.of(indices, [request.seed] * count, [writing.given] * count)
+            for record in writing.sampler.run(writing.networks(count), batch):
                 taken.append(record.seconds)
                 if on_step is not None:
                     on_step(record.step, record.steps, _read_only_copy(writing.to_ids(record.tokens)))
-            size.note(len(indices), taken)
-            seconds = sum(taken) / len(indices)
+            size.note(count, taken)
+            seconds = sum(taken) / count
             for index, row in zip(indices, writing.to_ids(record.tokens), strict=True):
                 yield Sample(writing.decode(row), row, request.seed, index, steps, seconds)
 

@@ -47,11 +47,11 @@ class Scoring:
         sigma: float,
         rows: NDArray[np.intp],
         law: Law,
-        seed: int,
+        seeds: NDArray[np.uint64],
         streams: NDArray[np.uint64],
     ) -> NDArray[np.int32]:
         """Draw the next tokens of some positions by a law of their log scores: see `Forward.draw`."""
-        return self.forward.draw(tokens, sigma, rows, self.parametrisation.of_logits(law, sigma), seed, streams)
+        return self.forward.draw(tokens, sigma, rows, self.parametrisation.of_logits(law, sigma), seeds, streams)
 
     def log_scores(
         self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]

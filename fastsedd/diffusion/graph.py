@@ -30,8 +30,11 @@ class Graph(Protocol):
     def vocab_size(self) -> int:
         """Number of states V: the tokens, and the mask where the graph has one."""
 
-    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Draw from the distribution at infinite noise: int32 shaped as ``streams``, one counter stream a position."""
+    def sample_limit(self, seeds: NDArray[np.uint64], streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Draw from the distribution at infinite noise: int32 shaped as ``streams``, one counter stream per position.
+
+        seeds : uint64 shaped as ``streams``
+        """
 
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         """Probability that noise dsigma moves y to x, for each state y: int32 [...] to float64 [..., V]."""
@@ -114,8 +117,8 @@ class Uniform:
     def vocab_size(self) -> int:
         return self.tokens
 
-    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
-        return (uniform(seed, streams) * self.tokens).astype(np.int32)
+    def sample_limit(self, seeds: NDArray[np.uint64], streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+        return (uniform(seeds, streams) * self.tokens).astype(np.int32)
 
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:
         jump = self._jump_probability(dsigma)
@@ -219,7 +222,7 @@ class Absorb:
         """Id of the mask, the last state."""
         return self.tokens
 
-    def sample_limit(self, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.int32]:
+    def sample_limit(self, seeds: NDArray[np.uint64], streams: NDArray[np.uint64]) -> NDArray[np.int32]:
         return np.full(streams.shape, self.mask, dtype=np.int32)
 
     def transp_transition(self, tokens: NDArray[np.int32], dsigma: float) -> NDArray[np.float64]:

@@ -35,10 +35,10 @@ class Network(Protocol):
         sigma: float,
         rows: NDArray[np.intp],
         law: Law,
-        seed: int,
+        seeds: NDArray[np.uint64],
         streams: NDArray[np.uint64],
     ) -> NDArray[np.int32]:
-        """Draw the new tokens of these positions, int32 [n], without rows of log scores. streams : uint64 [n]
+        """Draw the new tokens of these positions, int32 [n], without rows of log scores. seeds, streams : uint64 [n]
 
         Of a normalised network the law must not depend on the sum of the scores.
         """
@@ -50,11 +50,14 @@ class Network(Protocol):
 
 
 class _Draws(NamedTuple):
-    """The draws of a step: rows : intp [n], positions of the batch as if it were one text; streams : uint64 [n]."""
+    """Draws of a step: rows : intp [n], positions of the batch as if it were one text; seeds, streams : uint64 [n]."""
 
     rows: NDArray[np.intp]
+    seeds: NDArray[np.uint64]
     streams: NDArray[np.uint64]
-    seed: int
+
+    def some(self, which: NDArray[np.bool_]) -> _Draws:
+        return _Draws(self.rows[which], self.seeds[which], self.streams[which])
 
 
 @dataclass(frozen=True)
@@ -65,42 +68,46 @@ class GridSampler:
     grid: TimeGrid
     choice: Choice
 
-    def run(self, network: Network, batch: Batch) -> Iterator[StepRecord]:
+    def run(self, network: Network, batch: Batch, after: StepRecord | None = None) -> Iterator[StepRecord]:
         """One record per step of the grid, the denoiser's the last.
 
         network : run at most once per step, for the positions that may change in it only; not at all if there are none
         """
         between, last = PREDICTORS[self.choice.predictor]
         take = self._take_in_rows if self.choice.needs_rows else self._take
-        tokens = self.graph.sample_limit(batch.seed, batch.streams(0))
-        np.copyto(tokens, batch.given, where=batch.given != FREE)
-        steps = len(self.grid)
-        for step, at in enumerate((*self.grid.predictor, self.grid.denoiser), start=1):
+        seeds = batch.seeds_of_draws()
+        if after is None:
+            tokens = self.graph.sample_limit(seeds, batch.streams(0))
+            np.copyto(tokens, batch.given, where=batch.given != FREE)
+        else:
+            tokens = after.tokens
+        steps, done = len(self.grid), 0 if after is None else after.step
+        for step, at in enumerate((*self.grid.predictor, self.grid.denoiser)[done:], start=done + 1):
             started = time.perf_counter()
             rows = np.flatnonzero(self.graph.changing(tokens) & (batch.given == FREE))
-            draws = _Draws(rows, batch.streams(step).reshape(-1)[rows], batch.seed)
+            draws = _Draws(rows, seeds.reshape(-1)[rows], batch.streams(step).reshape(-1)[rows])
             take(network, last if step == steps else between, at, tokens, draws)
             yield StepRecord(step, steps, tokens, time.perf_counter() - started)
 
     def _take(self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws) -> None:
         """One step of some rows of tokens, in place, by their law."""
-        rows, streams, seed = draws
         law = predictor.law(self.graph, at)
-        if network.normalised and rows.size:
+        if network.normalised and draws.rows.size:
             # Which positions jump is known before the network runs: where none does, it is skipped, and the state that
             # it would have seen next is the same.
-            jumps = uniform(seed, streams) < _jump_probability(law, at.sigma)
-            rows, streams, law = rows[jumps], streams[jumps], law._replace(stay=0.0, slope=0.0)
+            draws = draws.some(uniform(draws.seeds, draws.streams) < _jump_probability(law, at.sigma))
+            law = law._replace(stay=0.0, slope=0.0)
         if self.choice.temperature != 1.0 and law.sharpness == 1.0:
             law = law._replace(sharpness=1.0 / self.choice.temperature)
+        rows, seeds, streams = draws
         if rows.size:
-            tokens.reshape(-1)[rows] = network.draw(tokens, at.sigma, rows, law, seed, streams)
+            tokens.reshape(-1)[rows] = network.draw(tokens, at.sigma, rows, law, seeds, streams)
 
     def _take_in_rows(
         self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws
     ) -> None:
         """The same by rows of probabilities, a block of rows at a time."""
-        rows, streams, seed = draws
+        rows, seeds, streams = draws
         if not rows.size:
             return
         drawn = np.empty(rows.shape, np.int32)
@@ -109,7 +116,7 @@ class GridSampler:
             probabilities = predictor.transition(self.graph, scores, current[part], at)
             apply_temperature(probabilities, current[part], self.choice.temperature)
             truncate(probabilities, current[part], self.choice.top_k, self.choice.top_p)
-            drawn[part] = sample_categorical(probabilities, seed, streams[part], method=self.choice.draw)
+            drawn[part] = sample_categorical(probabilities, seeds[part], streams[part], method=self.choice.draw)
         tokens.reshape(-1)[rows] = drawn
 
 

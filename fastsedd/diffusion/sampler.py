@@ -26,18 +26,34 @@ POSITION_BITS = 20
 class Batch:
     """Texts that are denoised together. Nothing is checked here: `Request` and `given` have done so.
 
-    indices : B sample indices, 0 <= index < 2^28. A text depends on the seed and on its own index, not on its batch.
-    seed : 0 <= seed < 2^64
-    given : int32 [L], L <= 2^20: a token where the text is given, FREE where it is to be written
+    indices : uint64 [B], 0 <= index < 2^28; seeds : uint64 [B]. A text depends on its own seed and index, not on its
+        batch.
+    given : int32 [B, L], L <= 2^20: a token where the text is given, FREE where it is to be written
     """
 
-    indices: Sequence[int]
-    seed: int
+    indices: NDArray[np.uint64]
+    seeds: NDArray[np.uint64]
     given: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, indices: Sequence[int], seeds: Sequence[int], given: Sequence[NDArray[np.int32]]) -> Batch:
+        return cls(np.array(indices, np.uint64), np.array(seeds, np.uint64), np.stack(given))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def part(self, rows: Sequence[int]) -> Batch:
+        """Some of the texts."""
+        chosen = list(rows)
+        return Batch(self.indices[chosen], self.seeds[chosen], self.given[chosen])
 
     def streams(self, step: int) -> NDArray[np.uint64]:
         """Number of the random stream behind each draw of a step: uint64 [B, L]; see `draw_streams`."""
-        return draw_streams(np.array(self.indices, np.uint64), step, len(self.given))
+        return draw_streams(self.indices, step, self.given.shape[1])
+
+    def seeds_of_draws(self) -> NDArray[np.uint64]:
+        """The seed behind each draw: uint64 [B, L]."""
+        return np.repeat(self.seeds[:, None], self.given.shape[1], axis=1)
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,11 @@ Network_contra = TypeVar("Network_contra", contravariant=True)
 class Sampler(Protocol[Network_contra]):
     """A frozen object that turns noise or masks into texts with some kind of network. Threads may share it."""
 
-    def run(self, network: Network_contra, batch: Batch) -> Iterator[StepRecord]:
+    def run(self, network: Network_contra, batch: Batch, after: StepRecord | None = None) -> Iterator[StepRecord]:
         """Write the texts of a batch; the last record holds them, without masks.
 
-        Given tokens stand in every state. A draw depends on the batch's seed and on its own sample index, step and
+        after : a step of the same texts, perhaps in another batch, after which to go on. Its tokens are written over.
+        Given tokens stand in every state. A draw depends on its own text's seed and index, on the step and on the
         position, through `Batch.streams`.
         """
 

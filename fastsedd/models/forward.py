@@ -65,23 +65,23 @@ class Forward:
         sigma: float,
         rows: NDArray[np.intp],
         law: fk.Law,
-        seed: int,
+        seeds: NDArray[np.uint64],
         streams: NDArray[np.uint64],
     ) -> NDArray[np.int32]:
         """Draw the next tokens of some positions: int32 [n], overwritten by the next call.
 
         tokens : [B, L]; rows : intp [n], n at least 1, positions of them as if they were one text, each at most once
         law : of logits
-        seed, streams : as `fk.sample_linear` takes them, uint64 [n]
+        seeds, streams : as `fk.sample_linear` takes them, uint64 [n]
         """
         self._take(tokens, sigma)
         if self._draws is None:
             self._draws = _Draws.allocate(self._network, tokens.size)
         draws, count = self._draws, len(rows)
         padded = min(-(-count // _ROWS_PER_TILE) * _ROWS_PER_TILE, tokens.size)
-        draws.law[:], draws.seed[0] = law, seed
-        draws.rows[:count], draws.streams[:count] = rows, streams
-        draws.rows[count:padded], draws.streams[count:padded] = rows[0], streams[0]
+        draws.law[:] = law
+        for kept, new in ((draws.rows, rows), (draws.seeds, seeds), (draws.streams, streams)):
+            kept[:count], kept[count:padded] = new, new[0]
         draws.current[:padded] = tokens.reshape(-1)[draws.rows[:padded]]
         self._trunk()
         self._end(draws, padded)()
@@ -129,7 +129,7 @@ def _run_whole(network: Network, scratch: Workspace, logits: NDArray[np.float32]
 def _run_end(network: Network, scratch: Workspace, draws: _Draws, count: int) -> None:
     features = network.finish(scratch, scratch.gather(draws.rows[:count]))
     fk.sample_linear(
-        features, network.head.weight, network.head.bias, law=draws.law, seed=draws.seed,
+        features, network.head.weight, network.head.bias, law=draws.law, seed=draws.seeds[:count],
         streams=draws.streams[:count], current=draws.current[:count], columns=network.config.tokens,
         sums=draws.sums, out=draws.drawn[:count],
     )  # fmt: skip
@@ -158,8 +158,8 @@ class _Draws:
     rows: NDArray[np.intp]
     current: NDArray[np.int32]
     streams: NDArray[np.uint64]
+    seeds: NDArray[np.uint64]
     law: NDArray[np.float64]
-    seed: NDArray[np.uint64]
     sums: NDArray[np.float32]
     drawn: NDArray[np.int32]
 
@@ -167,8 +167,8 @@ class _Draws:
     def allocate(cls, network: Network, rows: int) -> _Draws:
         sums = fk.aligned_empty((fk.sums_needed(network.head.weight, rows),))
         return cls(
-            np.empty(rows, np.intp), np.empty(rows, np.int32), np.empty(rows, np.uint64), np.empty(len(fk.Law())),
-            np.empty(1, np.uint64), sums, np.empty(rows, np.int32),
+            np.empty(rows, np.intp), np.empty(rows, np.int32), np.empty(rows, np.uint64), np.empty(rows, np.uint64),
+            np.empty(len(fk.Law())), sums, np.empty(rows, np.int32),
         )  # fmt: skip
 
 

@@ -185,13 +185,12 @@ class MostConfidentFirst:
 
     def run(self, network, batch: Batch) -> Iterator[StepRecord]:
         tokens = np.where(batch.given == FREE, self.mask, batch.given).astype(np.int32)
-        tokens = np.tile(tokens, (len(batch.indices), 1))
-        steps = int((batch.given == FREE).sum())
+        steps = int((batch.given[0] == FREE).sum())
         for step in range(1, steps + 1):
             started = time.perf_counter()
             rows = np.flatnonzero(tokens == self.mask)
             scores = np.concatenate([block.copy() for _, block in network.log_scores(tokens, 1.0, rows)])
-            texts, likeliest = rows // len(batch.given), scores[:, : self.mask]
+            texts, likeliest = rows // batch.given.shape[1], scores[:, : self.mask]
             for text in range(len(tokens)):
                 own = np.flatnonzero(texts == text)
                 best = own[likeliest[own].max(axis=1).argmax()]

@@ -115,18 +115,19 @@ def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_threa
             -1, config.vocab_size
         )
         streams = np.arange(len(rows), dtype=np.uint64) + np.uint64(seed)
+        seeds = np.full(len(rows), seed, np.uint64)
         current = tokens.reshape(-1)[rows]
         poison(scoring)
-        drawn = scoring.draw(tokens, sigma, rows, law, seed, streams).copy()
+        drawn = scoring.draw(tokens, sigma, rows, law, seeds, streams).copy()
         logits = score[rows][:, : config.tokens]
         expected = sampling.sample_law(logits, current, law, seed, streams)
         assert (drawn != expected).mean() <= 0.02
         some = slice(1, 1 + len(rows) // 2)
         if len(rows) > 2:
-            part = scoring.draw(tokens, sigma, rows[some], law, seed, streams[some]).copy()
+            part = scoring.draw(tokens, sigma, rows[some], law, seeds[some], streams[some]).copy()
             np.testing.assert_array_equal(part, drawn[some])
         with one_thread():
-            np.testing.assert_array_equal(scoring.draw(tokens, sigma, rows, law, seed, streams), drawn)
+            np.testing.assert_array_equal(scoring.draw(tokens, sigma, rows, law, seeds, streams), drawn)
 
 
 def test_a_sample_does_not_depend_on_its_batch(make_config, make_tensors) -> None:

@@ -12,6 +12,8 @@ from fastsedd.choices import Order
 from fastsedd.diffusion.predictor import truncate
 from fastsedd.diffusion.unmasking.settings import Settings
 
+Draws = tuple[NDArray[np.uint64], NDArray[np.uint64]]  # the seed and the random stream behind each draw, uint64 [n]
+
 _TINY = 1e-10  # in the logarithm of an entropy
 
 
@@ -36,24 +38,23 @@ class Proposal:
         return cls(np.empty(count, np.int32), numbers[0], numbers[1], numbers[2])
 
     def fill(
-        self, part: slice, logits: NDArray[np.float32], settings: Settings, seed: int, streams: NDArray[np.uint64],
+        self, part: slice, logits: NDArray[np.float32], settings: Settings, draws: Draws,
         committed: NDArray[np.int32] | None,
     ) -> None:  # fmt: skip
         """Propose tokens for some of the positions.
 
         logits : [m, V], without those that may not be proposed, which are minus infinity; left as they are
-        streams : uint64 [m]; committed : int32 [m], tokens that stand already, -1 where there is none; None: nowhere
+        draws : of these positions
+        committed : int32 [m], tokens that stand already, -1 where there is none; None: nowhere
         """
-        tokens = _choose(logits, settings, seed, streams)
+        tokens = _choose(logits, settings, draws)
         if committed is not None:
             np.copyto(tokens, committed, where=committed >= 0)
         self.tokens[part] = tokens
         self.confidence[part], self.score[part], self.entropy[part] = measure(logits, tokens, settings)
 
 
-def _choose(
-    logits: NDArray[np.float32], settings: Settings, seed: int, streams: NDArray[np.uint64]
-) -> NDArray[np.int32]:
+def _choose(logits: NDArray[np.float32], settings: Settings, draws: Draws) -> NDArray[np.int32]:
     if settings.temperature == 0.0:
         likeliest: NDArray[np.int32] = logits.argmax(axis=-1).astype(np.int32)
         return likeliest
@@ -61,7 +62,7 @@ def _choose(
     probabilities = softmax((logits - highest) / np.float32(settings.temperature))
     # The mask's weight is 0: as the "current" token it neither stays nor takes part.
     truncate(probabilities, probabilities.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p)
-    return sample_categorical(probabilities, seed, streams)
+    return sample_categorical(probabilities, *draws)
 
 
 def measure(

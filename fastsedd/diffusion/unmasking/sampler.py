@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastsedd.block_layout import BlockLayout
 from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
 from fastsedd.diffusion.unmasking.choice import chosen
-from fastsedd.diffusion.unmasking.proposal import Proposal
+from fastsedd.diffusion.unmasking.proposal import Draws, Proposal
 from fastsedd.diffusion.unmasking.quota import quotas
 from fastsedd.diffusion.unmasking.settings import MAX_STEPS, Settings
 
@@ -78,32 +78,36 @@ class UnmaskingSampler:
             raise ValueError(f"steps is {self.settings.steps}, which makes {total} in all, allowed: {MAX_STEPS}")
         return found
 
-    def run(self, network: Network, batch: Batch) -> Iterator[StepRecord]:
+    def run(self, network: Network, batch: Batch, after: StepRecord | None = None) -> Iterator[StepRecord]:
         """One record per step, of which some may be left out; see `Sampler`.
 
         network : for as many texts as the batch has, or twice as many under guidance; run once per step
+        batch : of texts that have their gaps in the same places
         """
-        tokens = np.tile(
-            np.where(batch.given == FREE, self.mask, batch.given).astype(np.int32), (len(batch.indices), 1)
-        )
-        plan = self.plan(batch.given)
+        free = batch.given == FREE
+        tokens = np.where(free, self.mask, batch.given).astype(np.int32) if after is None else after.tokens
+        plan = self.plan(batch.given[0])
         steps = max(1, sum(len(counts) for _, _, counts in plan))
         if not plan:
             yield StepRecord(steps, steps, tokens, 0.0)
         open_texts = np.ones(len(tokens), bool)
-        done = 0
+        done, before = 0, 0 if after is None else after.step
         for number, (first, last, counts) in enumerate(plan):
             for j, count in enumerate(counts):
                 started = time.perf_counter()
                 window = np.zeros(tokens.shape, bool)
-                window[open_texts, first:last] = batch.given[first:last] == FREE
+                window[open_texts, first:last] = free[open_texts, first:last]
                 at = (j, len(counts), count, done + j + 1)
-                left = self._step(network, batch, tokens, (first, last), window, at)
-                over = left == 0 and j + 1 == len(counts) if self.settings.order == "p2" else left == 0
+                anew = at[-1] > before
+                if anew:
+                    self._step(network, batch, tokens, (first, last), window, at)
+                whole = not (window & (tokens == self.mask)).any()
+                over = whole and (self.settings.order != "p2" or j + 1 == len(counts))
                 if over:
-                    open_texts &= ~self._close(batch.given, tokens, last)
+                    open_texts &= ~self._close(batch.given[0], tokens, last)
                 finished = over and (number + 1 == len(plan) or not open_texts.any())
-                yield StepRecord(steps if finished else at[-1], steps, tokens, time.perf_counter() - started)
+                if anew or finished:
+                    yield StepRecord(steps if finished else at[-1], steps, tokens, time.perf_counter() - started)
                 if finished:
                     return
                 if over:
@@ -113,8 +117,8 @@ class UnmaskingSampler:
     def _step(
         self, network: Network, batch: Batch, tokens: NDArray[np.int32], span: tuple[int, int],
         window: NDArray[np.bool_], at: tuple[int, int, int, int],
-    ) -> int:  # fmt: skip
-        """Commit to some masks of a block, in place; the number of masks that are left in it.
+    ) -> None:  # fmt: skip
+        """Commit to some masks of a block, in place.
 
         window : bool [B, L], positions of the block that are to be written
         at : the step's number in the block, how many these are, its quota, and its number in the whole text
@@ -123,9 +127,9 @@ class UnmaskingSampler:
         masked = tokens == self.mask
         asked = window if self.settings.order == "p2" else window & masked
         rows = np.flatnonzero(asked)
-        streams = batch.streams(number).reshape(-1)[rows]
-        proposal = self._propose(network, batch, tokens, span, rows, streams)
-        score = self._score(proposal, batch.seed, streams)
+        draws = (batch.seeds_of_draws().reshape(-1)[rows], batch.streams(number).reshape(-1)[rows])
+        proposal = self._propose(network, batch, tokens, span, rows, draws)
+        score = self._score(proposal, draws)
         flat = tokens.reshape(-1)
         texts = rows // tokens.shape[1]
         for text in np.unique(texts):
@@ -138,11 +142,10 @@ class UnmaskingSampler:
             else:
                 taken = own[chosen(self.settings, proposal, score, own, count)]
                 flat[rows[taken]] = proposal.tokens[taken]
-        return int((window & (tokens == self.mask)).sum())
 
     def _propose(
         self, network: Network, batch: Batch, tokens: NDArray[np.int32], span: tuple[int, int],
-        rows: NDArray[np.intp], streams: NDArray[np.uint64],
+        rows: NDArray[np.intp], draws: Draws,
     ) -> Proposal:  # fmt: skip
         guided = self.settings.cfg_scale > 0.0
         if guided:
@@ -161,16 +164,16 @@ class UnmaskingSampler:
                 blind_logits = network.logits(rows[part] + tokens.size)
                 logits = blind_logits + np.float32(self.settings.cfg_scale + 1.0) * (logits - blind_logits)
             logits[:, self.mask] = -np.inf
-            proposal.fill(part, logits, self.settings, batch.seed, streams[part], committed[part])
+            proposal.fill(part, logits, self.settings, (draws[0][part], draws[1][part]), committed[part])
         return proposal
 
-    def _score(self, proposal: Proposal, seed: int, streams: NDArray[np.uint64]) -> NDArray[np.float64]:
+    def _score(self, proposal: Proposal, draws: Draws) -> NDArray[np.float64]:
         """Scores that positions are ordered by, the highest first: float64 [n]."""
         if self.settings.order == "random":
-            return uniform(seed, streams)
+            return uniform(*draws)
         score = proposal.score.astype(np.float64)
         if self.settings.order_temperature > 0.0:
-            noise = np.maximum(uniform(seed, streams), 2.0**-54)
+            noise = np.maximum(uniform(*draws), 2.0**-54)
             score = score / self.settings.order_temperature - np.log(-np.log(noise))
         return score
 

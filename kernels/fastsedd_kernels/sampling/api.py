@@ -57,7 +57,7 @@ _SHARPNESS = Law._fields.index("sharpness")  # the last
 
 def sample_categorical(
     probabilities: ArrayLike,
-    seed: int,
+    seed: int | NDArray[np.uint64],
     offset: int | NDArray[Any] = 0,
     *,
     method: str = "exact",
@@ -66,7 +66,7 @@ def sample_categorical(
     """Draw one index per row by Gumbel-max, from counter-based random numbers.
 
     probabilities : float32 [..., V]; a row need not sum to one, and a weight that is negative or NaN never wins
-    seed : 0 to 2**64 - 1
+    seed : 0 to 2**64 - 1, or uint64 [...], a seed per row
     offset : the first row's random stream (row r of the flattened rows uses offset + r), or an integer array [...]
         with a stream per row. Equal seed, stream and row give an equal draw, whatever the batch and the threads.
     method : "exact" (32-bit exponentials in float64) or "official" (SEDD's published arithmetic, float32 and 24 bits,
@@ -78,7 +78,7 @@ def sample_categorical(
     p = as_array("probabilities", probabilities)
     if p.ndim == 0 or p.shape[-1] == 0:
         raise ValueError(f"probabilities has shape {p.shape}, must be [..., V] with V at least 1")
-    key = _as_seed(seed)[0]
+    keys = _as_seeds(seed, p.shape[:-1])
     if method not in METHODS:
         raise ValueError(f"method is {method!r}, allowed: {', '.join(map(repr, METHODS))}")
     out = output_like("out", out, p.shape[:-1], np.int32)
@@ -88,7 +88,7 @@ def sample_categorical(
     rows = contiguous(p).reshape(-1, p.shape[-1])
     flat = out.reshape(-1)
     draw_rows(
-        tasks_for(flat.size), rows, key, _streams("offset", offset, p.shape[:-1]), method == "official", flat
+        tasks_for(flat.size), rows, keys, _streams("offset", offset, p.shape[:-1]), method == "official", flat
     )  # fmt: skip
     run(_check_drawn, flat, "probabilities", -1)
     return out
@@ -112,7 +112,7 @@ def sample_linear(
     x : float32 [M, inputs]
     weight : from `pack`, float32 or bfloat16; bias : float32 [outputs]
     law : how logits weigh, or a float64 [5] of its fields, read when the kernel runs: a replay may find another one
-    seed : 0 to 2**64 - 1, or a uint64 [1], read likewise
+    seed : 0 to 2**64 - 1, or uint64 [1] or [M], a seed per row, read likewise
     streams : integers [M], a random stream per row. Equal logits, seed and stream give an equal draw, whatever the
         other rows and the threads.
     current : int32 [M], each row's own column, which is drawn where it stays; -1, or one beyond `columns`, is none of
@@ -138,7 +138,7 @@ def sample_linear(
     added = _NO_VECTOR if bias is None else contiguous(as_array("bias", bias))
     if added.shape not in ((0,), (outputs,)):
         raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
-    numbers, key, own = _as_law(law), _as_seed(seed), contiguous(own)
+    numbers, keys, own = _as_law(law), _as_seeds(seed, out.shape), contiguous(own)
     panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
     sharpness = numbers[_SHARPNESS:]
     sharpen = bool(sharpness[0] != 1.0 and sharpness[0] < math.inf)
@@ -148,7 +148,7 @@ def sample_linear(
     parts = (added, columns, own, sharpness, sharpen)
     SUM_PANELS[panels.dtype](arranged[0] * arranged[1], rows, panels, parts, memory, False, arranged)
     tasks = min(len(rows), _TASKS_PER_THREAD * threads)
-    draws = (own, numbers, key, _streams("streams", streams, out.shape))
+    draws = (own, numbers, keys, _streams("streams", streams, out.shape))
     CHOOSE[panels.dtype](tasks, rows, (panels, added, columns), draws, memory, out, tasks)
     run(_check_drawn, out, "x @ weight.T + bias", NONE)
     return out
@@ -179,17 +179,17 @@ def sums_needed(weight: PackedWeight, rows: int) -> int:
     return 3 * rows * len(weight.panels)
 
 
-def uniform(seed: int, streams: NDArray[Any]) -> NDArray[np.float64]:
+def uniform(seed: int | NDArray[np.uint64], streams: NDArray[Any]) -> NDArray[np.float64]:
     """A number 0 <= u < 1 of 53 random bits for each stream, of a block that no draw uses: float64, as streams.
 
-    seed : 0 to 2**64 - 1; streams : integers, any shape
+    seed : 0 to 2**64 - 1, or uint64 of the streams' shape, a seed each; streams : integers, any shape
     Raises ValueError for a seed or stream out of range, and for streams that are not integers.
     """
-    key = _as_seed(seed)[0]
+    keys = _as_seeds(seed, streams.shape)
     out = np.empty(streams.shape)
     if out.size:
         tasks = -(-out.size // _ROWS_PER_TASK)
-        fill_uniform(tasks, key, _streams("streams", streams, streams.shape), out.reshape(-1), tasks)
+        fill_uniform(tasks, keys, _streams("streams", streams, streams.shape), out.reshape(-1), tasks)
     return out
 
 
@@ -200,11 +200,12 @@ def _as_law(law: Law | NDArray[np.float64]) -> NDArray[np.float64]:
     return contiguous(numbers)
 
 
-def _as_seed(seed: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _as_seeds(seed: int | NDArray[np.uint64], shape: tuple[int, ...]) -> NDArray[np.uint64]:
+    """Seeds as kernels read them, uint64 [1] for all rows or [M]; shape : of the rows"""
     if isinstance(seed, np.ndarray):
-        if seed.shape != (1,) or seed.dtype != np.uint64:
-            raise ValueError(f"seed is {seed.dtype} {seed.shape}, must be an integer or uint64 (1,)")
-        return seed
+        if seed.shape not in ((1,), shape) or seed.dtype != np.uint64:
+            raise ValueError(f"seed is {seed.dtype} {seed.shape}, must be an integer or uint64 (1,) or {shape}")
+        return contiguous(seed).reshape(-1)
     return np.array([as_integer("seed", seed, 0, 2**64 - 1, "0 to 2**64 - 1")], np.uint64)
 
 

@@ -50,17 +50,18 @@ def _draw(row: Any, seed: Any, stream: Any, official: bool) -> int:
 
 
 @kernel(
-    types.Array(types.float32, 2, "C", readonly=True), types.uint64, types.Array(types.uint64, 1, "C", readonly=True),
-    types.boolean, types.int32[::1],
+    types.Array(types.float32, 2, "C", readonly=True), types.Array(types.uint64, 1, "C", readonly=True),
+    types.Array(types.uint64, 1, "C", readonly=True), types.boolean, types.int32[::1],
 )  # fmt: skip
-def draw_rows(task: int, probabilities: Any, seed: Any, streams: Any, official: bool, out: Any) -> None:
+def draw_rows(task: int, probabilities: Any, seeds: Any, streams: Any, official: bool, out: Any) -> None:
     """out[r] = a draw from probabilities[r], with the random numbers of stream streams[r].
 
-    probabilities : float32 [M, V], contiguous; seed : uint64; streams : uint64 [M]; out : int32 [M], apart from all
+    probabilities : float32 [M, V], contiguous; seeds : uint64 [1] or [M]; streams : uint64 [M]
+    out : int32 [M], apart from all
     Races are float64 (official: float32). An index is -1 where no weight is positive.
     """
     for r in range(task * _ROWS_PER_TASK, min((task + 1) * _ROWS_PER_TASK, out.size)):
-        out[r] = _draw(probabilities[r], seed, streams[r], official)
+        out[r] = _draw(probabilities[r], seeds[min(r, seeds.size - 1)], streams[r], official)
 
 
 def tasks_for(rows: int) -> int:

@@ -263,10 +263,10 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     """out[i] = the draw of row i, of the task's share; see the module.
 
     x : float32 [M, K]; matrix : (panels, bias, columns), see `_Matrix`
-    draws : (current int32 [M], law float64 [5], seed uint64 [1], streams uint64 [M]), read when the kernel runs
+    draws : (current int32 [M], law float64 [5], seeds uint64 [1] or [M], streams uint64 [M]), read when the kernel runs
     sums : float32, what `draw_epilogue` has made of x, panels, bias and current; out : int32 [M]
     """
-    weight, (current, law, seed, streams) = _Matrix(*matrix), draws
+    weight, (current, law, seeds, streams) = _Matrix(*matrix), draws
     panels = weight.panels
     depth, nr = panels.shape[1], panels.shape[2]
     some = pointer(panels, 0)
@@ -279,7 +279,7 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     open_tiles(some)
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         a, logits = aligned(copy), aligned(tile)  # in the loop, for whose length the arrays then live
-        random[0], random[1], random[2] = seed[0], streams[i], np.uint64(0)
+        random[0], random[1], random[2] = seeds[min(i, seeds.size - 1)], streams[i], np.uint64(0)
         take_rows(x, i, 1, Rows(a, depth), logits, True)
         row = _Row(weight, a, np.intp(current[i]), logits, memory)
         out[i] = _choose(row, sums[i], _Law(law[0], law[1], law[2], law[3], law[4]))
@@ -306,8 +306,11 @@ def _kernel(element: Any) -> Kernel:
 CHOOSE = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(uint32)}
 
 
-@kernel(types.uint64, types.Array(types.uint64, 1, "C", readonly=True), types.float64[::1], types.intp)
-def fill_uniform(task: int, seed: Any, streams: Any, out: Any, tasks: int) -> None:
-    """out[i] = the number of block 0 of stream streams[i], for the task's share."""
+_NUMBERS = types.Array(types.uint64, 1, "C", readonly=True)
+
+
+@kernel(_NUMBERS, _NUMBERS, types.float64[::1], types.intp)
+def fill_uniform(task: int, seeds: Any, streams: Any, out: Any, tasks: int) -> None:
+    """out[i] = the number of block 0 of stream streams[i], for the task's share. seeds : uint64 [1] or [M]"""
     for i in range(out.size * task // tasks, out.size * (task + 1) // tasks):
-        out[i] = uniform_number(seed, streams[i], np.uint64(0))
+        out[i] = uniform_number(seeds[min(i, seeds.size - 1)], streams[i], np.uint64(0))

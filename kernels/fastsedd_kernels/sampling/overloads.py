@@ -31,10 +31,11 @@ def _sample(probabilities: Any, seed: Any, offset: Any = 0, method: Any = "exact
         if probabilities.shape[1] == 0:
             raise ValueError("probabilities must be [rows, V] with V at least 1")
         drawn = target(out, (rows,))
-        streams = np.empty(rows, np.uint64)
+        streams, seeds = np.empty(rows, np.uint64), np.empty(1, np.uint64)
+        seeds[0] = np.uint64(seed)
         for row in range(rows):
             streams[row] = np.uint64(offset) + np.uint64(row)
-        _draw(tasks_for(rows), (np.ascontiguousarray(probabilities), np.uint64(seed), streams, official, drawn))
+        _draw(tasks_for(rows), (np.ascontiguousarray(probabilities), seeds, streams, official, drawn))
         for row in range(rows):
             if drawn[row] < 0:
                 raise ValueError("probabilities has a row without a positive weight")

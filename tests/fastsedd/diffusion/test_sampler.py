@@ -21,7 +21,7 @@ from fastsedd.diffusion.grid_sampler import GridSampler
 from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
 from fastsedd.diffusion.predictor import PREDICTORS
 from fastsedd.diffusion.reference import staggered_score
-from fastsedd.diffusion.sampler import FREE, INDEX_BITS, POSITION_BITS, STEP_BITS, Batch, draw_streams
+from fastsedd.diffusion.sampler import FREE, INDEX_BITS, POSITION_BITS, STEP_BITS, Batch, StepRecord, draw_streams
 from fastsedd.diffusion.timegrid import Step, TimeGrid, uniform_grid
 from fastsedd.request import MAX_SAMPLES
 
@@ -51,7 +51,8 @@ def sample(
     """The texts of a batch, int32 [B, L]; on_step sees a copy of each state."""
     given = np.full(length, FREE, np.int32) if fixed is None else fixed
     sampler = GridSampler(graph, grid, Choice() if choice is None else choice)
-    for record in sampler.run(network, Batch(indices, seed, given)):
+    batch = Batch.of(indices, [seed] * len(indices), [given] * len(indices))
+    for record in sampler.run(network, batch):
         if on_step is not None:
             on_step(record.step, record.steps, record.tokens.copy())
     return record.tokens
@@ -364,8 +365,8 @@ def test_truncation_leaves_the_likeliest(graph: Graph, noise: Noise, top_k: int,
     data = np.array([0.6, 0.1, 0.3])
     network, grid = FromLogScore(single_log_score(graph, data), graph), TimeGrid((), Step(0.5, 0.5, 0.5))
     count = 4000
-    batch = Batch(range(count), 24, np.full(1, FREE, np.int32))
-    start = graph.sample_limit(batch.seed, batch.streams(0)).ravel()
+    batch = Batch.of(range(count), [24] * count, [np.full(1, FREE, np.int32)] * count)
+    start = graph.sample_limit(batch.seeds_of_draws(), batch.streams(0)).ravel()
     (record,) = GridSampler(graph, grid, Choice(top_k=top_k, top_p=top_p)).run(network, batch)
     end = record.tokens.ravel()
     for state in np.unique(start):
@@ -427,7 +428,7 @@ def test_the_time_of_a_step_is_the_samplers_own(monkeypatch: pytest.MonkeyPatch)
 
     sampler = GridSampler(graph, uniform_grid(Geometric(1e-3, 8.0), 2), Choice())
     taken = []
-    for record in sampler.run(FromLogScore(log_score, graph), Batch([0], 0, np.full(9, FREE, np.int32))):
+    for record in sampler.run(FromLogScore(log_score, graph), Batch.of([0], [0], [np.full(9, FREE, np.int32)])):
         taken.append(record.seconds)
         now[0] += 100.0
     assert taken == [0.5] * 3
@@ -454,3 +455,30 @@ def test_every_predictor_has_its_steps() -> None:
 def test_a_bad_choice_is_named(argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{argument} is .*allowed"):
         Choice(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice(), Choice(top_k=2), Choice(draw="official")], ids=["exact", "rows", "official"]
+)
+@pytest.mark.parametrize("graph", [Absorb(5), Uniform(5)], ids=["absorb", "uniform"])
+def test_a_text_of_a_joint_batch_is_that_alone(graph: Graph, choice: Choice) -> None:
+    """Other seeds, indices and given tokens beside it, and others that are left out at a step, change nothing."""
+    length, steps = 7, 6
+    network = FromLogScore(zero_score(graph), graph)
+    sampler = GridSampler(graph, uniform_grid(LogLinear(), steps), choice)
+    given = np.full((3, length), FREE, np.int32)
+    given[1, 2:4] = 3
+    indices, seeds = [0, 5, 2], [11, 12, 2**64 - 1]
+    alone = [
+        list(sampler.run(network, Batch.of([index], [seed], [row])))[-1].tokens[0]
+        for index, seed, row in zip(indices, seeds, given, strict=True)
+    ]
+    batch = Batch.of(indices, seeds, given)
+    np.testing.assert_array_equal(list(sampler.run(network, batch))[-1].tokens, alone)
+    for left in range(1, steps):
+        records = sampler.run(network, batch)
+        record = next(record for record in records if record.step == left)
+        kept = StepRecord(record.step, record.steps, record.tokens[[0, 2]], 0.0)
+        rest = list(sampler.run(network, batch.part([0, 2]), after=kept))
+        assert [record.step for record in rest] == list(range(left + 1, rest[-1].steps + 1))
+        np.testing.assert_array_equal(rest[-1].tokens, [alone[0], alone[2]])

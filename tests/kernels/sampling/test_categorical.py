@@ -62,6 +62,9 @@ def test_a_draw_depends_on_its_stream_alone() -> None:
     finally:
         fk.set_num_threads(threads)
     assert (fk.sample_categorical(p, 6) != whole).any()
+    seeds = np.arange(64, dtype=np.uint64)
+    each = [fk.sample_categorical(p[row : row + 1], row, row)[0] for row in range(64)]
+    np.testing.assert_array_equal(fk.sample_categorical(p.reshape(8, 8, 9), seeds.reshape(8, 8)).ravel(), each)
 
 
 def test_weights_need_not_be_normalised() -> None:
@@ -77,6 +80,7 @@ def test_weights_need_not_be_normalised() -> None:
         ({"probabilities": np.ones((3, 0), np.float32)}, "probabilities has shape"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is"),
+        ({"seed": np.zeros(2, np.uint64)}, "seed is uint64"),
         ({"offset": -1}, "offset is -1"),
         ({"offset": np.arange(4)}, "offset is"),
         ({"method": "gumbel"}, "method is 'gumbel'"),

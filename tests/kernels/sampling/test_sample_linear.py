@@ -120,7 +120,7 @@ def test_a_draw_depends_on_its_own_row_alone(name: str, one_thread) -> None:
     current = np.random.default_rng(1).integers(-1, columns, ROWS).astype(np.int32)
     packed = fk.pack(weight)
 
-    def draw(rows: Any, seed: int = SEED) -> np.ndarray:
+    def draw(rows: Any, seed: Any = SEED) -> np.ndarray:
         return fk.sample_linear(
             x[rows], packed, bias, law=law, seed=seed, streams=STREAMS[rows], current=current[rows]
         )  # fmt: skip
@@ -133,6 +133,9 @@ def test_a_draw_depends_on_its_own_row_alone(name: str, one_thread) -> None:
         np.testing.assert_array_equal(draw(slice(None)), whole)
     if law.sharpness != math.inf:
         assert (draw(slice(None), seed=1) != whole).any()
+    seeds = np.arange(ROWS, dtype=np.uint64) % np.uint64(3) + np.uint64(2**63)
+    each = [draw(slice(row, row + 1), seed=int(seeds[row]))[0] for row in range(ROWS)]
+    np.testing.assert_array_equal(draw(slice(None), seed=seeds), each)
 
 
 def test_only_the_first_columns_are_drawn_from() -> None:
@@ -209,6 +212,9 @@ def test_uniform_numbers_are_the_references() -> None:
     streams = np.arange(2**40, 2**40 + 9000)
     numbers = fk.uniform(9, streams.reshape(3, -1)).reshape(-1)
     assert [reference.uniform_number(9, int(s), 0) for s in streams[:20]] == numbers[:20].tolist()
+    seeds = np.arange(9000, dtype=np.uint64)
+    own = [reference.uniform_number(int(seed), int(s), 0) for seed, s in zip(seeds[-20:], streams[-20:], strict=True)]
+    assert fk.uniform(seeds.reshape(3, -1), streams.reshape(3, -1)).reshape(-1)[-20:].tolist() == own
     assert numbers.min() >= 0.0 and numbers.max() < 1.0
     assert abs(numbers.mean() - 0.5) < 5.0 / math.sqrt(12 * numbers.size)
 
@@ -226,6 +232,7 @@ def test_uniform_numbers_are_the_references() -> None:
         ({"streams": np.arange(4)}, "streams is"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": np.array([1])}, "seed is int64"),
+        ({"seed": np.zeros(2, np.uint64)}, "seed is uint64"),
         ({"law": np.ones(4)}, "law has shape"),
         ({"sums": np.empty(3, np.float32)}, "sums has 3 values"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from fastsedd.block_layout import BlockLayout
-from fastsedd.diffusion.sampler import FREE, Batch
+from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
 from fastsedd.diffusion.unmasking import reference
 from fastsedd.diffusion.unmasking.quota import quotas
 from fastsedd.diffusion.unmasking.sampler import Stopping, UnmaskingSampler
@@ -59,6 +60,10 @@ def given_tokens(length: int, seed: int, share: float = 0.3) -> np.ndarray:
     return np.where(rng.random(length) < share, tokens, FREE).astype(np.int32)
 
 
+def one_seed(indices: Sequence[int], seed: int, given: np.ndarray) -> Batch:
+    return Batch.of(indices, [seed] * len(indices), [given] * len(indices))
+
+
 SETTINGS = {
     **{f"{order} {quota}": {"order": order, "quota": quota} for order in ("confidence", "margin", "entropy")
        for quota in ("dllm", "llada", "dream")},
@@ -85,7 +90,7 @@ def test_every_state_is_the_references(case: str, steps: int) -> None:
         expected = list(reference.unmask(network.of, given.tolist(), MASK, spans, settings))
         sampler = UnmaskingSampler(MASK, layout, settings)
         records = [
-            (each.step, each.steps, each.tokens[0].tolist()) for each in sampler.run(network, Batch([0], 1, given))
+            (each.step, each.steps, each.tokens[0].tolist()) for each in sampler.run(network, one_seed([0], 1, given))
         ]
         assert [tokens for _, _, tokens in records] == expected
         assert MASK not in expected[-1]
@@ -97,7 +102,7 @@ def test_blocks_are_written_from_left_to_right_and_only_their_masks_are_asked_ab
     given = given_tokens(20, 3)
     network = Tied()
     sampler = UnmaskingSampler(MASK, BlockLayout(6), Settings(steps=20))
-    states = [record.tokens[0].copy() for record in sampler.run(network, Batch([0], 1, given))]
+    states = [record.tokens[0].copy() for record in sampler.run(network, one_seed([0], 1, given))]
     before = np.where(given == FREE, MASK, given)
     for state, asked in zip(states, network.asked, strict=True):
         masks = np.flatnonzero(before == MASK)
@@ -115,11 +120,35 @@ def test_a_text_does_not_depend_on_its_batch(settings: dict) -> None:
     sampler = UnmaskingSampler(MASK, BlockLayout(7), Settings(steps=9, **settings))
 
     def texts(indices: list[int]) -> list[list[int]]:
-        return [*sampler.run(Tied(rise=0.7), Batch(indices, 5, given))][-1].tokens.tolist()
+        return [*sampler.run(Tied(rise=0.7), one_seed(indices, 5, given))][-1].tokens.tolist()
 
     together = texts([3, 0, 8])
     assert together == [texts([index])[0] for index in (3, 0, 8)]
     assert "temperature" not in settings or together[0] != together[1]
+
+
+@pytest.mark.parametrize("settings", [{"threshold": 0.4}, {"order": "p2", "temperature": 0.7}, {"temperature": 1.3}])
+@pytest.mark.parametrize("ends", [False, True], ids=["to the last", "to an end"])
+def test_a_text_of_a_joint_batch_is_that_alone(settings: dict, ends: bool) -> None:
+    """Other seeds and given tokens beside it, and others that are left out at a step, change nothing."""
+    given = np.stack([given_tokens(19, 4)] * 3)
+    given[:, 12:] = FREE
+    given[1] = np.where(given[1] == FREE, FREE, 3)
+    stopping = Stopping(0, lambda tokens: bool(np.isin(tokens, [9, 10]).any()), 0) if ends else None
+    sampler = UnmaskingSampler(MASK, BlockLayout(5), Settings(steps=9, **settings), stopping)
+    indices, seeds = [0, 5, 2], [11, 12, 2**64 - 1]
+    alone = [
+        [*sampler.run(Tied(rise=0.7), Batch.of([index], [seed], [row]))][-1].tokens[0]
+        for index, seed, row in zip(indices, seeds, given, strict=True)
+    ]
+    batch = Batch.of(indices, seeds, given)
+    states = [(each.step, each.steps, each.tokens.copy()) for each in sampler.run(Tied(rise=0.7), batch)]
+    np.testing.assert_array_equal(states[-1][2], alone)
+    for step, steps, tokens in states[:-1]:
+        kept = StepRecord(step, steps, tokens[[0, 2]], 0.0)
+        rest = [*sampler.run(Tied(rise=0.7), batch.part([0, 2]), after=kept)]
+        assert rest[0].step > step and rest[-1].step == steps
+        np.testing.assert_array_equal(rest[-1].tokens, [alone[0], alone[2]])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 8, 13, 40])
@@ -166,7 +195,7 @@ def test_tokens_are_drawn_by_their_law(temperature: float, top_k: int, top_p: fl
     count = 4000
     settings = Settings(steps=1, temperature=temperature, top_k=top_k, top_p=top_p)
     sampler = UnmaskingSampler(MASK, BlockLayout(1), settings)
-    record = [*sampler.run(Constant(logits), Batch(range(count), 3, np.array([FREE], np.int32)))][-1]
+    record = [*sampler.run(Constant(logits), one_seed(range(count), 3, np.array([FREE], np.int32)))][-1]
     drawn = np.bincount(record.tokens[:, 0], minlength=VOCABULARY)
     assert chi_square(drawn, count * law) < 4.5
 
@@ -174,7 +203,7 @@ def test_tokens_are_drawn_by_their_law(temperature: float, top_k: int, top_p: fl
 def first_positions(settings: Settings, logits: np.ndarray, count: int) -> np.ndarray:
     sampler = UnmaskingSampler(MASK, BlockLayout(len(logits)), settings)
     given = np.full(len(logits), FREE, np.int32)
-    record = next(iter(sampler.run(Constant(logits), Batch(range(count), 7, given))))
+    record = next(iter(sampler.run(Constant(logits), one_seed(range(count), 7, given))))
     committed = record.tokens != MASK
     assert (committed.sum(axis=1) == 1).all()
     return np.bincount(committed.argmax(axis=1), minlength=len(logits))
@@ -200,18 +229,18 @@ def test_an_answer_that_has_ended_is_filled_and_stops() -> None:
     rows[7, 9] = 5.0  # in the second block of 4
     stopping = Stopping(2, lambda tokens: 9 in tokens, 0)
     sampler = UnmaskingSampler(MASK, BlockLayout(4, 2), Settings(steps=12), stopping)
-    records = list(sampler.run(Constant(rows), Batch([0], 1, given)))
+    records = list(sampler.run(Constant(rows), one_seed([0], 1, given)))
     assert records[-1].tokens[0].tolist() == [1, 2, *[3] * 5, 9, *[3] * 2, *[0] * 4]
     assert len(records) == 8 and (records[-1].step, records[-1].steps) == (12, 12)
     given[13] = 5  # a given token behind: the rest has to be written all the same
-    assert [*sampler.run(Constant(rows), Batch([0], 1, given))][-1].tokens[0].tolist() == [
+    assert [*sampler.run(Constant(rows), one_seed([0], 1, given))][-1].tokens[0].tolist() == [
         1, 2, *[3] * 5, 9, *[3] * 5, 5,
     ]  # fmt: skip
 
 
 def test_a_text_without_gaps() -> None:
     sampler = UnmaskingSampler(MASK, BlockLayout(4), Settings(steps=3))
-    (record,) = sampler.run(Tied(), Batch([0, 1], 1, np.array([1, 2, 3], np.int32)))
+    (record,) = sampler.run(Tied(), one_seed([0, 1], 1, np.array([1, 2, 3], np.int32)))
     assert record.tokens.tolist() == [[1, 2, 3]] * 2 and record.step == record.steps
 
 
