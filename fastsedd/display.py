@@ -60,24 +60,49 @@ def denoising_view(num_samples: int, tokenizer: Tokenizer, mask_token: int | Non
     """The first text of each batch as it emerges from noise, above the bar, redrawn by `on_step`."""
     bar = _bar("denoising", "samples")
     view = Live(console=bar.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
-    before: NDArray[np.int32]
+    before: NDArray[np.int32] | None = None
 
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         nonlocal before
         now = tokens[0]
-        if step == 1:
-            before = now
+        if before is None:
             view.start()
         _advance(bar, step, steps, len(tokens), num_samples)
-        view.update(Group(noisy_text(now, before, tokenizer, mask_token), "", bar), refresh=True)
+        shown = noisy_text(now, now if before is None else before, tokenizer, mask_token)
+        view.update(Group(shown, "", bar), refresh=True)
         before = now
         if step == steps:
+            before = None
             view.stop()
 
     try:
         yield on_step
     finally:
         view.stop()
+
+
+@contextmanager
+def answering_view(written: int, tokenizer: Tokenizer, mask_token: int | None) -> Iterator[OnStep]:
+    """An answer as it is unmasked, up to the last token that is there, redrawn by `on_step`, gone at the end.
+
+    written : its positions, the last ones of the text
+    """
+    console = Console()
+    view = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+    before: NDArray[np.int32] | None = None
+
+    def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        nonlocal before
+        now = tokens[0, -written:]
+        there = (now != mask_token).nonzero()[0]
+        last = int(there[-1]) + 1 if len(there) else 0
+        text = noisy_text(now[:last], now if before is None else before, tokenizer, mask_token)
+        lines = text.wrap(console, console.width)[-max(1, console.height - 2) :]
+        view.update(Text("\n").join(lines), refresh=True)
+        before = now
+
+    with view:
+        yield on_step
 
 
 def noisy_text(
@@ -134,12 +159,15 @@ def _bar(description: str, unit: str | None = None) -> Progress:
         *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
         speed_estimate_period=_SPEED_PERIOD,
     )  # fmt: skip
-    bar.add_task(description, total=None, steps=1)
+    bar.add_task(description, total=None, steps=1, done=0)
     return bar
 
 
 def _advance(bar: Progress, step: int, steps: int, batch: int, num_samples: int) -> None:
-    """Advance a bar that counts the steps of every text by one step of a batch."""
+    """Move a bar that counts the steps of every text to a step of a batch; some before it may have been left out."""
+    task = bar.tasks[0]
+    done = task.fields["done"]  # of the batches before
     bar.update(
-        bar.task_ids[0], description=f"step {step}/{steps}", advance=batch, total=steps * num_samples, steps=steps
-    )
+        task.id, description=f"step {step}/{steps}", completed=done + step * batch, total=steps * num_samples,
+        steps=steps, done=done + step * batch if step == steps else done,
+    )  # fmt: skip

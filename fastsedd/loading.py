@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastsedd_kernels
 
 from fastsedd import checkpoint, text
+from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import DTYPES, Dtype, check_one_of
 from fastsedd.engine import Model
 from fastsedd.errors import CheckpointError, UnavailableError
 from fastsedd.language_model import LanguageModel
+from fastsedd.models.backbone.memory import cache_bytes, weight_bytes
 from fastsedd.request import AllOptions, OnStep, shows_options
 from fastsedd.results import Evaluation, Result
 from fastsedd.score_model import ScoreModel
@@ -49,12 +52,57 @@ def load(
     are out of reach, ValueError for another dtype.
     """
     check_one_of("dtype", dtype, DTYPES)
-    read = checkpoint.read(SHIPPED if path is None else path, revision, offline=offline, heads=heads)
+    read = _read(path, revision, offline, heads)
     if read.assumed:
         note(f"assumed: {read.assumed}")
     chosen, template = _tokenizer(read, tokenizer, offline, note)
     kind = ScoreModel if read.config.backbone is None else LanguageModel
     return kind(read, name_of(path), dtype, chosen, template)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A masked language model as its files describe it, without its weights.
+
+    name, config, stored_dtype, tokenizer : as of `Model`; chats : whether there is a chat template
+    memory : bytes of the weights in each dtype, and of the keys and values of one token
+    """
+
+    name: str
+    config: ModelConfig
+    stored_dtype: str
+    tokenizer: text.Tokenizer
+    chats: bool
+    memory: dict[Dtype, int]
+    cache: int
+
+
+def outline(
+    path: str | Path | None = None,
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    tokenizer: str | Path | None = None,
+    heads: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Outline | None:
+    """Describe a masked language model, of which nothing large is read; None for any other model.
+
+    The arguments are those of `load`. Raises what it raises.
+    """
+    read = _read(path, revision, offline, heads)
+    if read.config.backbone is None:
+        return None
+    chosen, template = _tokenizer(read, tokenizer, offline, note)
+    narrow = read.stored_dtype == "bfloat16"
+    memory = {dtype: weight_bytes(read.config, dtype, narrow=narrow) for dtype in DTYPES}
+    return Outline(
+        name_of(path), read.config, read.stored_dtype, chosen, template is not None, memory, cache_bytes(read.config)
+    )
+
+
+def _read(path: str | Path | None, revision: str | None, offline: bool, heads: int | None) -> checkpoint.Checkpoint:
+    return checkpoint.read(SHIPPED if path is None else path, revision, offline=offline, heads=heads)
 
 
 def name_of(path: str | Path | None) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
 from fastsedd.choices import (
     CACHES,
     GRIDS,
-    ORDERS,
     Cache,
     Draw,
     Dtype,
@@ -26,6 +25,7 @@ from fastsedd.choices import (
 )
 from fastsedd.config import MAX_LENGTH, MAX_STEPS, FittedTimes, GenerationConfig
 from fastsedd.diffusion.choice import Choice
+from fastsedd.diffusion.unmasking.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,8 +223,11 @@ class Request:
                 check_integer(name, getattr(self, name), 1, MAX_LENGTH)
         if self.max_new_tokens is not None and (self.template is not None or self.length is not None):
             raise ValueError("max_new_tokens is given with a template or a length, allowed: one of them")
-        if self.order is not None:
-            check_one_of("order", self.order, ORDERS)
+        Settings(  # which checks them
+            steps=1, order="confidence" if self.order is None else self.order,
+            order_temperature=self.order_temperature or 0.0, threshold=self.threshold, factor=self.factor,
+            entropy_bound=self.entropy_bound, cfg_scale=self.cfg_scale,
+        )  # fmt: skip
         check_one_of("cache", self.cache, CACHES)
         if self.shift not in (None, True, False):
             raise ValueError(f"shift is {self.shift!r}, allowed: True, False")

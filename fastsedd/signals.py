@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -52,6 +52,34 @@ def raised() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _received.clear()
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Let an interrupt (SIGINT, Ctrl-C) raise KeyboardInterrupt, once, instead of asking the program to end.
+
+    Yields a function that raises it again if it has been lost; see `check`.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    def check_again() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield check_again
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check_again
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check() -> None:

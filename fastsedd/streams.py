@@ -68,6 +68,19 @@ def read_stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
+def read_line() -> str:
+    """A line of standard input, without its end. Raises EOFError behind the last, ValueError where it is not UTF-8."""
+    if sys.stdin is None:
+        raise EOFError
+    line = sys.stdin.buffer.readline()
+    if not line:
+        raise EOFError
+    try:
+        return str(line.decode("utf-8").rstrip("\r\n"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8: byte {line[error.start]:#04x}") from None
+
+
 def _occupy_closed_descriptors() -> None:
     for descriptor in range(_FIRST_FILES):
         try:

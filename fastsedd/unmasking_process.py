@@ -23,6 +23,8 @@ OF_UNMASKING = (
     "factor", "entropy_bound", "cfg_scale", "stop", "cache", "shift",
 )  # fmt: skip
 
+MAX_SHOWN = 40  # characters of a value in a message
+
 
 def refuse(request: Request, names: tuple[str, ...], kind: str) -> None:
     """Raise ValueError, naming it, for an option that is not left at its default. kind : of models that have it"""
@@ -30,7 +32,8 @@ def refuse(request: Request, names: tuple[str, ...], kind: str) -> None:
     for name in names:
         value = getattr(request, name)
         if value != defaults[name]:
-            raise ValueError(f"{name} is {value!r}, allowed for {kind} only")
+            shown = repr(value) if len(repr(value)) <= MAX_SHOWN else "given"
+            raise ValueError(f"{name} is {shown}, allowed for {kind} only")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,11 @@ class UnmaskingProcess:
         # A family's threshold is one for its own order, and gives way to any other rule, to steps and to quotas.
         if not any(value is not None for value in parallel.values()) and request.steps is None and order == own.order:
             parallel["threshold"] = own.threshold
-        noise = own.order_temperature if request.order is None else 0.0
         return Settings(
-            steps=generation.steps, order=order, quota=own.quota, temperature=generation.temperature,
+            steps=generation.steps, order=order, quota=own.quota, of_draws=own.of_draws,
+            temperature=generation.temperature,
             top_k=request.top_k or own.top_k, top_p=own.top_p if request.top_p == 1.0 else request.top_p,
-            order_temperature=noise if request.order_temperature is None else request.order_temperature,
-            cfg_scale=request.cfg_scale, **parallel,
+            order_temperature=request.order_temperature or 0.0, cfg_scale=request.cfg_scale, **parallel,
         )  # fmt: skip
 
     def check(self, request: Request) -> None:

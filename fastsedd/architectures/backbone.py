@@ -19,8 +19,8 @@ class Unmasking:
     """How a family unmasks unless a request says otherwise: its authors' defaults.
 
     max_new_tokens : of an answer; block_length : of the blocks that it is written in, left to right
-    order, quota, threshold : see `fastsedd.diffusion.unmasking`
-    order_temperature : of the order, 0 for none; top_k : 0 for all; top_p : 1 for all
+    order, quota, threshold, of_draws : see `fastsedd.diffusion.unmasking`
+    top_k : 0 for all; top_p : 1 for all
     """
 
     max_new_tokens: int = 128
@@ -28,7 +28,7 @@ class Unmasking:
     order: Order = "confidence"
     quota: Quota = "dllm"
     threshold: float | None = None
-    order_temperature: float = 0.0
+    of_draws: bool = False
     top_k: int = 0
     top_p: float = 1.0
 

@@ -202,7 +202,7 @@ FAMILIES = [
             theta=1e6,
             shift=True,
             temperature=0.5,
-            unmasking=Unmasking(block_length=128, order="p2", order_temperature=0.5, top_k=200),
+            unmasking=Unmasking(block_length=128, order="p2", of_draws=True, top_k=200),
         ),
     ),
     # Fast-dLLM v2 writes in blocks of 8 within its blocks of 32.
@@ -217,7 +217,7 @@ FAMILIES = [
             theta=1e6,
             block=4,
             temperature=1.0,
-            unmasking=Unmasking(block_length=4, quota="llada", threshold=0.85),
+            unmasking=Unmasking(block_length=4, quota="llada", of_draws=True, threshold=0.85),
         ),
     ),
     MaskedLanguageModel(
@@ -227,7 +227,7 @@ FAMILIES = [
             theta=1e6,
             shift=True,
             temperature=0.2,
-            unmasking=Unmasking(block_length=128, order="entropy", quota="dream", top_p=0.95),
+            unmasking=Unmasking(block_length=128, order="entropy", quota="dream", of_draws=True, top_p=0.95),
         ),
     ),
 ]

@@ -14,7 +14,7 @@ import click
 
 import fastsedd
 from fastsedd import signals, streams
-from fastsedd.cli import bench, convert, evaluate, fit_grid, generate, inspect, warmup
+from fastsedd.cli import bench, chat, convert, evaluate, fit_grid, generate, inspect, warmup
 from fastsedd.cli.terminal import say
 
 INTERRUPTED = 130
@@ -76,8 +76,8 @@ def _settle_stdout() -> None:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fastsedd.__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Text diffusion (SEDD, MDLM, RADD) on a CPU."""
+    """Text diffusion (SEDD, MDLM, RADD, masked language models) on a CPU."""
 
 
-for module in (generate, inspect, evaluate, fit_grid, convert, warmup, bench):
+for module in (generate, chat, inspect, evaluate, fit_grid, convert, warmup, bench):
     main.add_command(module.command)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastsedd import Evaluation, Model
     from fastsedd.bench import Measurements, Profile
+    from fastsedd.loading import Outline
     from fastsedd.quality.measures import Quality
 
 Facts = list[tuple[str, str]]
@@ -42,6 +43,39 @@ def of_model(model: Model) -> Facts:
         ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
         ("fitted grid", "none" if model.fitted is None else f"{len(model.fitted.times)} times"),
         ("generation", f"{_counted(config.generation.steps, 'step')}, temperature {config.generation.temperature:g}"),
+    ]
+
+
+def of_outline(outline: Outline) -> Facts:
+    """A masked language model: family, sizes, attention, how it unmasks, and its memory in each dtype."""
+    config, backbone = outline.config, outline.config.backbone
+    assert backbone is not None
+    own = backbone.unmasking
+    origin = "the first token" if backbone.origin == "start" else "the prompt's end"
+    sure = "" if own.threshold is None else f", all of probability {own.threshold:g} or more"
+    scaling = dict(backbone.scaling)
+    kind = scaling.get("rope_type", scaling.get("type", ""))
+    return [
+        ("model", outline.name),
+        ("architecture", config.architecture),
+        ("parameters", f"{config.parameters:,}"),
+        ("stored dtype", outline.stored_dtype),
+        ("width", f"{config.width}, {backbone.hidden} in its MLPs"),
+        ("layers", f"{config.blocks}"),
+        ("heads", f"{config.heads} of {config.head_dim}, {backbone.kv_heads} of keys and values"),
+        ("positions", f"rotary, theta {backbone.theta:g}{kind and f', {kind} scaling'}"),
+        ("length", _counted(config.length, "token")),
+        ("vocabulary", f"{config.tokens} tokens and a mask, {config.mask_id}"),
+        ("ends", ", ".join(map(str, backbone.ends)) or "none"),
+        ("attention", "full" if backbone.block is None else f"in blocks of {backbone.block} from {origin}"),
+        ("logits", "of the next position" if backbone.shift else "of the position itself"),
+        ("head", "the embedding" if backbone.tied else "of its own"),
+        ("tokenizer", outline.tokenizer.description),
+        ("conversations", "by its chat template" if outline.chats else "none: no chat template"),
+        ("answers", f"{_counted(own.max_new_tokens, 'token')} in blocks of {own.block_length}"),
+        ("sampler", f"order {own.order}{sure}, quotas of {own.quota}, temperature {config.generation.temperature:g}"),
+        *((f"memory, {dtype}", _megabytes(size)) for dtype, size in outline.memory.items()),
+        ("cache", f"{outline.cache / 1024:g} KiB per token" if backbone.block else "none: attention is full"),
     ]
 
 
@@ -92,6 +126,10 @@ def of_bench(measured: Measurements | Profile) -> Facts:
         speed = f"{layer.gflops:.0f} GFLOP/s, {layer.of_peak:.0%} of the peak"
         lines.append((name, f"{speed}, {layer.numpy_over_ours:.2f} times NumPy's speed"))
     return [*lines, ("forward", f"{measured.forward_ms:.1f} ms, one text of {measured.forward_length} tokens")]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB" if size >= 1 << 20 else f"{size / 1024:,.0f} KiB"
 
 
 def _counted(count: int, thing: str) -> str:

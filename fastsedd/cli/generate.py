@@ -13,7 +13,7 @@ import click
 from fastsedd import signals
 from fastsedd.choices import DRAWS, GRIDS, PREDICTORS
 from fastsedd.cli import options as opt
-from fastsedd.cli import terminal
+from fastsedd.cli import terminal, unmasking
 from fastsedd.cli.loading import load
 from fastsedd.cli.reading import read_text
 from fastsedd.cli.target import Target
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     type=click.Path(allow_dash=True, dir_okay=False, path_type=Path),
     help="Text with gaps to fill, - for standard input: {{40}} is a gap of 40 tokens, {{}} one of all that are left.",
 )
+@click.option("--prompt", metavar="TEXT", help="Have a masked language model answer this; - for standard input.")
+@click.option("--system", metavar="TEXT", help="How to answer it.")
+@unmasking.options
 @click.option(
     "--predictor",
     type=click.Choice(PREDICTORS),
@@ -120,6 +123,8 @@ def command(
         raise click.UsageError("--watch cannot be combined with --scheduler: workers report no per-step progress")
     if template_file is not None:
         options["template"] = read_text(template_file)
+    if options["prompt"] == "-":
+        options["prompt"] = read_text(Path("-"))
     request = _checked(options)
     target.prepare()
     with target.exclusive(), ExitStack() as held:

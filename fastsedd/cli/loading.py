@@ -9,7 +9,21 @@ from fastsedd.cli import terminal
 
 if TYPE_CHECKING:
     from fastsedd import Model
+    from fastsedd.loading import Outline
     from fastsedd.request import Source
+
+
+def outline(source: Source) -> Outline | None:
+    """Describe a masked language model without its weights; None for any other, and for files that `load` refuses."""
+    from fastsedd import loading
+
+    try:
+        return loading.outline(
+            source.path, source.revision, offline=source.offline, tokenizer=source.tokenizer, heads=source.heads,
+            note=terminal.say,
+        )  # fmt: skip
+    except fastsedd.CheckpointError:
+        return None
 
 
 def load(source: Source, threads: int | None = None, *, quiet: bool = False) -> Model:

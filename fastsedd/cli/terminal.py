@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from fastsedd import Model
-    from fastsedd.request import OnStep
+    from fastsedd.request import AllOptions, OnStep
 
 Progress = Callable[[int, int], None]
 
@@ -45,6 +45,17 @@ def denoising(model: Model, num_samples: int, *, watch: bool, quiet: bool) -> Ab
     if watch:
         return display.denoising_view(num_samples, model.tokenizer, model.config.mask_id)
     return display.denoising_bar(num_samples)
+
+
+def answering(model: Model, options: AllOptions, *, quiet: bool) -> AbstractContextManager[OnStep | None]:
+    """An answer as it is unmasked, where stdout is a terminal, else nothing."""
+    backbone = model.config.backbone
+    if quiet or backbone is None or not sys.stdout.isatty():
+        return nullcontext()
+    from fastsedd import display
+
+    written = options.get("max_new_tokens") or backbone.unmasking.max_new_tokens
+    return display.answering_view(written, model.tokenizer, model.config.mask_id)
 
 
 def compiling() -> AbstractContextManager[Progress | None]:

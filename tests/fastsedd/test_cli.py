@@ -98,7 +98,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["inspect"], ["evaluate"], ["convert"], ["warmup"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["chat"], ["inspect"], ["evaluate"], ["convert"], ["warmup"]])
 def test_help_imports_nothing_slow(command: list[str]) -> None:
     slow = {"numpy", "numba", "llvmlite", "rich", "msgspec", "yaml", "huggingface_hub", "tokenizers", "distributed"}
     program = (

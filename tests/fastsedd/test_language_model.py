@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import masked_models
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import fastsedd
-from fastsedd import CheckpointError
+from fastsedd import CheckpointError, cli
 from fastsedd.block_layout import BlockLayout
+from fastsedd.checkpoint.stored import StoredTensor
+from fastsedd.choices import DTYPES
 from fastsedd.models.backbone import reference
 
 pytest.importorskip("tokenizers", reason="an extra")
@@ -217,3 +221,24 @@ def test_a_converted_checkpoint_is_the_same_model(folders: dict, tmp_path: Path)
         for folder in (folders["sdar"], tmp_path / "converted")
     ]
     assert texts[0] == texts[1]
+
+
+def test_inspect_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: StoredTensor, name: str) -> np.ndarray:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(StoredTensor, "read", refuse)
+    folder = masked_models.write(tmp_path / "model", "Fast_dLLM_Qwen")
+    result = CliRunner().invoke(cli.main, ["inspect", str(folder)])
+    shown = dict(re.split(" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = ("architecture", "vocabulary", "attention", "logits", "sampler", "cache")
+    assert {name: shown[name] for name in names} == {
+        "architecture": "Fast_dLLM_Qwen", "vocabulary": "299 tokens and a mask, 259",
+        "attention": "in blocks of 32 from the first token", "logits": "of the next position",
+        "sampler": "order confidence, all of probability 0.9 or more, quotas of dllm, temperature 0",
+        "cache": "0.5 KiB per token",
+    }  # fmt: skip
+    assert {name for name in shown if name.startswith("memory")} == {f"memory, {dtype}" for dtype in DTYPES}
+    wrong = CliRunner().invoke(cli.main, ["inspect", str(folder), "--heads", "7"])
+    assert (wrong.exit_code, wrong.stdout) == (1, "") and "states 4 heads, but 7 were requested" in wrong.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from fastsedd_kernels import sample_categorical, softmax
+from fastsedd_kernels import sample_categorical
 from numpy.typing import NDArray
 
 from fastsedd.choices import Order
@@ -22,8 +22,8 @@ class Proposal:
     """A token for each of n positions, with its probability and its place in the order.
 
     tokens : int32 [n]; confidence, score : float32 [n], the higher the score the earlier; entropy : float32 [n]
-    All but the tokens are of softmax(logits), whatever the temperature and the truncation of the proposals. They are
-    computed in float64 and rounded, so that positions with the same logits in another order are equal.
+    All but the tokens are of softmax(logits), or of the law that proposals are drawn from, as `Settings.of_draws` says.
+    They are computed in float64 and rounded, so that positions with the same logits in another order are equal.
     """
 
     tokens: NDArray[np.int32]
@@ -47,33 +47,46 @@ class Proposal:
         draws : of these positions
         committed : int32 [m], tokens that stand already, -1 where there is none; None: nowhere
         """
-        tokens = _choose(logits, settings, draws)
+        drawn = _law(logits, settings) if settings.temperature > 0.0 or settings.of_draws else None
+        if drawn is None or settings.temperature == 0.0:
+            tokens = logits.argmax(axis=-1).astype(np.int32)
+        else:
+            tokens = sample_categorical(drawn, *draws)
         if committed is not None:
             np.copyto(tokens, committed, where=committed >= 0)
         self.tokens[part] = tokens
-        self.confidence[part], self.score[part], self.entropy[part] = measure(logits, tokens, settings)
+        numbers = _softmax(logits) if drawn is None or not settings.of_draws else _normalised(drawn.astype(np.float64))
+        self.confidence[part], self.score[part], self.entropy[part] = measure(numbers, tokens, settings)
 
 
-def _choose(logits: NDArray[np.float32], settings: Settings, draws: Draws) -> NDArray[np.int32]:
-    if settings.temperature == 0.0:
-        likeliest: NDArray[np.int32] = logits.argmax(axis=-1).astype(np.int32)
-        return likeliest
-    highest = logits.max(axis=-1, keepdims=True)
-    probabilities = softmax((logits - highest) / np.float32(settings.temperature))
+def _law(logits: NDArray[np.float32], settings: Settings) -> NDArray[np.float32]:
+    """The law that proposals are drawn from: float32 [m, V]."""
+    law = _softmax(logits, settings.temperature or 1.0).astype(np.float32)
     # The mask's weight is 0: as the "current" token it neither stays nor takes part.
-    truncate(probabilities, probabilities.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p)
-    return sample_categorical(probabilities, *draws)
+    truncate(law, law.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p)
+    return law
+
+
+def _softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+    """softmax(logits / temperature), float64 [m, V]."""
+    numbers = logits.astype(np.float64)
+    numbers -= numbers.max(axis=-1, keepdims=True)
+    if temperature != 1.0:
+        numbers /= temperature
+    return _normalised(np.exp(numbers, out=numbers))
+
+
+def _normalised(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows that add up to 1, in place."""
+    numbers /= numbers.sum(axis=-1, keepdims=True)
+    return numbers
 
 
 def measure(
-    logits: NDArray[np.float32], tokens: NDArray[np.int32], settings: Settings
+    numbers: NDArray[np.float64], tokens: NDArray[np.int32], settings: Settings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Confidence, score and entropy of each row; what the settings do not need may be anything."""
+    """Confidence, score and entropy of each row of probabilities; what the settings do not need may be anything."""
     order: Order = settings.order
-    numbers = logits.astype(np.float64)
-    numbers -= numbers.max(axis=-1, keepdims=True)
-    np.exp(numbers, out=numbers)
-    numbers /= numbers.sum(axis=-1, keepdims=True)
     confidence = np.take_along_axis(numbers, tokens[:, None].astype(np.intp), axis=-1)[:, 0]
     score = entropy = confidence
     if order == "margin":

@@ -34,7 +34,7 @@ def unmask(
             rows = _guided(logits, tokens, given, mask, settings)
             rows[:, mask] = -math.inf
             best = {i: int(np.argmax(rows[i])) if tokens[i] == mask else tokens[i] for i in own}
-            told = {i: _measure(rows[i], best[i]) for i in own}
+            told = {i: _measure(rows[i], best[i], settings) for i in own}
             if settings.order == "p2":
                 kept = math.floor(len(own) * (1 - (j + 1) / steps))
                 behind = sorted(own, key=lambda i, told=told: (told[i]["confidence"], i))[:kept]  # type: ignore[misc]
@@ -67,8 +67,10 @@ def _guided(
     return blind + np.float32(settings.cfg_scale + 1.0) * (rows - blind)
 
 
-def _measure(row: NDArray[Any], token: int) -> dict[str, float]:
+def _measure(row: NDArray[Any], token: int, settings: Settings) -> dict[str, float]:
     weights = [math.exp(float(each) - float(max(row))) for each in row]
+    if settings.of_draws:
+        weights = _truncated(weights, settings)
     probabilities = [weight / math.fsum(weights) for weight in weights]
     likeliest = sorted(probabilities, reverse=True)
     entropy = -math.fsum(p * math.log(p + 1e-10) for p in probabilities)
@@ -76,6 +78,18 @@ def _measure(row: NDArray[Any], token: int) -> dict[str, float]:
         "confidence": probabilities[token], "margin": likeliest[0] - likeliest[1], "entropy": entropy,
     }  # fmt: skip
     return {name: float(np.float32(value)) for name, value in found.items()}
+
+
+def _truncated(weights: list[float], settings: Settings) -> list[float]:
+    """The k largest, then the largest with the share p, and what is as large as the least of them."""
+    kept = sorted(weights, reverse=True)[: settings.top_k or len(weights)]
+    kept = [weight for weight in weights if weight >= kept[-1]]
+    total, least, summed = math.fsum(kept), 0.0, 0.0
+    for weight in sorted(kept, reverse=True):
+        summed, least = summed + weight, weight
+        if summed >= settings.top_p * total:
+            break
+    return [weight if weight >= least else 0.0 for weight in weights]
 
 
 def _chosen(settings: Settings, masked: list[int], told: dict[int, dict[str, float]], count: int) -> list[int]:

@@ -23,6 +23,8 @@ class Settings:
     quota : how many at each step, see `quota`
     temperature : of proposals: 0 takes the likeliest token
     top_k, top_p : proposals are among the k likeliest tokens, 0 for all, and the smallest set of them with the share p
+    of_draws : confidence, margin and entropy are of the law that proposals are drawn from, with its temperature and
+        truncation (Dream, SDAR), not of softmax(logits) (LLaDA, dllm, Fast-dLLM)
     order_temperature : above 0, positions are ordered by score / order_temperature + Gumbel noise
     threshold : commit to all positions whose confidence is at least this, and to the first in order
     factor : to the largest number r of the most confident with (r + 1) (1 - c_r) < factor, c_r the least of them, 1 at
@@ -39,6 +41,7 @@ class Settings:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    of_draws: bool = False
     order_temperature: float = 0.0
     threshold: float | None = None
     factor: float | None = None

@@ -11,6 +11,8 @@ from fastsedd import models
 from fastsedd.block_layout import BlockLayout
 from fastsedd.models.backbone import reference, session
 from fastsedd.models.backbone.embedding import Embedding
+from fastsedd.models.backbone.memory import weight_bytes
+from fastsedd.models.backbone.network import Backbone
 from fastsedd.models.backbone.session import Session
 
 LAYOUTS = {
@@ -133,3 +135,18 @@ def test_rows_of_packed_weights_that_have_none() -> None:
     for packed in (fk.pack(weight, "int8"), fk.pack([weight, weight]), fk.pack(weight, strassen=1)):
         with pytest.raises(ValueError, match="allowed: float32, bfloat16"):
             packed.rows(np.array([0]))
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_memory_is_told_before_it_is_taken(tied: bool, dtype: str, narrow: bool) -> None:
+    config = masked_models.config(
+        "sdar", hidden_size=384, intermediate_size=768, vocab_size=1536, tie_word_embeddings=tied, head_dim=96
+    )
+    tensors = masked_models.tensors(config)
+    if narrow:
+        tensors = {name: (each.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, each in tensors.items()}
+    network = Backbone(config, tensors, models.Precision(dtype))
+    told = weight_bytes(config, dtype, narrow=narrow)
+    assert network.nbytes == pytest.approx(told, rel=0.02)

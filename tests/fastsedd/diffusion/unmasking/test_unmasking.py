@@ -71,6 +71,9 @@ SETTINGS = {
     "threshold": {"threshold": 0.3}, "threshold by margin": {"threshold": 0.3, "order": "margin"},
     "a threshold that none reaches": {"threshold": 2.0}, "factor": {"factor": 1.5},
     "entropy bound": {"entropy_bound": 4.0},
+    "of draws": {"of_draws": True, "top_k": 4},
+    "entropy of draws": {"of_draws": True, "top_p": 0.77, "order": "entropy"},
+    "threshold of draws": {"of_draws": True, "top_p": 0.71, "top_k": 6, "threshold": 0.4},
     "guidance": {"cfg_scale": 0.7}, "guidance and p2": {"cfg_scale": 2.0, "order": "p2"},
 }  # fmt: skip
 

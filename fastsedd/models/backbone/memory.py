@@ -1,0 +1,47 @@
+"""Memory of a masked language model, told from its config: before anything is read."""
+
+from __future__ import annotations
+
+import math
+
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.choices import Dtype
+from fastsedd.models.precision import Precision
+
+_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+_SCALES = 8  # bytes per output of an int8 layer: its scale and the sum of its weights
+
+
+def weight_bytes(config: ModelConfig, dtype: Dtype, *, narrow: bool) -> int:
+    """Packed weights and embedding, but for the padding of the last panels.
+
+    narrow : whether the file's numbers are of 16 bits, as which an embedding beside its head is kept
+    """
+    precision = Precision(dtype)
+    total = 0
+    for name, shape in config.tensor_shapes.items():
+        size = math.prod(shape)
+        if name == "model.embed_tokens.weight":
+            total += _embedding(config, size, precision, narrow=narrow)
+        elif name == "lm_head.weight":
+            total += size * _BYTES[precision.head]
+        elif len(shape) == 2:
+            total += size * _BYTES[dtype] + (_SCALES * shape[0] if dtype == "int8" else 0)
+        else:
+            total += 4 * size
+    return total
+
+
+def cache_bytes(config: ModelConfig) -> int:
+    """Keys and values of one position, which block-causal attention keeps."""
+    backbone = backbone_of(config)
+    return 4 * config.blocks * 2 * backbone.kv_heads * backbone.head_dim
+
+
+def _embedding(config: ModelConfig, size: int, precision: Precision, *, narrow: bool) -> int:
+    head = _BYTES[precision.head] * size
+    own = (2 if narrow else 4) * size
+    if not backbone_of(config).tied:
+        return own
+    return head if precision.head == "float32" or narrow else head + own
