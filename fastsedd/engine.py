@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -32,6 +32,7 @@ class Writing(Generic[_Network]):
 
     given : int32 [L], as the sampler takes it; networks : for a number of texts; most : as many as memory allows
     to_ids : from the sampler's tokens to the checkpoint's; decode : a text's ids, int32 [L], to what its author is told
+    shape : texts of requests with equal shapes may be written together, by the sampler and networks of any of them
     """
 
     given: NDArray[np.int32]
@@ -40,6 +41,7 @@ class Writing(Generic[_Network]):
     most: int
     to_ids: Callable[[NDArray[np.int32]], NDArray[np.int32]]
     decode: Callable[[NDArray[np.int32]], str]
+    shape: Hashable
 
 
 class Model(ABC):
@@ -102,12 +104,17 @@ class Model(ABC):
         """
         return self.generate(on_step=on_step, messages=messages, **options)
 
+    @property
+    def chats(self) -> bool:
+        """True where the tokenizer has a chat template: `chat` answers."""
+        return self._layout.chat is not None
+
     def run(self, request: Request, on_step: OnStep | None = None) -> Iterator[Sample]:
         """The texts of a request, each as soon as its batch is done; on_step : as for `stream`.
 
         Raises ValueError at once for what this model cannot do.
         """
-        writing = self._writing(request)
+        writing = self.writing(request)
         most = writing.most if request.batch_size is None else request.batch_size
         size = BatchSize(most, measured=request.batch_size is None)
         return self._samples(request, writing, size, on_step)
@@ -133,8 +140,11 @@ class Model(ABC):
                 yield Sample(writing.decode(row), row, request.seed, index, steps, seconds)
 
     @abstractmethod
-    def _writing(self, request: Request) -> Writing[Any]:
-        """The sampler of a request, and all that it needs. Raises ValueError for what this model cannot do."""
+    def writing(self, request: Request) -> Writing[Any]:
+        """The sampler of a request, and all that it needs: for whoever runs it step by step, as the server does.
+
+        Raises ValueError for what this model cannot do.
+        """
 
     @abstractmethod
     def evaluate(

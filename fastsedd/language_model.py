@@ -12,6 +12,7 @@ from fastsedd import checkpoint, models, text
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.block_layout import BlockLayout
 from fastsedd.choices import ATTENTIONS, Attention, Dtype, check_one_of
+from fastsedd.diffusion.sampler import FREE
 from fastsedd.diffusion.unmasking import likelihood
 from fastsedd.diffusion.unmasking.sampler import Network
 from fastsedd.engine import Model, Writing
@@ -55,7 +56,7 @@ class LanguageModel(Model):
         texts, length = given.shape
         return Session(self._network, texts, length, blocks).all_logits(given)
 
-    def _writing(self, request: Request) -> Writing[Network]:
+    def writing(self, request: Request) -> Writing[Network]:
         self._process.check(request)
         given = self._layout.given(request)
         sampler = self._process.sampler(request, given, partial(self._stops, request.stop))
@@ -70,7 +71,8 @@ class LanguageModel(Model):
             )  # fmt: skip
 
         most = max(1, _BATCH_BYTES // (doubled * networks(1).nbytes))
-        return Writing(given, sampler, networks, most, _unchanged, partial(self._text, request, given))
+        shape = (sampler, request.cache, request.shift, (given == FREE).tobytes())
+        return Writing(given, sampler, networks, most, _unchanged, partial(self._text, request, given), shape)
 
     def _stops(self, stop: tuple[str, ...], tokens: NDArray[np.int32]) -> bool:
         if not stop:

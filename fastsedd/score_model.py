@@ -67,12 +67,13 @@ class ScoreModel(Model):
         forward = Forward(self._network, 1, self.config.length)
         return forward.profile(np.zeros((1, self.config.length), np.int32), [1.0])
 
-    def _writing(self, request: Request) -> Writing[SampledNetwork]:
+    def writing(self, request: Request) -> Writing[SampledNetwork]:
         refuse(request, OF_UNMASKING, "masked language models")
         given = self._vocabulary.to_states(self._layout.given(request))
+        sampler = self._process.sampler(request)
         return Writing(
-            given, self._process.sampler(request), _Scorings(self._network, len(given)), self._batch_size(len(given)),
-            self._vocabulary.to_ids, self.tokenizer.decode,
+            given, sampler, _Scorings(self._network, len(given)), self._batch_size(len(given)),
+            self._vocabulary.to_ids, self.tokenizer.decode, (sampler, len(given)),
         )  # fmt: skip
 
     def evaluate(

@@ -14,7 +14,7 @@ import click
 
 import fastsedd
 from fastsedd import signals, streams
-from fastsedd.cli import bench, chat, convert, evaluate, fit_grid, generate, inspect, warmup
+from fastsedd.cli import bench, chat, convert, evaluate, fit_grid, generate, inspect, serve, warmup
 from fastsedd.cli.terminal import say
 
 INTERRUPTED = 130
@@ -79,5 +79,5 @@ def main() -> None:
     """Text diffusion (SEDD, MDLM, RADD, masked language models) on a CPU."""
 
 
-for module in (generate, chat, inspect, evaluate, fit_grid, convert, warmup, bench):
+for module in (generate, chat, inspect, evaluate, fit_grid, convert, serve, warmup, bench):
     main.add_command(module.command)

@@ -1,0 +1,211 @@
+"""The application: which path does what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.routing import Route
+
+from fastsedd.engine import Model
+from fastsedd.results import Evaluation
+from fastsedd.server import errors, schema
+from fastsedd.server.answer import Answer
+from fastsedd.server.bodies import Chat, Completion, Evaluate, Fill, Sampling
+from fastsedd.server.errors import Refusal
+from fastsedd.server.events import send_events
+from fastsedd.server.guard import Application, Guard, Receive, Scope, Send, read, respond
+from fastsedd.server.limits import Limits
+from fastsedd.server.metrics import CONTENT_TYPE, Metrics
+from fastsedd.server.page import Page
+from fastsedd.server.replies import EvaluationReply, HealthReply, ModelReply, ModelsReply
+from fastsedd.server.scheduler import Call, Job, Scheduler
+from fastsedd.server.texts import Asked, pieces, returned, whole
+
+_KINDS: dict[str, type[Sampling]] = {
+    "/v1/completions": Completion,
+    "/v1/chat/completions": Chat,
+    "/v1/fill": Fill,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that is whole, as an ASGI application."""
+
+    body: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, self.status, self.body, self.headers, self.content_type)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A model that is served. name : in the API"""
+
+    model: Model
+    name: str
+    limits: Limits
+    metrics: Metrics
+    scheduler: Scheduler
+
+    async def write(self, request: HttpRequest, kind: type[Sampling]) -> Application:
+        """Texts: whole, or as a stream of events."""
+        body = await read(request, kind, self.limits.max_body)
+        asked = await self._asked(body, kind)
+        answer = Answer(self.limits.timeout)
+        wanted = list(asked.request.wanted)
+        job = Job(asked.writing, asked.request.seed, wanted, answer, stepwise=bool(body.stream))
+        self.scheduler.submit(job)
+        if body.stream:
+            return partial(send_events, pieces(asked, answer), answer, partial(self.scheduler.discard, job))
+        return Reply(msgspec.json.encode(await self._unless_gone(request, whole(asked, answer), answer, job)))
+
+    async def _asked(self, body: Sampling, kind: type[Sampling]) -> Asked:
+        self._check_name(body.model)
+
+        def prepare() -> Asked:
+            made = body.request(self.model, self.limits)
+            if made.generation(self.model.config.generation).steps > self.limits.max_steps:
+                raise errors.invalid(f"steps is more than {self.limits.max_steps}, allowed: 1 to that")
+            return Asked(body, made, self.model.writing(made), self.model, self.name)
+
+        names = {"num_samples": "n"}
+        if kind is not Fill:
+            names |= {"prefix": "prompt", "max_new_tokens": "max_tokens"}
+        try:
+            asked: Asked = await to_thread.run_sync(prepare)
+            return asked
+        except Refusal:
+            raise
+        except ValueError as error:
+            raise errors.invalid(str(error), names) from None
+
+    async def evaluate(self, request: HttpRequest) -> Application:
+        """A bound on a text's likelihood."""
+        body = await read(request, Evaluate, self.limits.max_body)
+        self._check_name(body.model)
+        answer = Answer(self.limits.timeout)
+
+        def run(check: Callable[[], None]) -> Evaluation:
+            return self.model.evaluate(body.text, body.times, seed=body.seed, progress=lambda done, total: check())
+
+        call = Call(run, answer)
+        self.scheduler.submit(call)
+        found: Evaluation = await self._unless_gone(request, returned(answer), answer, call)
+        names = set(EvaluationReply.__struct_fields__) - {"object", "model", "perplexity"}
+        fields = {name: getattr(found, name) for name in names}
+        perplexity = found.perplexity if found.perplexity < float("inf") else None
+        return Reply(msgspec.json.encode(EvaluationReply("evaluation", self.name, perplexity=perplexity, **fields)))
+
+    async def _unless_gone(self, request: HttpRequest, awaited: Any, answer: Answer, task: Job | Call) -> Any:
+        """A result, unless its client goes away, or the deadline passes: then nobody works on it any longer."""
+        watching = asyncio.ensure_future(answer.watch(request.receive))
+        try:
+            return await awaited
+        finally:
+            watching.cancel()
+            self.scheduler.discard(task)
+
+    def _check_name(self, name: str | None) -> None:
+        if name not in (None, self.name):
+            raise errors.no_such_model(str(name)[:200], self.name)
+
+    async def models(self, request: HttpRequest) -> Application:
+        """The model, and what it is."""
+        config = self.model.config
+        own = ModelReply(
+            self.name, "model", 0, "fastsedd", config.architecture, config.length, self.model.parameters,
+            config.generation.steps, config.generation.temperature, self.model.chats, config.mask_id is not None,
+        )  # fmt: skip
+        name = request.path_params.get("name")
+        if name not in (None, self.name):
+            raise errors.no_such_model(name[:200], self.name)
+        return Reply(msgspec.json.encode(ModelsReply("list", [own]) if name is None else own))
+
+    async def health(self, request: HttpRequest) -> Application:
+        return Reply(msgspec.json.encode(HealthReply("ok")))
+
+    async def measured(self, request: HttpRequest) -> Application:
+        return Reply(self.metrics.text(), content_type=CONTENT_TYPE)
+
+
+def build(
+    model: Model, name: str, limits: Limits, keys: tuple[str, ...] = (), origins: tuple[str, ...] = ()
+) -> Application:
+    """The ASGI application of a model.
+
+    name : of the model in the API; keys : of which each request must have one; origins : of pages that may call it
+    """
+    metrics = Metrics()
+    service = Service(model, name, limits, metrics, Scheduler(limits.max_queue, limits.max_batch, metrics))
+    document = Reply(schema.document(name))
+    page = Page.read()
+
+    async def root(request: HttpRequest) -> Application:
+        return Reply(page.html, headers=page.headers, content_type="text/html; charset=utf-8")
+
+    async def described(request: HttpRequest) -> Application:
+        return document
+
+    @asynccontextmanager
+    async def running(app: Starlette) -> AsyncIterator[None]:
+        service.scheduler.start()
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(service.scheduler.close)
+
+    gets = {
+        "/": root, "/health": service.health, "/metrics": service.measured, "/openapi.json": described,
+        "/v1/models": service.models, "/v1/models/{name:path}": service.models,
+    }  # fmt: skip
+    posts: dict[str, Any] = {path: partial(service.write, kind=kind) for path, kind in _KINDS.items()}
+    posts["/v1/evaluate"] = service.evaluate
+    routes = [Route(path, _endpoint(function), methods=["GET"]) for path, function in gets.items()]
+    routes += [Route(path, _endpoint(function), methods=["POST"]) for path, function in posts.items()]
+    allowed = [
+        Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
+    ]  # fmt: skip
+    inner = Starlette(
+        routes=routes, middleware=allowed if origins else [], lifespan=running,
+        exception_handlers={HTTPException: _refused},
+    )  # fmt: skip
+    return Guard(inner, keys, metrics, frozenset(gets) | frozenset(posts))
+
+
+def _endpoint(function: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """A function that Starlette takes for an endpoint, of any that takes a request."""
+
+    async def endpoint(request: HttpRequest) -> Application:
+        try:
+            answer: Application = await function(request)
+            return answer
+        except Exception as error:
+            refusal = errors.of(error)
+            if refusal.status == 500:
+                raise
+            return Reply(refusal.body(), refusal.status, dict(refusal.headers))
+
+    return endpoint
+
+
+async def _refused(request: HttpRequest, error: HTTPException) -> Application:
+    """Paths and methods that there are not, as error objects."""
+    words = {404: f"no such path: {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
+    refusal = Refusal(error.status_code, words.get(error.status_code, error.detail), headers=error.headers or {})
+    return Reply(refusal.body(), refusal.status, dict(refusal.headers))

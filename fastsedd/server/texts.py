@@ -1,0 +1,166 @@
+"""Texts of one request, asked for and put into replies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
+
+from fastsedd.engine import Model, Writing
+from fastsedd.request import Request
+from fastsedd.server.answer import Answer
+from fastsedd.server.bodies import Chat, Completion, Sampling
+from fastsedd.server.replies import (
+    ChatChoice,
+    ChatReply,
+    Choice,
+    CompletionReply,
+    Delta,
+    Diffusion,
+    FinishReason,
+    Usage,
+)
+from fastsedd.server.scheduler import Returned, State, Written
+
+Reply = CompletionReply | ChatReply
+NO_TOKEN = -2  # of a position before the first state
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that has been checked, with all that its replies need. name : of the model, as it is served"""
+
+    body: Sampling
+    request: Request
+    writing: Writing[Any]
+    model: Model
+    name: str
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all its texts together; those of the prompt once."""
+        free = int((self.writing.given < 0).sum())
+        known = len(self.writing.given) - free
+        return Usage(known, free * self.request.num_samples, known + free * self.request.num_samples)
+
+    def reply(self, texts: list[Written], usage: Usage | UnsetType | None = UNSET) -> Reply:
+        """The reply that has all texts."""
+        choices = [(each.index, *self.cut(each)) for each in sorted(texts, key=lambda each: each.index)]
+        return self._dress(choices, usage, streamed=False)
+
+    def chunk(self, written: Written) -> Reply:
+        """The piece of a stream that has a text, whole."""
+        return self._dress([(written.index, *self.cut(written))], streamed=True)
+
+    def count(self) -> Reply:
+        """The last piece of a stream, which counts the tokens."""
+        return self._dress([], self.usage, streamed=True)
+
+    def state(self, state: Diffusion) -> Reply:
+        """The piece of a stream that has a state, and no text."""
+        return self._dress([(state.index, "", None)], diffusion=state, streamed=True)
+
+    def _dress(
+        self, texts: Sequence[tuple[int, str, FinishReason | None]], usage: Usage | UnsetType | None = UNSET,
+        diffusion: Diffusion | UnsetType = UNSET, *, streamed: bool,
+    ) -> Reply:  # fmt: skip
+        if not isinstance(self.body, Chat):
+            choices = [Choice(*each) for each in texts]
+            return CompletionReply(
+                f"cmpl-{self.id}", "text_completion", self.created, self.name, choices, self.request.seed, usage,
+                diffusion,
+            )  # fmt: skip
+        answers = [
+            ChatChoice(index, delta=Delta(text), finish_reason=reason) if streamed else
+            ChatChoice(index, message=Delta(text), finish_reason=reason)
+            for index, text, reason in texts
+        ]  # fmt: skip
+        return ChatReply(
+            f"chatcmpl-{self.id}", "chat.completion.chunk" if streamed else "chat.completion", self.created, self.name,
+            answers, self.request.seed, usage, diffusion,
+        )  # fmt: skip
+
+    def cut(self, written: Written) -> tuple[str, FinishReason]:
+        """A text as it is answered: without prompt and suffix unless they are wanted, up to the first stop."""
+        free = np.flatnonzero(self.writing.given < 0)
+        first, last = int(free[0]) if len(free) else 0, int(free[-1]) + 1 if len(free) else 0
+        decode, ids, text = self.model.tokenizer.decode, written.ids, written.text
+        between = decode(ids[first:last])
+        if isinstance(self.body, Completion):
+            before, after = decode(ids[:first]), decode(ids[last:])
+            text = text.removeprefix(before).removesuffix(after)
+            ends = [at for each in self.body.stops if (at := text.find(each)) >= 0]
+            ended = bool(ends) or len(text) < len(between)
+            text = text[: min(ends, default=len(text))]
+            return (before + text + after if self.body.echo else text), "stop" if ended else "length"
+        ends = [at for each in self.body.stops if (at := text.find(each)) >= 0]
+        ended = bool(ends) or (isinstance(self.body, Chat) and len(text) < len(between))
+        return text[: min(ends, default=len(text))], "stop" if ended else "length"
+
+
+class Differences:
+    """Changes of a request's texts from each state that was sent to the next."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._decode = asked.model.tokenizer.decode
+        self._mask = asked.model.config.mask_id
+        self._before: dict[int, NDArray[np.int32]] = {}
+        self._texts: dict[int, str] = {}
+
+    def of(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
+        """What differs in a state of text `index` from the last one."""
+        blank = np.full(len(ids), NO_TOKEN if self._mask is None else self._mask, np.int32)
+        before = self._before.get(index, blank)
+        changed = [(int(at), self._text(int(ids[at]))) for at in np.flatnonzero(ids != before)]
+        self._before[index] = ids
+        masked = 0 if self._mask is None else int((ids == self._mask).sum())
+        return Diffusion(index, step, steps, masked, len(ids), changed)
+
+    def _text(self, token: int) -> str:
+        if token == self._mask:
+            return ""
+        if token not in self._texts:
+            self._texts[token] = self._decode(np.array([token], np.int32))
+        return self._texts[token]
+
+
+async def whole(asked: Asked, answer: Answer) -> Reply:
+    """The reply, once all texts are there."""
+    texts: list[Written] = []
+    while len(texts) < asked.request.num_samples:
+        item = await answer.next()
+        if isinstance(item, Written):
+            texts.append(item)
+    return asked.reply(texts, asked.usage)
+
+
+async def pieces(asked: Asked, answer: Answer) -> AsyncIterator[Reply]:
+    """The pieces of a stream: states, then each text, then the number of tokens if it is wanted."""
+    differences = Differences(asked)
+    left = asked.request.num_samples
+    while left:
+        item = await answer.next()
+        if isinstance(item, State):
+            yield asked.state(differences.of(item.index, item.step, item.steps, item.ids))
+        elif isinstance(item, Written):
+            left -= 1
+            yield asked.state(differences.of(item.index, item.steps, item.steps, item.ids))
+            yield asked.chunk(item)
+    options = asked.body.stream_options
+    if options is not None and options.include_usage:
+        yield asked.count()
+
+
+async def returned(answer: Answer) -> Any:
+    """The value of a call."""
+    while not isinstance(item := await answer.next(), Returned):
+        pass
+    return item.value
