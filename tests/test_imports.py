@@ -140,6 +140,7 @@ PARTS: dict[str, set[str]] = {
     "fastsedd.server": {
         "fastsedd.choices",
         "fastsedd.denoising",
+        "fastsedd.diffusion",
         "fastsedd.engine",
         "fastsedd.request",
         "fastsedd.results",

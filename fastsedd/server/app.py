@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +11,9 @@ from typing import Any
 
 import msgspec
 from anyio import to_thread
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from fastsedd.engine import Model
 from fastsedd.results import Evaluation
@@ -163,7 +160,7 @@ def build(
         return document
 
     @asynccontextmanager
-    async def running(app: Starlette) -> AsyncIterator[None]:
+    async def running(app: Any) -> AsyncIterator[None]:
         service.scheduler.start()
         try:
             yield
@@ -176,36 +173,30 @@ def build(
     }  # fmt: skip
     posts: dict[str, Any] = {path: partial(service.write, kind=kind) for path, kind in _KINDS.items()}
     posts["/v1/evaluate"] = service.evaluate
-    routes = [Route(path, _endpoint(function), methods=["GET"]) for path, function in gets.items()]
-    routes += [Route(path, _endpoint(function), methods=["POST"]) for path, function in posts.items()]
-    allowed = [
-        Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
-    ]  # fmt: skip
-    inner = Starlette(
-        routes=routes, middleware=allowed if origins else [], lifespan=running,
-        exception_handlers={HTTPException: _refused},
-    )  # fmt: skip
-    return Guard(inner, keys, metrics, frozenset(gets) | frozenset(posts))
+    routes = [Route(path, _Endpoint(function, ("GET", "HEAD"))) for path, function in gets.items()]
+    routes += [Route(path, _Endpoint(function, ("POST",))) for path, function in posts.items()]
+    router = Router(routes, default=_nowhere, redirect_slashes=False, lifespan=running)
+    guarded: Application = Guard(router, keys, metrics, frozenset(gets) | frozenset(posts))
+    if origins:
+        guarded = CORSMiddleware(guarded, list(origins), ["GET", "POST"], ["*"])
+    return guarded
 
 
-def _endpoint(function: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """A function that Starlette takes for an endpoint, of any that takes a request."""
+@dataclass(frozen=True)
+class _Endpoint:
+    """An endpoint as an ASGI application. It is no function, which Starlette would wrap."""
 
-    async def endpoint(request: HttpRequest) -> Application:
-        try:
-            answer: Application = await function(request)
-            return answer
-        except Exception as error:
-            refusal = errors.of(error)
-            if refusal.status == 500:
-                raise
-            return Reply(refusal.body(), refusal.status, dict(refusal.headers))
+    function: Callable[[HttpRequest], Awaitable[Application]]
+    methods: tuple[str, ...]
 
-    return endpoint
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in self.methods:
+            words = f"{scope['method']} is not allowed here, allowed: {self.methods[0]}"
+            raise Refusal(405, words, headers={"Allow": ", ".join(self.methods)})
+        answer = await self.function(HttpRequest(scope, receive))
+        await answer(scope, receive, send)
 
 
-async def _refused(request: HttpRequest, error: HTTPException) -> Application:
-    """Paths and methods that there are not, as error objects."""
-    words = {404: f"no such path: {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
-    refusal = Refusal(error.status_code, words.get(error.status_code, error.detail), headers=error.headers or {})
-    return Reply(refusal.body(), refusal.status, dict(refusal.headers))
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        raise Refusal(404, f"no such path: {scope['path'][:200]}")

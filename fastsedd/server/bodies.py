@@ -106,7 +106,7 @@ class Completion(Sampling):
         elif self.max_tokens is not None:
             if self.length is not None:
                 raise errors.invalid("max_tokens is given with a length, allowed: one of them")
-            known = sum(len(model.tokenizer.encode(part)) for part in (self.prompt, self.suffix or ""))
+            known = _count(model, "prompt", self.prompt) + _count(model, "suffix", self.suffix or "")
             if known + self.max_tokens > model.config.length:
                 raise errors.invalid(
                     f"max_tokens is {self.max_tokens}, beside {known} tokens of the prompt and the suffix, allowed: "
@@ -114,6 +114,14 @@ class Completion(Sampling):
                 )
             own["length"] = known + self.max_tokens
         return Request.of(**{**self.options(limits), **own})
+
+
+def _count(model: Model, name: str, text: str) -> int:
+    """Tokens of a field's text."""
+    try:
+        return len(model.tokenizer.encode(text))
+    except ValueError as error:
+        raise errors.invalid(f"{name}: {error}") from None
 
 
 class Fill(Sampling):

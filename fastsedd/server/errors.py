@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+# Where a message names the field at fault: msgspec's two ways, then the engine's.
+_FIELDS = (r"`\$\.(\w+)", r"field `(\w+)`", r"^([a-z_]+)(?= (?:is|has|have|holds|and)\b|:)")
+
 INVALID = "invalid_request_error"
 
 
@@ -54,7 +57,7 @@ def invalid(message: str, names: Mapping[str, str] | None = None) -> Refusal:
     line = " ".join(message.split())
     for engine_name, name in (names or {}).items():
         line = re.sub(rf"\b{engine_name}\b", name, line)
-    found = re.search(r"`(?:\$\.)?(\w+)", line) or re.match(r"([a-z_]+)(?= (?:is|has|have|holds)\b|:)", line)
+    found = next((found for pattern in _FIELDS if (found := re.search(pattern, line))), None)
     return Refusal(400, line, param=found[1] if found else None)
 
 

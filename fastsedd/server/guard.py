@@ -1,4 +1,4 @@
-"""What stands before every endpoint: keys, bodies that are bounded, errors as objects, and counting."""
+"""Keys, bodies that are bounded, errors as objects, and counting, before every endpoint."""
 
 from __future__ import annotations
 

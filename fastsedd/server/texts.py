@@ -115,8 +115,8 @@ class Differences:
         self._before: dict[int, NDArray[np.int32]] = {}
         self._texts: dict[int, str] = {}
 
-    def of(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
-        """What differs in a state of text `index` from the last one."""
+    def to(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
+        """Changes from the last state of text `index` to this one."""
         blank = np.full(len(ids), NO_TOKEN if self._mask is None else self._mask, np.int32)
         before = self._before.get(index, blank)
         changed = [(int(at), self._text(int(ids[at]))) for at in np.flatnonzero(ids != before)]
@@ -149,10 +149,10 @@ async def pieces(asked: Asked, answer: Answer) -> AsyncIterator[Reply]:
     while left:
         item = await answer.next()
         if isinstance(item, State):
-            yield asked.state(differences.of(item.index, item.step, item.steps, item.ids))
+            yield asked.state(differences.to(item.index, item.step, item.steps, item.ids))
         elif isinstance(item, Written):
             left -= 1
-            yield asked.state(differences.of(item.index, item.steps, item.steps, item.ids))
+            yield asked.state(differences.to(item.index, item.steps, item.steps, item.ids))
             yield asked.chunk(item)
     options = asked.body.stream_options
     if options is not None and options.include_usage:
