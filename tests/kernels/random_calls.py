@@ -179,17 +179,17 @@ def grouped(call: Call) -> None:
 
 
 def attend(call: Call) -> None:
-    heads, dim = call.pick((2,), (2, 1)), max(1, call.size(16, 4))
+    heads, group, dim = call.pick((2,), (2, 1)), call.pick(1, 1, 2, 3), max(1, call.size(16, 4))
     if call.way == "njit":
         heads = (2, 1)
     queries, keys = max(1, call.size(ROWS, 8)), max(1, call.size(PANEL, 7))
     dtype, causal = call.pick("float32", "bfloat16"), bool(call.rng.integers(2))
     q, k, v = (
-        call.array(name, *heads, length, dim, scale=call.pick(0.0, 1e-3, 1.0, 3.0))
-        for name, length in (("q", queries), ("k", keys), ("v", keys))
+        call.array(name, *heads[:-1], several * heads[-1], length, dim, scale=call.pick(0.0, 1e-3, 1.0, 3.0))
+        for name, several, length in (("q", group, queries), ("k", 1, keys), ("v", 1, keys))
     )
-    out = call.out(*heads, queries, dim, rows_apart=0 if call.way == "njit" else call.pick(0, 3))
-    call.words.append(f"{dtype} causal={causal}")
+    out = call.out(*q.shape, rows_apart=0 if call.way == "njit" else call.pick(0, 3))
+    rule: dict[str, Any] = {"causal": causal}
     if call.way == "njit":
         four = kind_of(4)
         text = {"float32": _attend_float32, "bfloat16": _attend_bfloat16}[dtype]
@@ -197,16 +197,42 @@ def attend(call: Call) -> None:
         given = [writable(part) for part in (q, k, v)]
         result = call.run(lambda: function(*given, causal, out))
     else:
-        result = call.run(lambda: fk.attention(q, k, v, causal=causal, out=out, dtype=dtype))
-    exact = np.empty(q.shape)
-    for place in np.ndindex(*heads[:-1]):
-        exact[place] = attention.attention(q[place], k[place], v[place], causal=causal)
-    scores = np.abs(q.astype(np.float64)) @ np.abs(k.astype(np.float64)).swapaxes(-1, -2) / math.sqrt(dim)
-    largest = float(scores.max(initial=0))
+        rule |= _limits(call, (*q.shape[:-1], keys), causal)
+        result = call.run(lambda: fk.attention(q, k, v, out=out, dtype=dtype, **rule))
+    call.words.append(
+        f"{dtype} { ({name: value for name, value in rule.items() if not isinstance(value, np.ndarray)}) }"
+    )
+    exact = attention.attention(q, k, v, **rule)
+    sizes = (np.abs(part.astype(np.float64)) for part in (q, np.repeat(k, group, axis=-3)))
+    scores = next(sizes) @ next(sizes).swapaxes(-1, -2) / math.sqrt(dim)
+    largest = float(scores.max(initial=0)) + (10 if "mask" in rule else 0)
     error = (4 * dim * largest + 4 * keys + 100) * EPS[np.float32]
     if dtype == "bfloat16":
         error += 2 * np.expm1(2 * BFLOAT16 * largest) + 2 * BFLOAT16
     call.close(result, exact, error * np.abs(v).max(initial=0) + 1e-30)
+
+
+def _limits(call: Call, shape: tuple[int, ...], causal: bool) -> dict[str, Any]:
+    """What a query sees, by any of the ways to say it, or none; shape : of the scores."""
+    *heads, queries, keys = shape
+    rule: dict[str, Any] = {}
+    if call.rng.random() < 0.5:
+        return rule
+    rule["start"] = call.pick(0, None, int(call.rng.integers(-queries, keys + 1)))
+    if not causal and call.rng.random() < 0.5:
+        rule["block"] = call.pick(1, 3, 32, keys)
+    if call.rng.random() < 0.5:
+        rule["window"] = int(call.rng.integers(1, 1 + call.pick(9, 9, 2 * keys)))
+    if call.rng.random() < 0.3:
+        rule["lengths"] = call.rng.integers(0, keys + 1, heads[:-1])
+    kind, full = call.pick("none", "bool", "float32"), [call.pick(size, size, 1) for size in shape]
+    kept = call.rng.random(full) < call.pick(0.02, 0.7)
+    if kind == "bool":
+        rule["mask"] = call.laid_out("mask", kept)
+    elif kind == "float32":
+        added = np.clip(call.rng.standard_normal(full), -3, 3)
+        rule["mask"] = call.laid_out("mask", np.where(kept, added, -np.inf).astype(np.float32))
+    return rule
 
 
 def _attend_float32(q: Any, k: Any, v: Any, causal: Any, out: Any) -> Any:

@@ -1,15 +1,17 @@
 """Fused attention: scores, softmax and the weighted sum of values, a block of queries at a time.
 
-    out[q] = sum over j of softmax_j(scale * Q[q] . K[j]) V[j]
+    out[q] = sum over j of softmax_j(scale * Q[q] . K[j]) V[j]        j : the keys that query q sees (`visible`)
 
-A task is a thread's part of all heads, or of their runs of queries. A head's keys and values are packed into panels for
-the GEMM's micro-kernel, in float32 or in bfloat16 words; for each block of queries the keys pass by in blocks of
-`key_block`, and a running maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022,
-FlashAttention): memory is linear in the length.
+A task is a thread's part of all heads of keys, or of their runs of queries. H / H_kv heads of queries share one of
+keys: their queries are the rows of its products, those at one position side by side, so that each tile of keys and
+values is read once for all of them. A head's keys and values are packed into `panels`, here or once for all; for each
+block of queries the keys pass by in blocks of `key_block`, of which only the tiles that some query sees are made, and a
+running maximum and sum keep the softmax exact (Milakov and Gimelshein 2018; Dao et al. 2022, FlashAttention): memory is
+linear in the length.
     scores of a block   rows of queries x keys float32, in L2; a panel of keys D x NR, in L1
 Queries are multiplied by scale / ln 2 first, so that a weight is a power of two. Scores, weights and sums are float32;
 in bfloat16, queries, keys, values and weights are rounded on the way into a product. Each query's sums run over the
-keys in order: results do not depend on how queries are shared out.
+keys in order: results do not depend on how queries are shared out. A query that sees no key becomes 0, as torch has it.
 """
 
 from __future__ import annotations
@@ -18,89 +20,78 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, types, uint32
-from numba.extending import overload
 
-from fastsedd_kernels.activation.vectors import exp2_of_negative, exp2_scalar
+from fastsedd_kernels.attention.panels import (
+    Panels,
+    empty,
+    granule_of,
+    key_block_of,
+    multiply_block,
+    pack_keys,
+    pack_values,
+    panel_columns,
+    words_of_keys,
+)
+from fastsedd_kernels.attention.visible import RULE, Place, has_mask, hide, hides, narrowed, range_of, visible_of
+from fastsedd_kernels.attention.weights import rescale, weigh, weights_at
 from fastsedd_kernels.gemm.dot_products import NUMPY, SHAPES
-from fastsedd_kernels.gemm.layout import elements_per_word, place_of_word, row_stride, words_of
-from fastsedd_kernels.gemm.microkernel import (
-    close_tiles,
-    link_tile,
-    multiply_tile,
-    open_tiles,
-    tile_columns,
-    tile_rows_of,
-    widest_columns,
-)
-from fastsedd_kernels.gemm.operands import Rows, Start, no_prefetch
+from fastsedd_kernels.gemm.layout import elements_per_word, row_stride, words_of
+from fastsedd_kernels.gemm.microkernel import close_tiles, link_tile, open_tiles
+from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.gemm.pack_a import take_rows
-from fastsedd_kernels.gemm.pack_b import pack_columns
 from fastsedd_kernels.norm.kernel import highest
-from fastsedd_kernels.runtime.jit import OVERLOAD, jit
+from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
-from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import offset, pointer
-from fastsedd_kernels.simd.narrow import store_bfloat16, store_pairs
-from fastsedd_kernels.simd.vector import (
-    LANES,
-    lanes_at,
-    load_some,
-    load_vector,
-    splat,
-    store_some,
-    store_vector,
-    sum_lanes,
-)
+from fastsedd_kernels.simd.vector import LANES, load_some, load_vector, splat, store_some
 
-_MAX_KEYS = 288
 _LOG2_E = float32(1.4426950408889634)
 _ZERO = float32(0.0)
 _LOWEST = float32(np.finfo(np.float32).min)
+_MINUS_INFINITY = float32(-np.inf)
+_LEAST = float32(-126.0)  # log2 of the least weight above 0
 
 
-class _Panels(NamedTuple):
-    """Panels of B for a product: a pointer to the first, elements from panel to panel, and NR."""
+class _Call(NamedTuple):
+    """Queries and results of a call, float32 [B, H, L, D]; factor : of the queries; group : heads that share keys"""
 
-    pointer: Any
-    stride: Any
-    nr: Any
+    q: Any
+    out: Any
+    factor: Any
+    group: Any
 
 
 class _Head(NamedTuple):
-    """A head's keys and values, packed; length : of the keys; dim : of the head; causal : whether queries see no later
-    keys"""
+    """A head's keys and values, packed; batch, number : which it is"""
 
     key_panels: Any
     value_panels: Any
-    length: Any
-    dim: Any
-    causal: Any
+    batch: Any
+    number: Any
 
 
 class _Queries(NamedTuple):
-    """A block of queries, scaled and in the panels' elements. words : Rows; first : of them in the head"""
+    """A block of queries of one text, scaled and in the panels' elements. words : Rows"""
 
     words: Any
-    first: Any
     rows: Any
+    batch: Any
 
 
 class _Memory(NamedTuple):
-    """Scratch for a block of queries: scores with a block of keys, weights as words (of bfloat16 only), sums of values,
-    and state: maximum and sum of weights per query."""
+    """Scratch for a block of queries: scaled, and in the panels' elements; scores with a block of keys, weights as
+    words (of bfloat16 only), sums of values; per query, state: maximum and sum of weights; places: its head and number;
+    ranges: the keys that it may see; parts: those of them in a block."""
 
+    turned: Any
+    query_words: Any
     scores: Any
     weights: Any
     sums: Any
     state: Any
-
-
-def key_block(columns: int) -> int:
-    """Keys that pass by at a time: whole panels, and whole rows of tile registers."""
-    return _MAX_KEYS // columns * columns
-
-
-_key_block = jit(key_block)
+    places: Any
+    ranges: Any
+    parts: Any
 
 
 def query_block(dtype: np.dtype[Any]) -> int:
@@ -110,263 +101,224 @@ def query_block(dtype: np.dtype[Any]) -> int:
 
 
 @jit
-def _pack_keys(keys: Any, words: Any, panels: Any) -> None:
-    """panels[p, d, j] = keys[p * NR + j, d], zero beyond the last key; words : [S, depth] of them, or unused."""
-    floats = panels.view(np.float32)
-    for p in range(panels.shape[0]):
-        pack_columns(_as_words(keys, words), p * panels.shape[2], floats[p])
-
-
-def _as_words(keys: Any, words: Any) -> Any:
-    """The keys as floats to be packed: themselves, or the bits of their words."""
-    raise NotImplementedError("for kernels only")
-
-
-@overload(_as_words, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _typed_as_words(keys: Any, words: Any) -> Any:
-    if words.dtype == uint32:
-        return lambda keys, words: words.view(np.float32)
-    return lambda keys, words: keys
-
-
-def _pack_values(values: Any, panels: Any) -> None:
-    """panels[p, j, d] = values[j, p * NR + d], or words of two neighbours in j; zero beyond the head's width."""
-    raise NotImplementedError("for kernels only")
-
-
-@overload(_pack_values, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _typed_pack_values(values: Any, panels: Any) -> Any:
-    return _pack_pairs if panels.dtype == uint32 else _pack_floats
-
-
-def _pack_floats(values: Any, panels: Any) -> None:
-    length, dim = values.shape
-    nr = panels.shape[2]
-    for p in range(panels.shape[0]):
-        for j in range(length):
-            source = pointer(values[j], p * nr)
-            for d in range(0, nr, LANES):
-                store_vector(pointer(panels[p, j], d), load_some(offset(source, d), dim - p * nr - d, _ZERO))
-
-
-def _pack_pairs(values: Any, panels: Any) -> None:
-    length, dim = values.shape
-    nr = panels.shape[2]
-    for p in range(panels.shape[0]):
-        for j in range(panels.shape[1]):
-            first, second = (
-                pointer(values[min(2 * j, length - 1)], p * nr),
-                pointer(values[min(2 * j + 1, length - 1)], p * nr),
-            )
-            some, more = dim - p * nr if 2 * j < length else 0, dim - p * nr if 2 * j + 1 < length else 0
-            for d in range(0, nr, LANES):
-                x, y = load_some(offset(first, d), some - d, _ZERO), load_some(offset(second, d), more - d, _ZERO)
-                store_pairs(x, y, pointer(panels[p, j], d))
-
-
-@jit
-def _multiply_block(rows: int, depth: int, a: Any, panels: Any, columns: int, c: Any, accumulate: bool) -> None:
-    """c[0:rows] (+)= a[0:rows, 0:depth] . b, over the panels of b's `columns`. a, c : Rows; panels : _Panels"""
-    for panel in range(-(-columns // panels.nr)):
-        b = Rows(offset(panels.pointer, panel * panels.stride), panels.nr)
-        vectors = -(-min(panels.nr, columns - panel * panels.nr) // lanes_at(b.pointer))
-        height = tile_rows_of(b.pointer, vectors)
-        for top in range(0, rows, height):
-            target = Rows(offset(c.pointer, top * c.stride + panel * panels.nr), c.stride)
-            multiply_tile(
-                min(height, rows - top),
-                vectors,
-                depth,
-                Rows(offset(a.pointer, top * a.stride), a.stride),
-                b,
-                target,
-                Start(accumulate, target.pointer, target.stride),
-                no_prefetch(b, c),
-            )
-
-
-def _store_weights(scores: Any, j: int, count: int, value: Any, row: int, weights: Any) -> None:
-    """Put weights j to j + `count`, at most a register of them, where the product with the values reads them.
-
-    scores : pointer to the row's, which floats are stored over; weights : Rows of words otherwise
-    """
-    raise NotImplementedError("for kernels only")
-
-
-@overload(_store_weights, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _typed_store_weights(scores: Any, j: Any, count: Any, value: Any, row: Any, weights: Any) -> Any:
-    if weights.types[0].dtype == uint32:
-        return lambda scores, j, count, value, row, weights: store_bfloat16(
-            value,
-            offset(weights.pointer, place_of_word(row, j // 2, weights.stride, True, weights.pointer)),
-        )
-    return lambda scores, j, count, value, row, weights: store_some(offset(scores, j), value, count)
-
-
-@jit
-def _weigh(scores: Any, keys: int, top: Any, depth: int, row: int, weights: Any) -> Any:
-    """Turn a row of scores into weights 2^(score - top), zero from `keys` to `depth`; their sum."""
-    total, other = splat(_ZERO), splat(_ZERO)
-    shift = splat(top)
-    paired = keys // (2 * LANES) * (2 * LANES)
-    for j in range(0, paired, 2 * LANES):
-        value = exp2_of_negative(load_vector(offset(scores, j)) - shift)
-        beside = exp2_of_negative(load_vector(offset(scores, j + LANES)) - shift)
-        total = total + value
-        other = other + beside
-        _store_weights(scores, j, LANES, value, row, weights)
-        _store_weights(scores, j + LANES, LANES, beside, row, weights)
-    for j in range(paired, depth, LANES):
-        value = splat(_ZERO)
-        if j < keys:
-            value = exp2_of_negative(load_some(offset(scores, j), keys - j, _LOWEST) - shift)
-            store_some(offset(scores, j), value, LANES)
-            value = load_some(offset(scores, j), keys - j, _ZERO)
-        total = total + value
-        _store_weights(scores, j, depth - j, value, row, weights)
-    return sum_lanes(total + other)
-
-
-def _weights_at(scores: Any, weights: Any) -> Any:
-    """Rows that the product with the values reads the weights from: the scores, or the words."""
-    raise NotImplementedError("for kernels only")
-
-
-@overload(_weights_at, **OVERLOAD)  # type: ignore[untyped-decorator]
-def _typed_weights_at(scores: Any, weights: Any) -> Any:
-    if weights.types[0].dtype == uint32:
-        return lambda scores, weights: weights
-    return lambda scores, weights: Rows(pointer(scores, 0), scores.shape[1])
-
-
-@jit
-def _rescale(top: Any, state: Any, sums: Any, width: int) -> None:
-    """Make what was summed so far relative to a new maximum; state : [maximum, sum of weights] of the row."""
-    if state[1] > _ZERO and state[0] < top:
-        factor = exp2_scalar(state[0] - top)
-        for d in range(0, width, LANES):
-            store_vector(offset(sums, d), load_vector(offset(sums, d)) * factor)
-        state[1] *= factor
-    state[0] = top
-
-
-@jit
-def _panel_columns(dim: int, some: Any) -> Any:
-    """NR of keys and of values: the widest tile's where a head is as wide, so that no narrow, slow tile is left."""
-    widest = widest_columns(some)
-    return widest if widest - lanes_at(some) < dim <= widest else tile_columns(some)
-
-
-@jit
-def _empty(shape: Any, dtype: Any) -> Any:
-    """numpy.empty from a cache line's edge on: a register that lies across two lines costs two accesses."""
-    count = 1
-    for size in shape:
-        count *= size
-    memory = np.empty(count + CACHE_LINE // 4, dtype)
-    start = -memory.ctypes.data % CACHE_LINE // 4
-    return memory[start : start + count].reshape(shape)
+def _new_memory(block: int, dim: int, nr: int, dtype: Any, some: Any) -> Any:
+    keys, depth = key_block_of(nr), words_of(dim, some)
+    lda = row_stride(depth, LANES, some)  # rows a power of two apart would share cache sets
+    return _Memory(
+        np.empty((block, dim), np.float32),
+        empty((block, lda), dtype),
+        empty((block, keys + LANES), np.float32),
+        empty((block, words_of(keys, some)), dtype),
+        empty((block, -(-dim // nr) * nr), np.float32),
+        np.empty((block, 2), np.float32),
+        np.empty((block, 2), np.intp),
+        np.empty((block, 2), np.intp),
+        np.empty((block, 2), np.intp),
+    )
 
 
 def attend(task: int, q: Any, k: Any, v: Any, out: Any, rule: Any, division: Any, like: Any) -> None:
     """The task's part of all runs of queries, with one set of scratch memory for all of them.
 
-    q : float32 [B, H, L, D], k and v : [B, H, S, D], rows contiguous; out : as q, apart from all
-    rule : (scale float32, causal)
-    division : (runs of queries per head, tasks, queries per block)
+    q : float32 [B, H, L, D], k and v : [B, H_kv, S, D], H a multiple of H_kv, rows contiguous; out : as q, and apart
+    rule : `visible.RULE`
+    division : (runs of queries per head of keys, tasks, queries per block)
     like : an array whose dtype is that of the panels: float32, or uint32 for words of bfloat16
     """
-    (scale, causal), (shares, tasks, block) = rule, division
-    batch, count, queries, dim = q.shape
-    length = k.shape[2]
+    shares, tasks, block = division
+    batch, count, length, dim = k.shape
     some = pointer(like, 0)
-    nr, rounded = _panel_columns(dim, some), elements_per_word(some) > 1
-    depth = words_of(dim, some)
-    lda = row_stride(depth, LANES, some)  # rows a power of two apart would share cache sets
-    key_words = _empty((length if rounded else 0, depth), like.dtype)
-    key_panels = _empty((-(-length // nr), depth, nr), like.dtype)
-    keys = _key_block(nr)
-    value_panels = _empty((-(-dim // nr), words_of(-(-length // keys) * keys, some), nr), like.dtype)
-    turned = np.empty((block, dim), np.float32)
-    query_words = _empty((block, lda), like.dtype)
-    scores = _empty((block, keys + LANES), np.float32)
-    weights = _empty((block, words_of(keys, some)), like.dtype)
-    sums = _empty((block, value_panels.shape[0] * nr), np.float32)
-    memory = _Memory(scores, weights, sums, np.empty((block, 2), np.float32))
-    unused = pointer(memory.state, 0)  # factors, of int8 only
+    nr, depth, rounded = panel_columns(dim, some), words_of(dim, some), elements_per_word(some) > 1
+    key_words = empty((length if rounded else 0, depth), like.dtype)
+    key_panels = empty((-(-length // nr), depth, nr), like.dtype)
+    value_panels = empty((-(-dim // nr), words_of_keys(length, nr, some), nr), like.dtype)
+    memory = _new_memory(block, dim, nr, like.dtype, some)
+    call = _Call(q, out, rule[0] * _LOG2_E, q.shape[1] // count)
     runs = batch * count * shares
     packed = -1
     open_tiles(some)
     for run in range(runs * task // tasks, runs * (task + 1) // tasks):
         head, share = run // shares, run % shares
         b, h = head // count, head % count
-        if head != packed:
-            if rounded:
-                take_rows(k[b, h], 0, length, Rows(pointer(key_words, 0), depth), unused, False)
-            _pack_keys(k[b, h], key_words, key_panels)
-            _pack_values(v[b, h], value_panels)
+        visible = visible_of(rule, b, q.shape[2], length)
+        if head != packed and visible.length > 0:
+            pack_keys(k[b, h, : visible.length], key_words, key_panels)
+            pack_values(v[b, h, : visible.length], value_panels)
             packed = head
-        last = queries * (share + 1) // shares
-        for begin in range(queries * share // shares, last, block):
-            rows = min(block, last - begin)
-            words = Rows(pointer(query_words, 0), lda)
-            _scale_rows(q[b, h], begin, rows, scale * _LOG2_E, turned)
-            take_rows(turned, 0, rows, words, unused, True)
-            _attend_block(_Queries(words, begin, rows), _Head(key_panels, value_panels, length, dim, causal), memory)
-            for r in range(rows):
-                target = pointer(out[b, h, begin + r], 0)
-                share_of = splat(float32(1.0) / memory.state[r, 1])
-                for d in range(0, dim, LANES):
-                    value = load_vector(pointer(sums, r * sums.shape[1] + d)) * share_of
-                    store_some(offset(target, d), value, dim - d)
+        rows = q.shape[2] * call.group
+        part = rows * share // shares, rows * (share + 1) // shares, block
+        _attend_head(part, call, _Head(key_panels, value_panels, b, h), visible, memory)
+    close_tiles(some)
+
+
+def attend_panels(
+    task: int, q: Any, key_panels: Any, value_panels: Any, held: Any, out: Any, rule: Any, division: Any
+) -> None:
+    """`attend` with keys and values that are packed already.
+
+    key_panels : [B, H_kv, panels, words of D, NR]; value_panels : [B, H_kv, panels, words of keys, NR]
+    held : intp [2], the number of keys first
+    """
+    shares, tasks, block = division
+    batch, count = key_panels.shape[:2]
+    some = pointer(key_panels, 0)
+    memory = _new_memory(block, q.shape[3], key_panels.shape[4], key_panels.dtype, some)
+    call = _Call(q, out, rule[0] * _LOG2_E, q.shape[1] // count)
+    runs = batch * count * shares
+    open_tiles(some)
+    for run in range(runs * task // tasks, runs * (task + 1) // tasks):
+        head, share = run // shares, run % shares
+        b, h = head // count, head % count
+        visible = visible_of(rule, b, q.shape[2], held[0])
+        rows = q.shape[2] * call.group
+        part = rows * share // shares, rows * (share + 1) // shares, block
+        _attend_head(part, call, _Head(key_panels[b, h], value_panels[b, h], b, h), visible, memory)
     close_tiles(some)
 
 
 @jit
-def _scale_rows(q: Any, begin: int, rows: int, factor: Any, target: Any) -> None:
-    dim = q.shape[1]
-    for r in range(rows):
-        source = pointer(q[begin + r], 0)
-        for d in range(0, dim, LANES):
-            store_some(pointer(target[r], d), load_some(offset(source, d), dim - d, _ZERO) * factor, dim - d)
+def _attend_head(part: Any, call: Any, head: Any, visible: Any, memory: Any) -> None:
+    """Results of the queries from part[0] to part[1] of those that share the head's keys, part[2] at a time."""
+    begun, last, block = part
+    dim, sums, places = call.q.shape[3], memory.sums, memory.places
+    words = Rows(pointer(memory.query_words, 0), memory.query_words.shape[1])
+    unused = pointer(memory.state, 0)  # factors, of int8 only
+    for first in range(begun, last, block):
+        queries = _Queries(words, min(block, last - first), head.batch)
+        _set_places(first, queries, head, call.group, places)
+        _scale_rows(call, queries, places, memory.turned)
+        take_rows(memory.turned, 0, queries.rows, words, unused, True)
+        _attend_block(queries, head, visible, memory)
+        for r in range(queries.rows):
+            target = pointer(call.out[head.batch, places[r, 0], places[r, 1]], 0)
+            total = memory.state[r, 1]
+            share_of = splat(_ZERO if total == _ZERO else float32(1.0) / total)
+            for d in range(0, dim, LANES):
+                value = load_vector(pointer(sums, r * sums.shape[1] + d)) * share_of
+                store_some(offset(target, d), value, dim - d)
 
 
 @jit
-def _attend_block(queries: Any, head: Any, memory: Any) -> None:
+def _set_places(first: int, queries: Any, head: Any, group: int, places: Any) -> None:
+    """Set places to head and number of each query: those of a group at one position lie side by side."""
+    query, member = first // group, first % group
+    for r in range(queries.rows):
+        places[r, 0], places[r, 1] = head.number * group + member, query
+        member += 1
+        if member == group:
+            query, member = query + 1, 0
+
+
+@jit
+def _scale_rows(call: Any, queries: Any, places: Any, target: Any) -> None:
+    dim = call.q.shape[3]
+    for r in range(queries.rows):
+        source = pointer(call.q[queries.batch, places[r, 0], places[r, 1]], 0)
+        for d in range(0, dim, LANES):
+            store_some(pointer(target[r], d), load_some(offset(source, d), dim - d, _ZERO) * call.factor, dim - d)
+
+
+@jit
+def _attend_block(queries: Any, head: Any, visible: Any, memory: Any) -> None:
     """sums and state of a block of queries, over all keys that they see."""
     some = pointer(head.key_panels, 0)
-    scores, sums, state = memory.scores, memory.sums, memory.state
-    depth, nr, lds, ldc = head.key_panels.shape[1], head.key_panels.shape[2], scores.shape[1], sums.shape[1]
-    state[:, 0] = _LOWEST
-    state[:, 1] = _ZERO
-    visible = min(head.length, queries.first + queries.rows) if head.causal else head.length
-    together = _key_block(nr)
-    for key in range(0, visible, together):
-        keys = min(together, visible - key)
-        weights = Rows(pointer(memory.weights, 0), words_of(keys, some))
-        of_keys = _Panels(pointer(head.key_panels, key * depth), depth * nr, nr)
-        _multiply_block(queries.rows, depth, queries.words, of_keys, keys, Rows(pointer(scores, 0), lds), False)
-        for r in range(queries.rows):
-            row = pointer(scores, r * lds)
-            seen = max(0, min(keys, queries.first + r + 1 - key)) if head.causal else keys
+    sums = memory.sums
+    depth, nr, ldc = head.key_panels.shape[1], head.key_panels.shape[2], sums.shape[1]
+    together, granule = key_block_of(nr), granule_of(nr)
+    memory.state[:, 0] = _LOWEST
+    memory.state[:, 1] = _ZERO
+    begin, end = _set_ranges(queries, visible, memory)
+    begun = False
+    for key in range(begin // together * together, end, together):
+        low, high = _set_parts(queries, visible, memory, key, key + together)
+        if low >= high:
+            continue
+        base = key + (low - key) // granule * granule
+        of_keys = Panels(pointer(head.key_panels, base * depth), depth * nr, nr)
+        scores = Rows(pointer(memory.scores, 0), memory.scores.shape[1])
+        multiply_block(queries.rows, depth, queries.words, of_keys, high - base, scores, False)
+        weights = Rows(pointer(memory.weights, 0), words_of(high - base, some))
+        _weigh_rows(queries, visible, memory, base, weights.stride * elements_per_word(some), weights)
+        a = weights_at(memory.scores, weights)
+        of_values = Panels(pointer(head.value_panels, words_of(base, some) * nr), head.value_panels.shape[1] * nr, nr)
+        columns = memory.turned.shape[1]
+        multiply_block(queries.rows, weights.stride, a, of_values, columns, Rows(pointer(sums, 0), ldc), begun)
+        begun = True
+    if not begun:
+        sums[:] = _ZERO
+
+
+@jit
+def _set_ranges(queries: Any, visible: Any, memory: Any) -> Any:
+    """Set ranges to the keys that each query may see by its position; the range of all."""
+    begin, end = visible.length, 0
+    for r in range(queries.rows):
+        low, high = range_of(visible, memory.places[r, 1])
+        memory.ranges[r, 0], memory.ranges[r, 1] = low, high
+        if low < high:
+            begin, end = min(begin, low), max(end, high)
+    return min(begin, end), end
+
+
+@jit
+def _set_parts(queries: Any, visible: Any, memory: Any, key: int, after: int) -> Any:
+    """Set parts to the keys from `key` on that each query sees, and to none as (0, 0); the range of all."""
+    begin, end = after, key
+    masked = has_mask(visible)
+    for r in range(queries.rows):
+        low, high = max(key, memory.ranges[r, 0]), min(after, memory.ranges[r, 1])
+        if masked and low < high:
+            low, high = narrowed(visible, _place(queries, memory, r), low, high)
+        if low < high:
+            begin, end = min(begin, low), max(end, high)
+            memory.parts[r, 0], memory.parts[r, 1] = low, high
+        else:
+            memory.parts[r, 0], memory.parts[r, 1] = 0, 0
+    return begin, end
+
+
+@jit
+def _place(queries: Any, memory: Any, row: int) -> Any:
+    return Place(queries.batch, memory.places[row, 0], memory.places[row, 1])
+
+
+@jit
+def _weigh_rows(queries: Any, visible: Any, memory: Any, base: int, depth: int, weights: Any) -> None:
+    """Turn scores of the keys from `base` on into `depth` weights, and bring in line what was summed before."""
+    scores, sums, state, hidden = memory.scores, memory.sums, memory.state, hides(visible)
+    for r in range(queries.rows):
+        row, summed = pointer(scores, r * scores.shape[1]), pointer(sums, r * sums.shape[1])
+        low, high = memory.parts[r, 0], memory.parts[r, 1]
+        seen = max(0, high - base)
+        if hidden:
+            if seen > 0:
+                hide(visible, _place(queries, memory, r), row, base, low, high)
             top = max(state[r, 0], highest(row, seen))
-            _rescale(top, state[r], pointer(sums, r * ldc), ldc)
-            state[r, 1] += _weigh(row, seen, top, weights.stride * elements_per_word(some), r, weights)
-        a = _weights_at(scores, weights)
-        of_values = _Panels(pointer(head.value_panels, words_of(key, some) * nr), head.value_panels.shape[1] * nr, nr)
-        c = Rows(pointer(sums, 0), ldc)
-        _multiply_block(queries.rows, weights.stride, a, of_values, head.dim, c, key > 0)
+            rescale(top, state[r], summed, sums.shape[1], _LEAST)
+            state[r, 1] += weigh(row, seen, top, depth, r, weights, _LEAST)
+        else:
+            top = max(state[r, 0], highest(row, seen))
+            rescale(top, state[r], summed, sums.shape[1], _MINUS_INFINITY)
+            state[r, 1] += weigh(row, seen, top, depth, r, weights, None)
 
 
 _HEADS = types.Array(float32, 4, "A", readonly=True)
+_OUT = types.Array(float32, 4, "A")
+_DIVISION = types.UniTuple(types.intp, 3)
 
 
 def _kernel(element: Any) -> Kernel:
-    rule, division = types.Tuple((float32, types.boolean)), types.UniTuple(types.intp, 3)
     like = types.Array(element, 1, "C", readonly=True)
-    signature = (_HEADS, _HEADS, _HEADS, types.Array(float32, 4, "A"), rule, division, like)
+    signature = (_HEADS, _HEADS, _HEADS, _OUT, RULE, _DIVISION, like)
     return kernel(*signature, link=lambda: link_tile(element))(attend)
+
+
+def _kernel_of_panels(element: Any) -> Kernel:
+    panels, held = types.Array(element, 5, "C", readonly=True), types.Array(types.intp, 1, "C", readonly=True)
+    signature = (_HEADS, panels, panels, held, _OUT, RULE, _DIVISION)
+    return kernel(*signature, link=lambda: link_tile(element))(attend_panels)
 
 
 # By the dtype of the panels.
 ATTEND = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(uint32)}
+ATTEND_PANELS = {np.dtype(np.float32): _kernel_of_panels(float32), np.dtype(np.uint32): _kernel_of_panels(uint32)}

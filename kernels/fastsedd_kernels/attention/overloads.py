@@ -10,6 +10,7 @@ from numba.extending import register_jitable
 
 from fastsedd_kernels.attention.api import PANELS, attention
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
+from fastsedd_kernels.attention.visible import UNLIMITED
 from fastsedd_kernels.runtime.inside_numba import (
     as_given,
     caller,
@@ -46,11 +47,20 @@ def _attention(
     def implementation(
         q: Any, k: Any, v: Any, scale: Any = None, causal: Any = False, out: Any = None, dtype: Any = "float32"
     ) -> Any:  # fmt: skip
-        if q.size == 0 or k.size == 0 or k.shape != v.shape or k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3]:
-            raise ValueError("q must be [B, heads, L, D] with elements, k and v [B, heads, S, D]")
+        if q.size == 0 or k.size == 0 or k.shape != v.shape or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
+            raise ValueError("q must be [B, heads, L, D] with elements, k and v [B, heads of keys, S, D]")
+        if q.shape[1] % k.shape[1] != 0:
+            raise ValueError("q must have a multiple of the heads of k and v")
         result = target(out, q.shape)
-        one, size = np.intp(1), np.intp(block)
-        rule = (np.float32(factor(scale, q.shape[3])), bool(causal))
+        one, size, most = np.intp(1), np.intp(block), np.intp(UNLIMITED)
+        span = (np.intp(0), np.intp(0), np.intp(causal), most, most)
+        rule = (
+            np.float32(factor(scale, q.shape[3])),
+            span,
+            np.empty(0, np.intp),
+            np.empty((0, 0, 0, 0), np.float32),
+            np.empty((0, 0, 0, 0), np.uint8),
+        )
         call(1, (rows_q(q), rows_k(k), rows_v(v), result, rule, (one, one, size), np.empty(0, like)))
         return result
 

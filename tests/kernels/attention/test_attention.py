@@ -6,7 +6,8 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference
-from fastsedd_kernels.attention.kernel import key_block, query_block
+from fastsedd_kernels.attention.kernel import query_block
+from fastsedd_kernels.attention.panels import key_block
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from hypothesis import given, settings
 from hypothesis import strategies as st
