@@ -55,14 +55,7 @@ def attention(
     """
     if dtype not in PANELS:
         raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, PANELS))}")
-    q, k, v = (_with_contiguous_rows(as_array(name, part)) for name, part in (("q", q), ("k", k), ("v", v)))
-    shapes = f"{q.shape}, {k.shape} and {v.shape}"
-    for name, part in (("q", q), ("k", k)):
-        if part.ndim < 3 or part.size == 0:
-            raise ValueError(f"{name} has shape {part.shape}, must be [..., heads, length, dim] with elements")
-    k, v = _as_batches(k, q.shape[:-3]), _as_batches(v, q.shape[:-3])
-    if k.shape != v.shape or k.shape[:-3] != q.shape[:-3] or k.shape[-1] != q.shape[-1] or q.shape[-3] % k.shape[-3]:
-        raise ValueError(f"q, k and v have shapes {shapes}, which do not fit together")
+    q, k, v = _operands(q, k, v)
     out = output_for(q, out)
     check_apart(out, k=k, v=v)
     keys = k.shape[-2]
@@ -80,6 +73,19 @@ def attention(
         arguments = each.arguments(factor, shown), (shares, tasks, size), panels
         ATTEND[panels.dtype](tasks, queries, held, values, result, *arguments)
     return out
+
+
+def _operands(*given: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """q, k and v with contiguous rows, and q's leading dimensions. Raises ValueError if they do not fit together."""
+    q, k, v = (with_contiguous_rows(as_array(name, part)) for name, part in zip("qkv", given, strict=True))
+    shapes = f"{q.shape}, {k.shape} and {v.shape}"
+    for name, part in (("q", q), ("k", k)):
+        if part.ndim < 3 or part.size == 0:
+            raise ValueError(f"{name} has shape {part.shape}, must be [..., heads, length, dim] with elements")
+    k, v = _as_batches(k, q.shape[:-3]), _as_batches(v, q.shape[:-3])
+    if k.shape != v.shape or k.shape[:-3] != q.shape[:-3] or k.shape[-1] != q.shape[-1] or q.shape[-3] % k.shape[-3]:
+        raise ValueError(f"q, k and v have shapes {shapes}, which do not fit together")
+    return q, k, v
 
 
 def factor_of(scale: float | None, dim: int) -> np.float32:
@@ -141,6 +147,6 @@ def _as_batches(x: NDArray[np.float32], batches: tuple[int, ...]) -> NDArray[np.
         return x
 
 
-def _with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def with_contiguous_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
     aligned = all(stride % x.itemsize == 0 for stride in x.strides)
     return x if x.ndim == 0 or x.size == 0 or (x.strides[-1] == x.itemsize and aligned) else contiguous(x)
