@@ -127,7 +127,7 @@ class Service:
         config = self.model.config
         own = ModelReply(
             self.name, "model", 0, "fastsedd", config.architecture, config.length, self.model.parameters,
-            config.generation.steps, config.generation.temperature, self.model.chats, config.mask_id is not None,
+            config.generation.steps, config.generation.temperature, self.model.chats, config.backbone is not None,
         )  # fmt: skip
         name = request.path_params.get("name")
         if name not in (None, self.name):

@@ -47,7 +47,8 @@ class ChatChoice(msgspec.Struct):
 class Diffusion(msgspec.Struct):
     """The state of one text after a step.
 
-    index : of its choice; masked : positions without a token; length : of the text, in positions
+    index : of its choice; step : 0 to steps, 0 for the given tokens alone
+    masked : positions without a token; length : of the text, in positions
     changed : [position, text] of each position that is another one than in the last state that was sent
     """
 
@@ -105,7 +106,7 @@ class EvaluationReply(msgspec.Struct):
 
 
 class ModelReply(msgspec.Struct):
-    """The model. chat : /v1/chat/completions answers; mask : its texts are seen to be unmasked"""
+    """The model. chat : /v1/chat/completions answers; unmasks : the options of masked language models are its own"""
 
     id: str
     object: Literal["model"]
@@ -117,7 +118,7 @@ class ModelReply(msgspec.Struct):
     steps: int
     temperature: float
     chat: bool
-    mask: bool
+    unmasks: bool
 
 
 class ModelsReply(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from fastsedd.server.replies import (
 from fastsedd.server.scheduler import Returned, State, Written
 
 Reply = CompletionReply | ChatReply
-NO_TOKEN = -2  # of a position before the first state
+NO_TOKEN = -1  # of a position that has none
 
 
 @dataclass(frozen=True)
@@ -112,24 +112,33 @@ class Differences:
     def __init__(self, asked: Asked) -> None:
         self._decode = asked.model.tokenizer.decode
         self._mask = asked.model.config.mask_id
+        given = asked.writing.given
+        self._given = np.where(given < 0, NO_TOKEN, asked.writing.to_ids(np.maximum(given, 0))).astype(np.int32)
         self._before: dict[int, NDArray[np.int32]] = {}
-        self._texts: dict[int, str] = {}
+        self._texts: dict[tuple[int, bool], str] = {}
 
-    def to(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
-        """Changes from the last state of text `index` to this one."""
-        blank = np.full(len(ids), NO_TOKEN if self._mask is None else self._mask, np.int32)
-        before = self._before.get(index, blank)
-        changed = [(int(at), self._text(int(ids[at]))) for at in np.flatnonzero(ids != before)]
+    def to(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Iterator[Diffusion]:
+        """Changes from the last state of text `index` to this one; before the first one, the given tokens as step 0."""
+        ids = ids if self._mask is None else np.where(ids == self._mask, NO_TOKEN, ids).astype(np.int32)
+        if index not in self._before:
+            self._before[index] = np.full(len(ids), NO_TOKEN, np.int32)
+            yield self._change(index, 0, steps, self._given)
+        yield self._change(index, step, steps, ids)
+
+    def _change(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
+        changed = [(int(at), self._text(int(ids[at]), at == 0)) for at in np.flatnonzero(ids != self._before[index])]
         self._before[index] = ids
-        masked = 0 if self._mask is None else int((ids == self._mask).sum())
-        return Diffusion(index, step, steps, masked, len(ids), changed)
+        return Diffusion(index, step, steps, int((ids == NO_TOKEN).sum()), len(ids), changed)
 
-    def _text(self, token: int) -> str:
-        if token == self._mask:
+    def _text(self, token: int, first: bool) -> str:
+        """A token's text where it stands: behind another one, some tokenizers put a space before it."""
+        if token == NO_TOKEN:
             return ""
-        if token not in self._texts:
-            self._texts[token] = self._decode(np.array([token], np.int32))
-        return self._texts[token]
+        if (token, first) not in self._texts:
+            alone = self._decode(np.array([token], np.int32))
+            two = self._decode(np.array([token, token], np.int32))
+            self._texts[token, first] = alone if first else two[len(alone) :]
+        return self._texts[token, first]
 
 
 async def whole(asked: Asked, answer: Answer) -> Reply:
@@ -149,10 +158,12 @@ async def pieces(asked: Asked, answer: Answer) -> AsyncIterator[Reply]:
     while left:
         item = await answer.next()
         if isinstance(item, State):
-            yield asked.state(differences.to(item.index, item.step, item.steps, item.ids))
+            for change in differences.to(item.index, item.step, item.steps, item.ids):
+                yield asked.state(change)
         elif isinstance(item, Written):
             left -= 1
-            yield asked.state(differences.to(item.index, item.steps, item.steps, item.ids))
+            for change in differences.to(item.index, item.steps, item.steps, item.ids):
+                yield asked.state(change)
             yield asked.chunk(item)
     options = asked.body.stream_options
     if options is not None and options.include_usage:

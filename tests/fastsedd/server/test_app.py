@@ -115,8 +115,8 @@ def test_the_states_of_a_stream_add_up_to_its_text(serve, write_checkpoint, make
                 shown[at][position] = text
     expected = model.generate("ab", num_samples=2, steps=6, seed=3).texts
     assert ["ab" + text for text in texts] == ["".join(each) for each in shown] == expected
-    assert steps == ([*range(1, 8)], [*range(1, 8)])
-    assert all(each == sorted(each, reverse=True) and each[-1] == 0 for each in masked)
+    assert steps == ([*range(8)], [*range(8)])
+    assert all(each == sorted(each, reverse=True) and (each[0], each[-1]) == (10, 0) for each in masked)
 
 
 def test_many_clients_at_once_get_their_own_texts(serve, model) -> None:
