@@ -27,7 +27,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc.parallel import _check_tbb_version_compatible
 
-from fastsedd_kernels.runtime.cpu import available_cores
+from fastsedd_kernels.runtime.cores import available_cores
 from fastsedd_kernels.runtime.jit import compile_symbol
 from fastsedd_kernels.runtime.region import (
     COUNTERS,

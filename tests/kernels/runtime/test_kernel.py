@@ -10,7 +10,7 @@ from pathlib import Path
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
-from fastsedd_kernels.runtime.cpu import _quota
+from fastsedd_kernels.runtime.cores import _quota
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 from numba import types
