@@ -12,10 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.attention.rules import Rule, lengths_of, mask_of, span
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, strided_output_like
+from fastsedd_kernels.runtime.cpu import Unit, dot_unit
 from fastsedd_kernels.runtime.threads import get_num_threads
 
-# dtypes of the products, and an empty array of each one's panels.
-PANELS = {"float32": np.empty(0, np.float32), "bfloat16": np.empty(0, np.uint32)}
+_FLOATS, _WORDS = np.empty(0, np.float32), np.empty(0, np.uint32)
+
+# dtypes of the products, and an empty array of each one's panels. Nothing is gained by rounding what the CPU would then
+# widen again.
+PANELS = {"float32": _FLOATS, "bfloat16": _FLOATS if dot_unit("bfloat16") is Unit.WIDENED else _WORDS}
 
 
 def attention(
@@ -41,7 +45,8 @@ def attention(
     scale : above 0; 1 / sqrt(D) if None
     causal : the query at position p sees keys 0 to p only
     out : float32 of q's shape, rows contiguous, overlapping none of the others
-    dtype : "float32" or "bfloat16", to which queries, keys, values and weights are then rounded for their products
+    dtype : "float32" or "bfloat16", to which queries, keys, values and weights are then rounded for their products, on
+        CPUs that have instructions for those
     mask : broadcasts to [..., heads, L, S]; bool, True for a key that is seen, or float32, added to scale * q @ k^T
     block : keys in a block; the query at position p sees the keys of its own block and of earlier ones
     window : the query at position p sees keys after p - window, and without causal and block those before p + window

@@ -4,49 +4,54 @@ A matrix's element type, as Numba sees it, tells which:
 
     float32, float64   themselves
     uint32             two bfloat16, neighbours in k, the first in the low half; products and sums in float32
-    int32              four 8-bit integers, neighbours in k, of A without a sign and of B with one; sums in int32, exact
+    int32              four 8-bit integers, neighbours in k, of A plus ZERO_POINT and of B with a sign; sums in int32
 
-Numba and NumPy have no bfloat16, and a CPU's dot products take such words anyway.
+Numba and NumPy have no bfloat16, and a CPU's dot products take such words anyway. Sums of integers are exact: where
+two products are added in 16 bits (BYTE_PAIRS), B's steps are such that they fit (`packed_weight`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import float32, float64, int32, uint32
-from numba.core import cgutils
 
 from fastsedd_kernels.runtime.cpu import Unit, dot_unit, isa
 from fastsedd_kernels.runtime.machines import AMX_TILE, Shape
-from fastsedd_kernels.simd import emit
+from fastsedd_kernels.simd import byte_pairs, emit
 
 UNROLL = isa().unroll
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
 NUMPY = {np.dtype(element.name): element for element in SUMS}
 
 
-class Arithmetic(Protocol):
-    """operand : the vector loaded of A (broadcast) and of B; total : the vector that a register of C is summed in"""
+class Arithmetic:
+    """operand : a vector of B; total : the one that a register of C is summed in; of_a : elements of A per one of B"""
 
-    operand: ir.VectorType
-    total: ir.VectorType
+    of_a = 1
 
-    def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
-        """An operand as all products with it need it, made once."""
+    def __init__(self, operand: ir.VectorType, total: ir.VectorType) -> None:
+        self.operand, self.total = operand, total
 
-    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
-        """total + a * b of two prepared operands."""
+    def load_a(self, builder: ir.IRBuilder, address: Any) -> Any:
+        """An element of A in every lane, as all products with it need it."""
+        return self.prepare(builder, emit.broadcast(builder, builder.load(address), self.operand))
 
-
-class _Fused:
-    def __init__(self, element: Any) -> None:
-        self.operand = self.total = emit.vector_type(element, emit.lanes_of(element))
+    def load_b(self, builder: ir.IRBuilder, address: Any) -> Any:
+        """A vector of B, as all products with it need it."""
+        return self.prepare(builder, emit.load(builder, address, self.operand))
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
         return operand
 
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        """total + a * b."""
+        raise NotImplementedError
+
+
+class _Fused(Arithmetic):
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         return emit.multiply_add(builder, a, b, total, self.total)
 
@@ -56,27 +61,52 @@ def _words() -> ir.VectorType:
     return ir.VectorType(ir.IntType(32), isa().lanes)
 
 
-class _DotProduct:
-    """One instruction of AVX-512 for all the elements of two words."""
+def _floats(element: Any) -> ir.VectorType:
+    return emit.vector_type(element, emit.lanes_of(element))
+
+
+class _DotProduct(Arithmetic):
+    """One instruction for all the elements of two words."""
 
     def __init__(self, instruction: str, total: ir.VectorType) -> None:
-        self.operand, self.total = _words(), total
+        super().__init__(_words(), total)
         self._instruction = instruction
 
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        return byte_pairs.call(builder, self._instruction, self.total, total, a, b)
+
+
+class _BytePairs(Arithmetic):
+    """pmaddubsw adds the products of two neighbours in 16 bits, pmaddwd two such sums."""
+
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
-        return operand
+        return builder.bitcast(operand, byte_pairs.integers(8, operand.type.count))
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
-        signature = ir.FunctionType(self.total, [self.total, self.operand, self.operand])
-        function = cgutils.get_or_insert_function(builder.module, signature, self._instruction)
-        return builder.call(function, [total, a, b])
+        return byte_pairs.add_products_of_bytes(builder, a, b, total)
 
 
-class _WidenedPairs:
-    """bfloat16 is the upper half of a float32: half the memory traffic, with float32 arithmetic."""
+class _ShortPairs(Arithmetic):
+    """Bytes with signs, the even ones of each word and the odd ones apart, in 16 bits each."""
 
-    def __init__(self) -> None:
-        self.operand, self.total = _words(), emit.vector_type(float32, isa().lanes)
+    def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
+        return byte_pairs.widened_bytes(builder, operand)
+
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        for x, y in zip(a, b, strict=True):
+            total = builder.add(total, byte_pairs.pairs_of_shorts(builder, x, y))
+        return total
+
+
+class _WidenedPairs(Arithmetic):
+    """bfloat16 is the upper half of a float32: half of B's memory, float32 arithmetic. A is rounded to it before."""
+
+    of_a = 2
+
+    def load_a(self, builder: ir.IRBuilder, address: Any) -> Any:
+        first = builder.bitcast(address, ir.FloatType().as_pointer())
+        places = (builder.gep(first, [ir.Constant(ir.IntType(64), i)]) for i in range(self.of_a))
+        return [emit.broadcast(builder, builder.load(place), self.total) for place in places]
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
         half, upper = (ir.Constant(self.operand, [bits] * self.operand.count) for bits in (16, 0xFFFF0000))
@@ -89,26 +119,18 @@ class _WidenedPairs:
         return total
 
 
-class _WidenedQuads:
+class _WidenedQuads(Arithmetic):
     """Integers are exact however they are multiplied: one at a time, where the CPU has no instruction for four."""
-
-    def __init__(self) -> None:
-        self.operand = self.total = _words()
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
         return operand
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
-        def shifted(bits: int) -> ir.Constant:
-            return ir.Constant(self.operand, [bits] * self.operand.count)
-
+        top = ir.Constant(self.operand, [24] * self.operand.count)
         for byte in range(4):
-            up = shifted(24 - 8 * byte)
-            unsigned, signed = (
-                builder.lshr(builder.shl(a, up), shifted(24)),
-                builder.ashr(builder.shl(b, up), shifted(24)),
-            )
-            total = builder.add(total, builder.mul(unsigned, signed))
+            up = ir.Constant(self.operand, [24 - 8 * byte] * self.operand.count)
+            x, y = (builder.ashr(builder.shl(operand, up), top) for operand in (a, b))
+            total = builder.add(total, builder.mul(x, y))
         return total
 
 
@@ -118,25 +140,44 @@ def unit_of(element: Any) -> Unit | None:
     return None if dtype is None else dot_unit(dtype)
 
 
+def of_a(element: Any) -> int:
+    """Elements of A per one of B, of that kind."""
+    return 1 if unit_of(element) is Unit.AMX else arithmetic_of(element).of_a
+
+
+# Of int8: what stands for 0 among A's bytes, which some units take without a sign; whether sums of two products must
+# fit 16 bits.
+ZERO_POINT = 0 if unit_of(int32) in (Unit.SHORT_PAIRS, Unit.WIDENED) else 128
+SUMS_OF_PAIRS_FIT = unit_of(int32) is Unit.BYTE_PAIRS
+
+
 def arithmetic_of(element: Any) -> Arithmetic:
     """The micro-kernel's arithmetic for matrices of that element on this CPU. Not for AMX, which has its own."""
     if element == uint32:
         if unit_of(element) is Unit.AVX512:
-            return _DotProduct("llvm.x86.avx512bf16.dpbf16ps.512", emit.vector_type(float32, 16))
-        return _WidenedPairs()
+            return _DotProduct("avx512bf16.dpbf16ps.512", _floats(float32))
+        return _WidenedPairs(_words(), _floats(float32))
     if element == int32:
-        if unit_of(element) is Unit.AVX512:
-            return _DotProduct("llvm.x86.avx512.vpdpbusd.512", _words())
-        return _WidenedQuads()
-    return _Fused(element)
+        return _of_bytes(unit_of(element))
+    return _Fused(_floats(element), _floats(element))
+
+
+def _of_bytes(unit: Unit | None) -> Arithmetic:
+    if unit in (Unit.AVX512, Unit.AVX_VNNI):
+        return _DotProduct(f"avx512.vpdpbusd.{32 * isa().lanes}", _words())  # in either encoding
+    if unit is Unit.BYTE_PAIRS:
+        return _BytePairs(_words(), _words())
+    return _ShortPairs(_words(), _words()) if unit is Unit.SHORT_PAIRS else _WidenedQuads(_words(), _words())
 
 
 def _shape_of(element: Any) -> Shape:
     """The register tile that panels of that element are packed for."""
-    unit = unit_of(element)
+    unit, machine = unit_of(element), isa()
     if unit is Unit.AMX:
         return AMX_TILE
-    return isa().widened_tile if unit is Unit.WIDENED else isa().tile
+    if unit is Unit.BYTE_PAIRS or (unit is Unit.WIDENED and element == uint32):
+        return machine.narrow_tile
+    return machine.widened_tile if unit in (Unit.SHORT_PAIRS, Unit.WIDENED) else machine.tile
 
 
 def _widest_of(element: Any) -> Shape:

@@ -1,6 +1,7 @@
 """The layout of A that each unit multiplies: the one place that knows how AMX differs from vector registers.
 
     vector registers   rows as they lie, one element after the other                               block side 1
+                       (bfloat16 without dot products: float32 of it, each pair of which is multiplied with a word)
     AMX                blocks of 16 rows by 16 words, one after the other along k, then those of the next 16 rows;
                        whole blocks are read, and as many rows of C written                        block side 16
 
@@ -16,7 +17,7 @@ from numba import int32, types, uint32
 from numba.extending import intrinsic, overload
 
 from fastsedd_kernels.gemm.amx import SIDE
-from fastsedd_kernels.gemm.dot_products import unit_of
+from fastsedd_kernels.gemm.dot_products import of_a, unit_of
 from fastsedd_kernels.runtime.cpu import Unit
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
 from fastsedd_kernels.runtime.scalar import index
@@ -75,6 +76,16 @@ def block_side(typing_context: Any, b: Any) -> Any:
     return types.intp(b), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def elements_of_a(typing_context: Any, b: Any) -> Any:
+    """Elements of A for one of what `b` points to: a constant, 2 where A's bfloat16 are kept as float32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return index(of_a(b.dtype))
+
+    return types.intp(b), codegen
+
+
 @jit
 def rows_written(rows: int, b: Any) -> Any:
     """Rows of C that a product of `rows` rows writes: whole blocks."""
@@ -84,14 +95,14 @@ def rows_written(rows: int, b: Any) -> Any:
 
 @jit
 def row_stride(depth: int, padding: int, b: Any) -> Any:
-    """Words from row to row of a copy of A; padding : between rows, so that they do not share sets of L1."""
-    return depth + padding if block_side(b) == 1 else depth
+    """Elements from row to row of a copy of A; padding : between rows, so that they do not share sets of L1."""
+    return depth * elements_of_a(b) + padding if block_side(b) == 1 else depth
 
 
 @jit
 def column_offset(k: int, b: Any) -> Any:
-    """Words from A's first column to its k-th, a multiple of the side."""
-    return k * block_side(b)
+    """Elements from A's first column to that of B's k-th, a multiple of the side."""
+    return k * block_side(b) * elements_of_a(b)
 
 
 @jit

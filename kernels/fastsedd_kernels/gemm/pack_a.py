@@ -1,9 +1,10 @@
 """Rows of A as the micro-kernel reads them: copied where they cannot be read as they lie, rounded to narrow words.
 
     float32, float64   the same values
-    bfloat16           rounded to nearest even; two to a word
-    int8               a row's values times 127 / its largest magnitude, rounded, plus 128: four to a word. What brings
-                       them back is kept beside them, a factor per row; a row with a NaN or an infinity becomes NaN.
+    bfloat16           rounded to nearest even; two to a word, or kept as float32 (`layout`)
+    int8               a row's values times 127 / its largest magnitude, rounded, plus ZERO_POINT: four to a word. What
+                       brings them back is kept beside them, a factor per row; a row with a NaN or an infinity becomes
+                       NaN.
 
 Words beyond the last element are zero in bfloat16, and meet zeros of B in int8.
 """
@@ -16,15 +17,25 @@ import numpy as np
 from numba import float32, int32, types, uint32
 from numba.extending import overload
 
-from fastsedd_kernels.gemm.layout import place_of_word
+from fastsedd_kernels.gemm.dot_products import ZERO_POINT
+from fastsedd_kernels.gemm.layout import elements_of_a, place_of_word
 from fastsedd_kernels.runtime.jit import OVERLOAD
 from fastsedd_kernels.runtime.scalar import offset, pointer
-from fastsedd_kernels.simd.narrow import store_bfloat16, store_bytes
-from fastsedd_kernels.simd.vector import LANES, absolute, fma, load_some, max_lanes, maximum, splat, sum_lanes
+from fastsedd_kernels.simd.narrow import as_float32, round_to_bfloat16, store_bfloat16, store_bytes
+from fastsedd_kernels.simd.vector import (
+    LANES,
+    absolute,
+    fma,
+    load_some,
+    max_lanes,
+    maximum,
+    splat,
+    store_vector,
+    sum_lanes,
+)
 
 _ZERO = float32(0.0)
 _MAX_BYTE = float32(127.0)
-ZERO_POINT = 128  # what stands for 0 among the unsigned bytes of A
 _TO_BYTE = float32(1.5 * 2**23 + ZERO_POINT)  # added, it leaves the rounded value in the lowest byte of the bits
 
 
@@ -57,8 +68,19 @@ def _copy_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked: bo
 
 
 def _round_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked: bool) -> None:
-    """float32 to bfloat16, rounded to nearest even, two to a word; zeros up to the row's stride."""
+    """float32 to bfloat16, rounded to nearest even, two to a word; zeros up to the row's stride.
+
+    Or, blocked, to float32 of the same values, where a word is two elements of A.
+    """
     depth, words = x.shape[1], copy.pointer
+    if blocked and elements_of_a(words) == 2:
+        for r in range(rows):
+            source, target = pointer(x[row + r], 0), as_float32(offset(words, r * copy.stride))
+            for k in range(0, depth, LANES):
+                store_vector(offset(target, k), round_to_bfloat16(load_some(offset(source, k), depth - k, _ZERO)))
+            for k in range(-(-depth // LANES) * LANES, copy.stride):
+                target[k] = _ZERO
+        return
     for r in range(rows):
         source = pointer(x[row + r], 0)
         for k in range(0, depth, LANES):
@@ -69,7 +91,7 @@ def _round_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked: b
 
 
 def _quantise_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked: bool) -> None:
-    """float32 to bytes in steps of factors[r], a 127th of the row's largest magnitude, plus 128; four to a word."""
+    """float32 to bytes in steps of factors[r], a 127th of the row's largest magnitude, plus ZERO_POINT."""
     depth, words = x.shape[1], copy.pointer
     for r in range(rows):
         source = pointer(x[row + r], 0)

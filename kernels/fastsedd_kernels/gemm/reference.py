@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.activation.table import TABLE
+from fastsedd_kernels.gemm.dot_products import SUMS_OF_PAIRS_FIT
 from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.machines import PORTABLE
 
@@ -53,18 +54,30 @@ def bfloat16(x: ArrayLike) -> NDArray[np.float64]:
     return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def int8_linear(x: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
-    """x @ weight.T with each row of both in whole 127ths of its largest magnitude."""
-    (x, x_step), (weight, weight_step) = _quantised(x), _quantised(weight)
-    return np.asarray((x @ weight.T) * (x_step[:, None] * weight_step))
+def int8_linear(x: ArrayLike, weight: ArrayLike, *, pairs: bool = SUMS_OF_PAIRS_FIT) -> NDArray[np.float64]:
+    """x @ weight.T with each row of both in whole 127ths of its largest magnitude.
+
+    pairs : of a weight's, of the largest sum of two neighbours of one sign instead, as on this CPU by default
+    """
+    a, b = np.asarray(x, np.float32), np.asarray(weight, np.float32)
+    a_whole, a_step = _in_steps(a, np.abs(a).max(axis=1))
+    b_whole, b_step = _in_steps(b, _pair_magnitudes(b) if pairs else np.abs(b).max(axis=1))
+    return np.asarray((a_whole @ b_whole.T) * (a_step[:, None] * b_step))
 
 
-def _quantised(x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pair_magnitudes(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Largest |a| of each row's values, and |a + b| of its neighbours 2 i and 2 i + 1 of one sign."""
+    largest = np.abs(rows).max(axis=1).astype(np.float64)
+    even, odd = rows[:, 0 : rows.shape[1] // 2 * 2 : 2].astype(np.float64), rows[:, 1::2].astype(np.float64)
+    sums = np.where(even * odd > 0, np.abs(even + odd), 0.0)
+    return np.asarray(np.maximum(largest, sums.max(axis=1, initial=0.0)))
+
+
+def _in_steps(x: NDArray[np.float32], largest: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Whole numbers, and a row's step. The steps and quotients are float32, as in the kernels: they decide ties."""
-    rows = np.asarray(x, np.float32)
-    largest = np.abs(rows).max(axis=1)
-    scale = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return whole_steps(rows, scale[:, None]), (largest / np.float32(127)).astype(np.float64)
+    magnitude = largest.astype(np.float64)
+    scale = np.divide(127.0, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0).astype(np.float32)
+    return whole_steps(x, scale[:, None]), (magnitude / 127.0).astype(np.float32).astype(np.float64)
 
 
 def whole_steps(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -228,7 +228,8 @@ class _Tile:
             if k + 1 == times or (k + 1) % _REACH_IN_B == 0:
                 below = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B + 1)
                 cursor = cursor._replace(b=scalar.opaque(builder, below))
-        moved = [scalar.opaque(builder, builder.gep(base, [scalar.index(times)])) for base in cursor.bases]
+        step = scalar.index(times * self.arithmetic.of_a)
+        moved = [scalar.opaque(builder, builder.gep(base, [step])) for base in cursor.bases]
         return cursor._replace(step_a=self._kept(cursor.step_a), step_b=self._kept(cursor.step_b), bases=moved).flat()
 
     def _kept(self, step: _Step) -> _Step:
@@ -240,12 +241,11 @@ class _Tile:
         b = []
         for j in range(self.vectors):
             source = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B, j * self.lanes)
-            b.append(arithmetic.prepare(builder, emit.load(builder, source, arithmetic.operand)))
+            b.append(arithmetic.load_b(builder, source))
         sums = []
         for row in range(self.rows):
-            address = cursor.step_a.below(builder, cursor.bases[row // self.reach], row % self.reach, k)
-            element = builder.load(address)
-            a = arithmetic.prepare(builder, emit.broadcast(builder, element, arithmetic.operand))
+            base = cursor.bases[row // self.reach]
+            a = arithmetic.load_a(builder, cursor.step_a.below(builder, base, row % self.reach, k * arithmetic.of_a))
             before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
             sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
         return cursor._replace(sums=sums)

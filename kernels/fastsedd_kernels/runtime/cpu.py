@@ -16,6 +16,7 @@ from numba.core.registry import cpu_target
 from fastsedd_kernels.runtime.cores import available_cores
 from fastsedd_kernels.runtime.machines import AVX2, AVX512, NEON, PORTABLE, Machine
 
+# What the code generator makes of these tells what its target has.
 _FMA_PROBE = """
 define <16 x float> @probe(<16 x float>* %p, <16 x float> %y, <16 x float> %z) {
   %x = load <16 x float>, <16 x float>* %p
@@ -24,11 +25,27 @@ define <16 x float> @probe(<16 x float>* %p, <16 x float> %y, <16 x float> %z) {
 }
 declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)
 """
-
 _BYTES_PROBE = """
-define <64 x i8> @probe(<64 x i8> %x, <64 x i8> %y) {
-  %r = add <64 x i8> %x, %y
+define <64 x i8> @probe(<64 x i8> %x) {
+  %r = call <64 x i8> @llvm.abs.v64i8(<64 x i8> %x, i1 false)
   ret <64 x i8> %r
+}
+declare <64 x i8> @llvm.abs.v64i8(<64 x i8>, i1)
+"""
+_DOT_PROBE = """
+define i32 @probe(<64 x i8> %a, <64 x i8> %b) {
+  %x = zext <64 x i8> %a to <64 x i32>
+  %y = sext <64 x i8> %b to <64 x i32>
+  %m = mul <64 x i32> %x, %y
+  %r = call i32 @llvm.vector.reduce.add.v64i32(<64 x i32> %m)
+  ret i32 %r
+}
+declare i32 @llvm.vector.reduce.add.v64i32(<64 x i32>)
+"""
+_BFLOAT16_PROBE = """
+define <16 x bfloat> @probe(<16 x float> %x) {
+  %r = fptrunc <16 x float> %x to <16 x bfloat>
+  ret <16 x bfloat> %r
 }
 """
 
@@ -46,57 +63,81 @@ def isa() -> Machine:
     """The instruction set that Numba's code generator targets in this process.
 
     Host features would mislead under NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and a feature list does not show what a
-    CPU's name implies. So the code generator itself is asked: it translates one FMA, and its registers tell.
+    CPU's name implies. So the code generator itself is asked: it translates one FMA, and its registers tell. A CPU with
+    wide registers for floats only (AVX without AVX2) is used with narrower ones.
     """
-    assembly = _translated(_FMA_PROBE)
-    if "vfmadd" in assembly:
-        return AVX512 if "zmm" in assembly else AVX2
-    return NEON if "fmla" in assembly else PORTABLE
+    registers = _registers(_FMA_PROBE, "vfmadd")
+    if "zmm" in registers:
+        return AVX512
+    if "ymm" in registers and byte_lanes() >= 32:
+        return AVX2
+    return NEON if "fmla" in _translated(_FMA_PROBE) else PORTABLE
 
 
+@functools.cache
 def _translated(module: str) -> str:
     """Assembly of a module, for this process's target."""
     text = f'target triple = "{llvm.get_process_triple()}"\n{module}'
     return str(cpu_target.target_context.codegen()._tm.emit_assembly(llvm.parse_assembly(text)))
 
 
-class Unit(enum.Enum):
-    """The instruction that dots narrow operands."""
-
-    AMX = "amx"  # tiles of 16 rows of 64 bytes
-    AVX512 = "avx512"  # AVX512-BF16, AVX512-VNNI
-    WIDENED = "widened"  # none: operands are unpacked to float32 or int32
-
-
-_FEATURES = {
-    "bfloat16": {Unit.AMX: "amx-bf16", Unit.AVX512: "avx512bf16"},
-    "int8": {Unit.AMX: "amx-int8", Unit.AVX512: "avx512vnni"},
-}
-
-
-@functools.cache
-def dot_unit(dtype: str) -> Unit:
-    """The unit that this process's products of "bfloat16" or "int8" run on.
-
-    Instructions that the code generator's target lacks would end the process while compiling, so only what its list of
-    features names is used: a CPU whose name implies more loses speed, not the process.
-    """
-    if isa() is not AVX512:
-        return Unit.WIDENED
-    names = _FEATURES[dtype]
-    if _is_named(names[Unit.AMX]) and _is_named("amx-tile") and _may_use_amx():
-        return Unit.AMX
-    return Unit.AVX512 if _is_named(names[Unit.AVX512]) else Unit.WIDENED
+def _registers(module: str, instruction: str) -> set[str]:
+    """The kinds of x86's vector registers that the instruction has in what a module is translated to."""
+    lines = [line for line in _translated(module).splitlines() if instruction in line]
+    return {kind for kind in ("xmm", "ymm", "zmm") if any(kind in line for line in lines)}
 
 
 @functools.cache
 def byte_lanes() -> int:
-    """The most bytes that one instruction of this process's target adds: 16 where it has no register for more.
+    """The most bytes that one instruction of x86's SSSE3, AVX2 or AVX512-BW takes in this process's target, or 0.
 
     A CPU with wide registers for floats may have none for bytes (AVX without AVX2, AVX-512 without BW).
     """
-    added = "".join(line for line in _translated(_BYTES_PROBE).splitlines() if "paddb" in line)
-    return 64 if "zmm" in added else 32 if "ymm" in added else 16
+    registers = _registers(_BYTES_PROBE, "pabsb")
+    return max((bytes_ for kind, bytes_ in (("xmm", 16), ("ymm", 32), ("zmm", 64)) if kind in registers), default=0)
+
+
+class Unit(enum.Enum):
+    """The instruction that multiplies narrow operands, several of a word at once."""
+
+    AMX = "amx"  # tiles of 16 rows of 64 bytes
+    AVX512 = "avx512"  # AVX512-BF16, AVX512-VNNI
+    AVX_VNNI = "avx-vnni"  # vpdpbusd in registers of AVX2
+    BYTE_PAIRS = "pmaddubsw"  # and pmaddwd: two instructions and an addition for four products
+    SHORT_PAIRS = "pmaddwd"  # of bytes widened to 16 bits
+    WIDENED = "widened"  # none: operands are unpacked to float32 or int32
+
+
+_AMX_FEATURES = {"bfloat16": "amx-bf16", "int8": "amx-int8"}
+
+
+@functools.cache
+def dot_unit(dtype: str) -> Unit:
+    """The unit that this process's products of "bfloat16" or "int8" run on."""
+    named = isa() is AVX512 and _is_named(_AMX_FEATURES[dtype]) and _is_named("amx-tile")
+    return Unit.AMX if named and _may_use_amx() else vector_unit(dtype)
+
+
+@functools.cache
+def vector_unit(dtype: str) -> Unit:
+    """The unit for "bfloat16" or "int8" among the instructions of vector registers.
+
+    An instruction that the target lacks would end the process while compiling, and a list of features does not tell
+    what a CPU's name implies. So the code generator is asked: given code that the instruction, or another one of the
+    same feature, is made for, it uses it or does not.
+    """
+    machine = isa()
+    if dtype == "bfloat16":
+        rounds = machine is AVX512 and "zmm" in _registers(_BFLOAT16_PROBE, "vcvtneps2bf16")
+        return Unit.AVX512 if rounds else Unit.WIDENED
+    dots = _registers(_DOT_PROBE, "vpdpbusd")
+    if machine is AVX512 and "zmm" in dots:
+        return Unit.AVX512
+    if machine is AVX2 and "ymm" in dots:
+        return Unit.AVX_VNNI
+    if byte_lanes() >= 4 * machine.lanes:
+        return Unit.BYTE_PAIRS
+    return Unit.SHORT_PAIRS if machine is PORTABLE and "pmaddwd" in _translated(_DOT_PROBE) else Unit.WIDENED
 
 
 @functools.cache
@@ -105,14 +146,9 @@ def widens_float16() -> bool:
     return any(name in _translated(_HALVES_PROBE) for name in ("vcvtph2ps", "fcvtl"))
 
 
-def has_vnni() -> bool:
-    """True if this process's target has AVX512-VNNI, whatever unit multiplies whole rows of int8 (`dot_unit`)."""
-    return isa() is AVX512 and _is_named(_FEATURES["int8"][Unit.AVX512])
-
-
 def rounds_to_bfloat16() -> bool:
     """True if this process's target has an instruction that does, for a register of 16 float32 values."""
-    return isa() is AVX512 and _is_named(_FEATURES["bfloat16"][Unit.AVX512])
+    return vector_unit("bfloat16") is Unit.AVX512
 
 
 def _is_named(feature: str) -> bool:

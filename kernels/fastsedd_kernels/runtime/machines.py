@@ -71,7 +71,8 @@ class Machine:
     tile : accumulators of a register tile: enough independent chains to hide the latency of FMA, few enough to leave
         registers for a row of B and a broadcast of A. The nearer the two numbers, the fewer loads per FMA.
     wide_tile : for float32, and for bfloat16 with dot instructions: the 64 columns that most heads of attention have
-    widened_tile : for narrow operands without a dot instruction, which, unpacked, need registers too
+    narrow_tile : for products of pairs of bytes, and for bfloat16 that is widened in registers: both take some more
+    widened_tile : for int8 without instructions for it, both of whose operands are unpacked
     group_tile : for weights in groups (`gemm.group_scaled`): int32 sums of a group and float32 sums of groups
     unroll : k, a power of two, in a group of the micro-kernel, which prefetches lines of B with each
     prefetch_depth : k per prefetched row of the result: short enough that a shallow product's tile is in L1 when stored
@@ -84,6 +85,7 @@ class Machine:
     lanes: int
     tile: Shape
     wide_tile: Shape
+    narrow_tile: Shape
     widened_tile: Shape
     group_tile: Shape
     gemv: Gemv
@@ -101,6 +103,7 @@ AVX512 = Machine(
     lanes=16,
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(6, 4),
+    narrow_tile=Shape(7, 3),
     widened_tile=Shape(8, 3),
     group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
@@ -114,6 +117,7 @@ AVX2 = Machine(
     lanes=8,
     tile=Shape(4, 3),  # 12 of 16 registers
     wide_tile=Shape(4, 3),
+    narrow_tile=Shape(5, 2),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),
@@ -124,6 +128,7 @@ NEON = Machine(
     lanes=4,
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(8, 3),
+    narrow_tile=Shape(8, 3),
     widened_tile=Shape(8, 3),
     group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
@@ -133,6 +138,7 @@ PORTABLE = Machine(
     lanes=4,
     tile=Shape(6, 2),  # 12 of 16 registers, if there are as many
     wide_tile=Shape(6, 2),
+    narrow_tile=Shape(5, 2),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32, types, uint32
 
-from fastsedd_kernels.gemm.layout import rows_written
+from fastsedd_kernels.gemm.layout import row_stride, rows_written
 from fastsedd_kernels.gemm.microkernel import close_tiles, link_tile, multiply_tile, open_tiles
 from fastsedd_kernels.gemm.operands import Rows, Start, no_prefetch
 from fastsedd_kernels.gemm.pack_a import take_rows
@@ -136,7 +136,7 @@ def _multiply_again(row: Any, panel: int) -> Any:
     vectors = -(-count // lanes_at(row.logits))
     b, c = Rows(pointer(panels, panel * depth * nr), nr), Rows(row.logits, nr)
     start = Start(bias.size > 0, pointer(row.memory.edge, 0), 0)
-    multiply_tile(1, vectors, depth, Rows(row.a, depth), b, c, start, no_prefetch(b, c))
+    multiply_tile(1, vectors, depth, Rows(row.a, row_stride(depth, 0, b.pointer)), b, c, start, no_prefetch(b, c))
     if 0 <= row.own - first < count:
         row.logits[row.own - first] = float32(_NOTHING)
     return count
@@ -272,7 +272,8 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     some = pointer(panels, 0)
     line = CACHE_LINE // 4
     written = rows_written(1, some)
-    copy, tile = np.empty(written * depth + line, panels.dtype), np.empty(written * nr + line, np.float32)
+    lda = row_stride(depth, 0, some)
+    copy, tile = np.empty(written * lda + line, panels.dtype), np.empty(written * nr + line, np.float32)
     random = np.empty(3, np.uint64)
     memory = _Memory(np.empty(panels.shape[0]), np.empty(nr), np.empty(nr, np.float32), random)
     rows = x.shape[0]
@@ -280,7 +281,7 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
         a, logits = aligned(copy), aligned(tile)  # in the loop, for whose length the arrays then live
         random[0], random[1], random[2] = seeds[min(i, seeds.size - 1)], streams[i], np.uint64(0)
-        take_rows(x, i, 1, Rows(a, depth), logits, True)
+        take_rows(x, i, 1, Rows(a, lda), logits, True)
         row = _Row(weight, a, np.intp(current[i]), logits, memory)
         out[i] = _choose(row, sums[i], _Law(law[0], law[1], law[2], law[3], law[4]))
     close_tiles(some)

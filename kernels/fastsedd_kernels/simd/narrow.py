@@ -21,6 +21,14 @@ def store_bfloat16(builder: Any, register: Any, value: Any, target: Any) -> None
     builder.store(halves, builder.bitcast(target, halves.type.as_pointer())).align = 4
 
 
+@vector_function(VECTOR, (VECTOR,))
+def round_to_bfloat16(builder: Any, register: Any, value: Any) -> Any:
+    """The bfloat16 nearest to each lane, as float32."""
+    integers = integers_like(register)
+    upper = builder.zext(_bfloat16(builder, register, value), integers)
+    return builder.bitcast(builder.shl(upper, ir.Constant(integers, [16] * integers.count)), register)
+
+
 @vector_function(types.void, (VECTOR, VECTOR, types.CPointer(types.uint32)))
 def store_pairs(builder: Any, register: Any, first: Any, second: Any, target: Any) -> None:
     """Write two float32 registers as one of words: in each, the bfloat16 of the one and of the other, above it."""
