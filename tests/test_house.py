@@ -39,6 +39,7 @@ Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 KEYWORD_INTERFACES = {
     "fastsedd.cluster.connect",  # the arguments of `fastsedd.load`, a scheduler and threads
     "fastsedd_kernels.attention.api.attention",  # torch's scaled_dot_product_attention, and what a query sees
+    "fastsedd_kernels.attention.cache.KVCache.attend",
     "fastsedd_kernels.attention.reference.attention",
     "fastsedd_kernels.norm.api.layer_norm",  # torch's layer_norm, adaLN's modulation, and a residual
     "fastsedd_kernels.norm.overloads._layer_norm",

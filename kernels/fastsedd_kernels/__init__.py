@@ -13,6 +13,7 @@ from fastsedd_kernels.activation import overloads as _activation_overloads  # no
 from fastsedd_kernels.activation.api import gelu, silu
 from fastsedd_kernels.attention import overloads as _attention_overloads  # noqa: F401
 from fastsedd_kernels.attention.api import attention
+from fastsedd_kernels.attention.cache import KVCache
 from fastsedd_kernels.embedding import overloads as _embedding_overloads  # noqa: F401
 from fastsedd_kernels.embedding.api import embedding
 from fastsedd_kernels.gemm import overloads as _gemm_overloads  # noqa: F401
@@ -44,6 +45,7 @@ _code_digest()  # of what has been loaded just now
 __all__ = [
     "DEFAULT_LIMITS",
     "CpuInfo",
+    "KVCache",
     "Law",
     "PackedWeight",
     "Recording",

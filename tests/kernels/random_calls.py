@@ -198,7 +198,11 @@ def attend(call: Call) -> None:
         result = call.run(lambda: function(*given, causal, out))
     else:
         rule |= _limits(call, (*q.shape[:-1], keys), causal)
-        result = call.run(lambda: fk.attention(q, k, v, out=out, dtype=dtype, **rule))
+        if len(heads) == 2 and call.rng.random() < 0.4:
+            cache = _cache_of(call, k, v, dtype)
+            result = call.run(lambda: cache.attend(q, out=out, **{"start": 0, **rule}))
+        else:
+            result = call.run(lambda: fk.attention(q, k, v, out=out, dtype=dtype, **rule))
     call.words.append(
         f"{dtype} { ({name: value for name, value in rule.items() if not isinstance(value, np.ndarray)}) }"
     )
@@ -210,6 +214,23 @@ def attend(call: Call) -> None:
     if dtype == "bfloat16":
         error += 2 * np.expm1(2 * BFLOAT16 * largest) + 2 * BFLOAT16
     call.close(result, exact, error * np.abs(v).max(initial=0) + 1e-30)
+
+
+def _cache_of(call: Call, k: np.ndarray, v: np.ndarray, dtype: str) -> fk.KVCache:
+    """A cache that holds k and v, appended in pieces; now and then more was appended, and truncated."""
+    batch, heads, keys, dim = k.shape
+    cache = fk.KVCache(batch, heads, dim, 2 * keys + 5, dtype)
+    if call.rng.random() < 0.5:
+        wrong = np.full((batch, heads, keys + 5, dim), np.nan, np.float32)
+        cache.append(wrong, wrong)
+        cache.truncate(0)
+    begun = 0
+    while begun < keys:
+        end = min(keys, begun + int(call.rng.integers(1, call.pick(4, 40, 400))))
+        cache.append(k[:, :, begun:end], v[:, :, begun:end])
+        begun = end
+    call.words.append("from a cache")
+    return cache
 
 
 def _limits(call: Call, shape: tuple[int, ...], causal: bool) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def visible_of(rule: Any, batch: int, queries: int, keys: int) -> Any:
     """The rule for a text of so many queries and, unless `lengths` says less, keys."""
     _, (start, from_end, block, before, beyond), lengths, added, shown = rule
     length = min(keys, max(0, lengths[batch])) if lengths.size > 0 else keys
+    for columns in (added.shape[3], shown.shape[3]):  # of a mask that was made when a cache held fewer keys
+        length = min(length, columns) if columns > 0 else length
     first = start + length - queries if from_end else start
     return Visible(length, first, block, before, beyond, added, shown)
 

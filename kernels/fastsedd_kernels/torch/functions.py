@@ -64,22 +64,38 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Result:
-    if attn_mask is not None:
-        return "with a mask"
+    if attn_mask is not None and (is_causal or not tensors.usable_mask(query, attn_mask)):
+        return "with a mask that is not a plain one of bool or floats alone"
     if dropout_p > 0:
         return "with dropout"
     if not tensors.usable(query, key, value):
         return _UNUSABLE
-    same = key.shape == value.shape and key.shape[:-2] == query.shape[:-2] and key.shape[-1] == query.shape[-1]
-    if query.ndim != 4 or not same:
+    group = _heads_per_key(query, key, value, enable_gqa)
+    if group == 0:
         return "of other shapes than [B, H, L, D] for all three"
-    if query.shape[-2] < _MIN_QUERIES:
+    if query.shape[-2] * group < _MIN_QUERIES:
         return f"fewer than {_MIN_QUERIES} queries"
     if query.stride(-1) != 1:
         return _STRIDED
     if scale is not None and scale <= 0:
         return "with a scale that is not above 0"
-    return tensors.attention(query, key, value, scale, is_causal, mode.dtype)
+    if attn_mask is not None and not _broadcasts(attn_mask, (*query.shape[:-1], key.shape[-2])):
+        return "with a mask of another shape"  # which PyTorch has its own word for
+    return tensors.attention(query, key, value, attn_mask, scale, is_causal, mode.dtype)
+
+
+def _heads_per_key(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grouped: bool) -> int:
+    """Heads of queries that share one of keys, 0 if the shapes do not fit."""
+    if query.ndim != 4 or key.shape != value.shape or key.ndim != 4:
+        return 0
+    group, rest = divmod(query.shape[1], key.shape[1])
+    same = key.shape[0] == query.shape[0] and key.shape[-1] == query.shape[-1]
+    return group if same and rest == 0 and (grouped or group == 1) else 0
+
+
+def _broadcasts(mask: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
+    return mask.ndim <= len(shape) and all(size in (1, whole) for size, whole in sizes)
 
 
 def _softmax(

@@ -54,6 +54,18 @@ def usable(*tensors: torch.Tensor) -> bool:
         )
 
 
+def usable_mask(query: torch.Tensor, mask: torch.Tensor) -> bool:
+    """True if it is a plain mask for that query: bool, float32 or of its dtype."""
+    with plainly():
+        return (
+            type(mask) in _PLAIN
+            and mask.dtype in (torch.bool, torch.float32, query.dtype)
+            and mask.is_cpu
+            and mask.layout is torch.strided
+            and not mask.requires_grad
+        )
+
+
 def as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
     """The tensor's own memory, or float32 of a bfloat16 tensor."""
     array: NDArray[np.float32] = tensor.detach().float().numpy()
@@ -106,11 +118,18 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
 
 
 def attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool, dtype: str
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    causal: bool,
+    dtype: str,
 ) -> torch.Tensor:
     """`fk.attention` of [B, H, L, D], any strides; the result lies in memory as the queries do, as PyTorch's does."""
     with plainly():
         out = torch.empty_like(query, dtype=torch.float32)
         q, k, v = (as_array(each) for each in (query, key, value))
-        fk.attention(q, k, v, scale, causal, out.numpy(), dtype)
+        shown = None if mask is None else mask.detach().numpy() if mask.dtype == torch.bool else as_array(mask)
+        fk.attention(q, k, v, scale, causal, out.numpy(), dtype, mask=shown)
         return out.to(query.dtype)

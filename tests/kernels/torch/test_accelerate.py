@@ -156,16 +156,66 @@ def test_modules_that_the_kernels_do_not_take_are_left() -> None:
 
 
 @torch.no_grad()
-def test_masks_and_few_queries_are_left_to_pytorch() -> None:
+def test_few_queries_are_left_to_pytorch() -> None:
     model = Attention(32, 2).eval()
-    x, mask = torch.randn(1, 20, 32), torch.rand(20, 20) > 0.3
-    mask[:, 0] = True
-    expected, short = model(x, mask), model(x[:, :3])
+    x = torch.randn(1, 20, 32)
+    expected = model(x[:, :3])
     with accelerate(model) as done:
-        assert error(model(x, mask), expected) <= RELATIVE["float32"]
-        assert error(model(x[:, :3]), short) <= RELATIVE["float32"]
-        assert sum(done.functions.left.values()) == 2
-        assert "with a mask" in repr(done)
+        assert error(model(x[:, :3]), expected) <= RELATIVE["float32"]
+        assert sum(done.functions.left.values()) == 1
+        assert "fewer than 8 queries" in repr(done)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masks_are_taken(dtype: torch.dtype) -> None:
+    """Queries that see no key become 0 in PyTorch, too."""
+    model = Attention(32, 2).eval().to(dtype)
+    x, seen = torch.randn(2, 20, 32, dtype=dtype), torch.rand(2, 1, 20, 20) > 0.3
+    seen[:, :, 5] = False
+    added = torch.where(seen, torch.randn(2, 1, 20, 20), -torch.inf)
+    masks = [seen, added.to(dtype), seen[:1, 0], seen[:, :, :1].expand(2, 2, 20, 20), seen.transpose(2, 3)]
+    expected = [model(x, mask) for mask in masks]
+    with accelerate(model, trial=False) as done:
+        for mask, each in zip(masks, expected, strict=True):
+            assert error(model(x, mask), each) <= RELATIVE["float32" if dtype == torch.float32 else "bfloat16"]
+        assert done.functions.taken["scaled_dot_product_attention"] == len(masks)
+        assert not done.functions.left
+
+
+class _Grouped(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.nn.Linear(24, 24)
+
+    def forward(self, q: Any, k: Any, v: Any, **options: Any) -> Any:
+        return self.out(functional.scaled_dot_product_attention(q, k, v, **options))
+
+
+@torch.no_grad()
+def test_grouped_queries_are_taken() -> None:
+    model = _Grouped().eval()
+    q, (k, v) = torch.randn(2, 6, 21, 24), torch.randn(2, 2, 2, 33, 24)
+    calls = [{"enable_gqa": True}, {"enable_gqa": True, "is_causal": True}]
+    calls += [{"enable_gqa": True, "attn_mask": torch.rand(2, 1, 21, 33) > 0.5}]
+    expected = [model(q, k, v, **options) for options in calls]
+    with accelerate(model, trial=False) as done:
+        for options, each in zip(calls, expected, strict=True):
+            assert error(model(q, k, v, **options), each) <= RELATIVE["float32"]
+        assert done.functions.taken["scaled_dot_product_attention"] == len(calls)
+        with pytest.raises(RuntimeError):  # PyTorch's own word
+            model(q, k, v)
+        with pytest.raises(RuntimeError):
+            model(q, k, v, enable_gqa=True, attn_mask=torch.ones(5, 5, dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_masks_that_are_not_plain_are_left() -> None:
+    model = Attention(32, 2).eval()
+    x, mask = torch.randn(1, 20, 32), torch.zeros(20, 20, requires_grad=True)
+    with accelerate(model, trial=False) as done:
+        model(x, mask)
+        assert "with a mask that is not a plain one" in repr(done)
 
 
 @torch.no_grad()
