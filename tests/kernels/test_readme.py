@@ -25,8 +25,8 @@ def names() -> dict[str, Any]:
     return run(EXAMPLES[0], {})
 
 
-def test_there_are_five() -> None:
-    assert len(EXAMPLES) == 5
+def test_there_are_five_and_one_of_a_cache() -> None:
+    assert len(EXAMPLES) == 6
 
 
 def test_a_linear_layer(names: dict[str, Any]) -> None:
@@ -37,6 +37,15 @@ def test_products_attention_and_draws(names: dict[str, Any]) -> None:
     found = run(EXAMPLES[1], dict(names))
     np.testing.assert_allclose(found["c"], found["x"] @ found["weight"].T, rtol=1e-4, atol=0.5)
     assert found["mixed"].shape == (2, 12, 256, 64) and found["draws"].shape == (128,)
+
+
+def test_a_cache(names: dict[str, Any]) -> None:
+    found = run(EXAMPLES[5], run(EXAMPLES[1], dict(names)))
+    assert len(found["cache"]) == 256
+    keys, values = (
+        np.concatenate([found[whole][:, :3], found[block]], 2) for whole, block in (("k", "block_k"), ("v", "block_v"))
+    )
+    np.testing.assert_array_equal(found["mixed"], found["fk"].attention(found["block_q"], keys, values))
 
 
 def test_a_recording(names: dict[str, Any]) -> None:
