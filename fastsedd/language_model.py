@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsedd import checkpoint, models, text
+from fastsedd import checkpoint, heap, models, text
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.block_layout import BlockLayout
 from fastsedd.choices import ATTENTIONS, Attention, Dtype, check_one_of
@@ -37,6 +37,7 @@ class LanguageModel(Model):
     ) -> None:  # fmt: skip
         super().__init__(read, name, dtype, tokenizer, template)
         self._network = Backbone(read.config, read.tensors, models.Precision(dtype))
+        heap.give_back()  # hundreds of megabytes, of tensors as they were read
         self._process = UnmaskingProcess(read.config)
 
     def logits(self, tokens: ArrayLike, attention: Attention | None = None) -> NDArray[np.float32]:

@@ -107,6 +107,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.diffusion",
         "fastsedd.engine",
         "fastsedd.given",
+        "fastsedd.heap",
         "fastsedd.models",
         "fastsedd.request",
         "fastsedd.results",
@@ -215,6 +216,7 @@ PARTS: dict[str, set[str]] = {
     "fastsedd.errors": set(),
     "fastsedd.vocabulary": {"fastsedd.architectures", "numpy"},
     "fastsedd.file_lock": set(),
+    "fastsedd.heap": set(),
     "fastsedd.signals": set(),
     "fastsedd.streams": set(),
     "fastsedd_kernels": {

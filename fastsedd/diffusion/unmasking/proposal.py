@@ -14,6 +14,7 @@ from fastsedd.diffusion.unmasking.settings import Settings
 
 Draws = tuple[NDArray[np.uint64], NDArray[np.uint64]]  # the seed and the random stream behind each draw, uint64 [n]
 
+_NUMBERS = 1 << 20  # of logits that are measured at a time
 _TINY = 1e-10  # in the logarithm of an entropy
 
 
@@ -38,22 +39,31 @@ class Proposal:
         return cls(np.empty(count, np.int32), numbers[0], numbers[1], numbers[2])
 
     def fill(
-        self, part: slice, logits: NDArray[np.float32], settings: Settings, draws: Draws,
-        committed: NDArray[np.int32] | None,
-    ) -> None:  # fmt: skip
-        """Propose tokens for some of the positions.
+        self, first: int, logits: NDArray[np.float32], settings: Settings, draws: Draws, committed: NDArray[np.int32]
+    ) -> None:
+        """Propose tokens for m of the positions, from `first` on.
 
         logits : [m, V], without those that may not be proposed, which are minus infinity; left as they are
         draws : of these positions
-        committed : int32 [m], tokens that stand already, -1 where there is none; None: nowhere
+        committed : int32 [m], tokens that stand already, -1 where there is none
         """
+        size = max(1, _NUMBERS // logits.shape[-1])
+        for row in range(0, len(logits), size):
+            some = slice(row, min(row + size, len(logits)))
+            self._fill(
+                slice(first + row, first + some.stop), logits[some], settings, (draws[0][some], draws[1][some]),
+                committed[some],
+            )  # fmt: skip
+
+    def _fill(
+        self, part: slice, logits: NDArray[np.float32], settings: Settings, draws: Draws, committed: NDArray[np.int32]
+    ) -> None:
         drawn = _law(logits, settings) if settings.temperature > 0.0 or settings.of_draws else None
         if drawn is None or settings.temperature == 0.0:
             tokens = logits.argmax(axis=-1).astype(np.int32)
         else:
             tokens = sample_categorical(drawn, *draws)
-        if committed is not None:
-            np.copyto(tokens, committed, where=committed >= 0)
+        np.copyto(tokens, committed, where=committed >= 0)
         self.tokens[part] = tokens
         numbers = _softmax(logits) if drawn is None or not settings.of_draws else _normalised(drawn.astype(np.float64))
         self.confidence[part], self.score[part], self.entropy[part] = measure(numbers, tokens, settings)

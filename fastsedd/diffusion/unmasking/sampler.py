@@ -164,7 +164,7 @@ class UnmaskingSampler:
                 blind_logits = network.logits(rows[part] + tokens.size)
                 logits = blind_logits + np.float32(self.settings.cfg_scale + 1.0) * (logits - blind_logits)
             logits[:, self.mask] = -np.inf
-            proposal.fill(part, logits, self.settings, (draws[0][part], draws[1][part]), committed[part])
+            proposal.fill(first, logits, self.settings, (draws[0][part], draws[1][part]), committed[part])
         return proposal
 
     def _score(self, proposal: Proposal, draws: Draws) -> NDArray[np.float64]:
