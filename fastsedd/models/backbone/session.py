@@ -154,12 +154,11 @@ class Session:
         for each, norm in ((queries, layer.query_norm), (keys[:, :, start:stop], layer.key_norm)):
             fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
         spans = [(start, stop)] if self._blocks is None else self._blocks.spans(start, stop)
-        group = network.config.heads // sizes.kv_heads
         for first, last in spans:
             some = slice(first - start, last - start)
             fk.attention(
-                _grouped(queries[:, :, some], group), keys[:, :, None, :last], values[:, :, None, :last],
-                out=_grouped(attended[:, :, some], group), dtype=network.attention,
+                queries[:, :, some], keys[:, :, :last], values[:, :, :last], out=attended[:, :, some],
+                dtype=network.attention,
             )  # fmt: skip
 
     def _heads(self, rows: Floats) -> Floats:
@@ -182,10 +181,3 @@ class Session:
         hidden = fk.padded_empty((count, network.sizes.hidden))
         network.finish(network.layers[-1], attended, x, normed, hidden)
         return fk.rms_norm(x, network.norm, network.sizes.eps, out=normed)
-
-
-def _grouped(x: Floats, group: int) -> Floats:
-    """[B, heads, L, D] as a view [B, kv_heads, group, L, D]."""
-    texts, heads, length, dim = x.shape
-    strides = (x.strides[0], group * x.strides[1], *x.strides[1:])
-    return np.lib.stride_tricks.as_strided(x, (texts, heads // group, group, length, dim), strides)
