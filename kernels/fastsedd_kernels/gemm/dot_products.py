@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import float32, float64, int32, uint32
 
 from fastsedd_kernels.runtime.cpu import Unit, dot_unit, isa
-from fastsedd_kernels.runtime.machines import AMX_TILE, Shape
+from fastsedd_kernels.runtime.machines import AMX_TILE, NEON, Shape
 from fastsedd_kernels.simd import byte_pairs, emit
 
 UNROLL = isa().unroll
@@ -28,9 +28,11 @@ NUMPY = {np.dtype(element.name): element for element in SUMS}
 
 
 class Arithmetic:
-    """operand : a vector of B; total : the one that a register of C is summed in; of_a : elements of A per one of B"""
+    """operand : a vector of B; total : the one that a register of C is summed in; of_a : elements of A per one of B
+    by_lanes : products take a factor from a lane of a register, which is then loaded at once"""
 
     of_a = 1
+    by_lanes = False
 
     def __init__(self, operand: ir.VectorType, total: ir.VectorType) -> None:
         self.operand, self.total = operand, total
@@ -52,6 +54,10 @@ class Arithmetic:
 
 
 class _Fused(Arithmetic):
+    def __init__(self, operand: ir.VectorType, total: ir.VectorType) -> None:
+        super().__init__(operand, total)
+        self.by_lanes = isa() is NEON and operand.count == 4  # two lanes are not worth the register
+
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         return emit.multiply_add(builder, a, b, total, self.total)
 

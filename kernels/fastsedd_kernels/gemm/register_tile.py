@@ -9,6 +9,8 @@ register of A is loaded at once. What is prefetched meanwhile is counted in cach
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -223,8 +225,12 @@ class _Tile:
     def _step(self, _: Any, values: list[Any], times: int = 1) -> list[Any]:
         """The cursor's values after that many k, written out."""
         builder, cursor = self.builder, self._cursor(values)
+        at_once = self.lanes if self.arithmetic.by_lanes and times % self.lanes == 0 else 1
+        factors: list[list[Callable[[], Any]]] = []
         for k in range(times):
-            cursor = self._add_products(cursor, k)
+            if k % at_once == 0:
+                factors = [self._factors(cursor, row, k, at_once) for row in range(self.rows)]
+            cursor = self._add_products(cursor, k, [of_row[k % at_once] for of_row in factors])
             if k + 1 == times or (k + 1) % _REACH_IN_B == 0:
                 below = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B + 1)
                 cursor = cursor._replace(b=scalar.opaque(builder, below))
@@ -235,17 +241,26 @@ class _Tile:
     def _kept(self, step: _Step) -> _Step:
         return _Step(*(scalar.opaque(self.builder, value) for value in step))
 
-    def _add_products(self, cursor: _Cursor, k: int) -> _Cursor:
-        """The sums after one k, the k-th after the bases: a row of B in registers, each of A's elements broadcast."""
+    def _factors(self, cursor: _Cursor, row: int, k: int, count: int) -> list[Callable[[], Any]]:
+        """For each of A's elements of a row, from the k-th after the bases on: what emits it in all lanes."""
+        builder, arithmetic = self.builder, self.arithmetic
+        base, below = cursor.bases[row // self.reach], row % self.reach
+        if count == 1:
+            return [lambda: arithmetic.load_a(builder, cursor.step_a.below(builder, base, below, k * arithmetic.of_a))]
+        loaded = emit.load(builder, cursor.step_a.below(builder, base, below, k), arithmetic.operand)
+        register = emit.kept_whole(builder, loaded)
+        return [functools.partial(emit.lane, builder, register, lane) for lane in range(count)]
+
+    def _add_products(self, cursor: _Cursor, k: int, factors: list[Callable[[], Any]]) -> _Cursor:
+        """The sums after one k, the k-th after the bases: a row of B in registers, times each of A's factors."""
         builder, arithmetic = self.builder, self.arithmetic
         b = []
         for j in range(self.vectors):
             source = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B, j * self.lanes)
             b.append(arithmetic.load_b(builder, source))
         sums = []
-        for row in range(self.rows):
-            base = cursor.bases[row // self.reach]
-            a = arithmetic.load_a(builder, cursor.step_a.below(builder, base, row % self.reach, k * arithmetic.of_a))
+        for row, factor in enumerate(factors):
+            a = factor()
             before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
             sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
         return cursor._replace(sums=sums)

@@ -126,10 +126,10 @@ AVX2 = Machine(
 NEON = Machine(
     "neon",
     lanes=4,
-    tile=Shape(8, 3),  # 24 of 32 registers
-    wide_tile=Shape(8, 3),
-    narrow_tile=Shape(8, 3),
-    widened_tile=Shape(8, 3),
+    tile=Shape(5, 4),  # 20 of 32 registers; four of B, and one of A for each row
+    wide_tile=Shape(5, 4),
+    narrow_tile=Shape(6, 3),
+    widened_tile=Shape(4, 3),
     group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
 )

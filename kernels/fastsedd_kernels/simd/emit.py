@@ -56,6 +56,17 @@ def multiply_add(builder: ir.IRBuilder, x: Any, y: Any, z: Any, vector: ir.Vecto
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [x, y, z])
 
 
+def lane(builder: ir.IRBuilder, register: Any, index: int) -> Any:
+    """One lane of a register in all lanes."""
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), register.type.count), [index] * register.type.count)
+    return builder.shuffle_vector(register, register, chosen)
+
+
+def kept_whole(builder: ir.IRBuilder, register: Any) -> Any:
+    """The same register of NEON, which LLVM does not reason about: it would load each lane apart."""
+    return builder.asm(ir.FunctionType(register.type, [register.type]), "", "=w,0", [register], False)
+
+
 def prefetch(builder: ir.IRBuilder, pointer: Any, *, level: int = 2, write: bool = False) -> None:
     """Prefetch the cache line at `pointer` into the cache of that level to be read, or into L1, owned, to be written.
 

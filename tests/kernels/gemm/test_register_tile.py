@@ -6,39 +6,79 @@ import platform
 from pathlib import Path
 
 import pytest
-from processes import run_together
+from processes import run_python, run_together
 
-# Counts the products and all instructions of the loop that most products are in, and what it does with the stack.
-COUNT = """
+# Finds the loop that most products are in, and counts its instructions and what it does with the stack.
+HOT = """
 import re
+PRODUCT = re.compile(r"({{vex}}\\s*)?(vfn?madd|vpmaddwd|vpdpbusd|vdpbf16ps|fmla)")
+
+
+def check(name, assembly, most):
+    loops = [[]]
+    for line in assembly.splitlines():
+        if re.match(r"[^\\s#/]+:", line):
+            loops.append([])
+        elif re.match(r"\\t[^.#/]", line):
+            loops[-1].append(line.strip())
+    hot = max(loops, key=lambda loop: sum(bool(PRODUCT.match(line)) for line in loop))
+    products = sum(bool(PRODUCT.match(line)) for line in hot)
+    assert products >= 48, (name, products)
+    spilt = [line for line in hot if "%rsp" in line or "[sp" in line]
+    assert not spilt, (name, spilt)
+    assert len(hot) <= most * products, (name, len(hot), products)
+"""
+
+COUNT = (
+    HOT
+    + """
 from fastsedd_kernels.gemm import microkernel
 from fastsedd_kernels.gemm.dot_products import SUMS
 from fastsedd_kernels.runtime import jit
 
-PRODUCT = re.compile(r"({{vex}}\\s*)?(vfn?madd|vpmaddwd|vpdpbusd|vdpbf16ps)")
-
-
-def loops(assembly):
-    found = [[]]
-    for line in assembly.splitlines():
-        if re.match(r"[^\\s#]+:", line):
-            found.append([])
-        elif re.match(r"\\t[^.#]", line):
-            found[-1].append(line.strip())
-    return found
-
-
-for element, most in {most!r}.items():
-    (kind,) = (each for each in SUMS if each.name == element)
-    microkernel.link_tile(kind)
-    (assembly,) = jit._symbols[microkernel._symbol(kind)][0].inspect_asm().values()
-    hot = max(loops(assembly), key=lambda loop: sum(bool(PRODUCT.match(line)) for line in loop))
-    products = sum(bool(PRODUCT.match(line)) for line in hot)
-    assert products >= 48, (element, products)
-    spilt = [line for line in hot if "%rsp" in line]
-    assert not spilt, (element, spilt)
-    assert len(hot) <= most * products, (element, len(hot), products)
+for name, most in {most!r}.items():
+    (element,) = (each for each in SUMS if each.name == name)
+    microkernel.link_tile(element)
+    (assembly,) = jit._symbols[microkernel._symbol(element)][0].inspect_asm().values()
+    check(name, assembly, most)
 """
+)
+
+# Gives the code generator another CPU's, before anything asks it what it translates for.
+NEON = (
+    HOT
+    + """
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core.registry import cpu_target
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+context = cpu_target.target_context
+target = llvm.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu={cpu!r}, opt=3)
+context.codegen()._tm = target
+
+import fastsedd_kernels as fk
+from fastsedd_kernels.gemm import microkernel
+from fastsedd_kernels.gemm.dot_products import SUMS
+from fastsedd_kernels.gemm.register_tile import emit_tiles
+
+assert fk.cpu_info().isa == "neon"
+for name, most in {most!r}.items():
+    (element,) = (each for each in SUMS if each.name == name)
+    index, place = ir.IntType(64), ir.IntType(8).as_pointer()
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [index, index, place]), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    operands = microkernel._loaded(context, builder, element, function.args[2])
+    emit_tiles(builder, element, *function.args[:2], operands)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    passes = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
+    check(name, target.emit_assembly(parsed), most)
+"""
+)
 
 # CPU and features, and the most instructions per product: of float32 and float64, bfloat16, int8.
 CPUS = [
@@ -66,3 +106,9 @@ def test_no_loop_spills_or_takes_more_instructions_than_counted(tmp_path: Path) 
             for cpu, features, most in CPUS
         ]
     )
+
+
+@pytest.mark.parametrize("cpu", ["neoverse-n1", "apple-m1"])
+def test_neon_takes_factors_from_lanes(cpu: str) -> None:
+    """ARM's code is translated here, whatever this CPU is."""
+    run_python(NEON.format(cpu=cpu, most={"float32": 1.3, "float64": 1.5, "uint32": 1.6}))
