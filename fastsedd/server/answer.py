@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,7 +13,7 @@ from fastsedd.server import errors
 from fastsedd.server.scheduler import Failure, Item, State
 
 # States that a slow reader has not fetched: beyond them steps are left out, and the next one shows all their changes.
-_MAX_STATES = 256
+_MAX_STATES = 64
 
 
 class Answer:
@@ -23,21 +24,34 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
         self._deadline = self._loop.time() + seconds
+        self._lock = threading.Lock()
         self._items: deque[Item] = deque()
-        self._states = 0
+        self._states = 0  # among the items
+        self._waking = False  # the event loop has been told, and has not looked yet
         self._woken = asyncio.Event()
 
     def put(self, item: Item) -> None:
-        with suppress(RuntimeError):  # the loop has been closed, and nobody waits
-            self._loop.call_soon_threadsafe(self._take, item)
+        with self._lock:
+            if isinstance(item, State):
+                if self._states == _MAX_STATES:
+                    return
+                self._states += 1
+            self._items.append(item)
+            told, self._waking = self._waking, True
+        if not told:
+            with suppress(RuntimeError):  # the loop has been closed, and nobody waits
+                self._loop.call_soon_threadsafe(self._wake)
 
-    def _take(self, item: Item) -> None:
-        if isinstance(item, State):
-            if self._states == _MAX_STATES:
-                return
-            self._states += 1
-        self._items.append(item)
+    def _wake(self) -> None:
+        with self._lock:
+            self._waking = False
         self._woken.set()
+
+    def _pop(self) -> Item | None:
+        with self._lock:
+            item = self._items.popleft() if self._items else None
+            self._states -= isinstance(item, State)
+            return item
 
     async def next(self) -> Item:
         """The next item. Raises Refusal after the deadline, and the error of a failure."""
@@ -45,22 +59,21 @@ class Answer:
             left = self._deadline - self._loop.time()
             if left <= 0.0:
                 raise errors.timed_out(self._seconds)
-            if self._items:
-                break
             self._woken.clear()
+            item = self._pop()
+            if isinstance(item, Failure):
+                raise item.error
+            if item is not None:
+                return item
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), left)
-        item = self._items.popleft()
-        if isinstance(item, State):
-            self._states -= 1
-        if isinstance(item, Failure):
-            raise item.error
-        return item
 
     async def watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
         """Wait for the client to go away, which fails the answer."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self.abandoned = True
-        self._items.clear()
-        self._take(Failure(errors.ClientGone()))
+        with self._lock:
+            self._items.clear()
+            self._states = 0
+        self.put(Failure(errors.ClientGone()))

@@ -35,6 +35,7 @@ async def send_events(
                     await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
                     begun = True
                 await _send(send, msgspec.json.encode(piece))
+                await asyncio.sleep(0.0)  # others have their turn, and a client's going away is seen
             await _send(send, b"[DONE]")
         except errors.ClientGone:
             raise
