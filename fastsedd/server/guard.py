@@ -24,6 +24,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/", "/health"})  # without a key
 _BODY_SECONDS = 20.0  # in which a body has to arrive
 
+_DISCARDED = 16 << 20  # bytes of a body beyond its limit that are read, and forgotten
+
 _LOG = logging.getLogger(__name__)
 _Body = TypeVar("_Body")
 
@@ -97,7 +99,7 @@ async def read(request: Request, kind: type[_Body], limit: int) -> _Body:
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, f"content-type is {content_type!r}, allowed: application/json")
     stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated[:20]) > limit:
+    if stated.isdigit() and int(stated[:20]) > limit + _DISCARDED:
         raise errors.too_large(limit)
     try:
         body = await asyncio.wait_for(_collect(request, limit), _BODY_SECONDS)
@@ -114,9 +116,15 @@ async def read(request: Request, kind: type[_Body], limit: int) -> _Body:
 
 
 async def _collect(request: Request, limit: int) -> bytes:
+    """A body that is not too long. One that is a little too long is read to its end, so that its sender hears of it."""
     parts: list[bytes] = []
+    total = 0
     async for part in request.stream():
-        parts.append(part)
-        if sum(map(len, parts)) > limit:
-            raise errors.too_large(limit)
+        total += len(part)
+        if total <= limit:
+            parts.append(part)
+        elif total > limit + _DISCARDED:
+            break
+    if total > limit:
+        raise errors.too_large(limit)
     return b"".join(parts)

@@ -229,6 +229,10 @@ def test_bodies_are_bounded(serve, monkeypatch) -> None:
     assert client.post("/v1/completions", json={"prompt": "a" * 5000}).status_code == 413
     parts = (b"a" * 100 for _ in range(100))
     assert client.post("/v1/completions", content=parts, headers=json_type).status_code == 413
+    monkeypatch.setattr(guard, "_DISCARDED", 1000)
+    parts = (b"a" * 100 for _ in range(100))
+    assert client.post("/v1/completions", content=parts, headers=json_type).status_code == 413
+    assert client.post("/v1/completions", json={"prompt": "a" * 6000}).json()["error"]["code"] == "request_too_large"
     refused = client.post("/v1/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert refused.status_code == 415 and "application/json" in refused.json()["error"]["message"]
     monkeypatch.setattr(guard, "_BODY_SECONDS", 0.0)
