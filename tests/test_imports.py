@@ -42,6 +42,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.loading",
         "fastsedd.output",
         "fastsedd.quality",
+        "fastsedd.recording",
         "fastsedd.request",
         "fastsedd.server",
         "fastsedd.signals",
@@ -138,6 +139,7 @@ PARTS: dict[str, set[str]] = {
         "typing_extensions",
     },
     "fastsedd.denoising": {"fastsedd.diffusion", "fastsedd.engine"},
+    "fastsedd.recording": {"fastsedd.atomic", "fastsedd.text", "numpy"},
     "fastsedd.server": {
         "fastsedd.choices",
         "fastsedd.denoising",

@@ -20,11 +20,13 @@ from fastsedd.cli.target import Target
 from fastsedd.request import Request, Source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Unpack
 
     from fastsedd import Model, Sample
     from fastsedd.cluster import RemoteModel
-    from fastsedd.request import AllOptions
+    from fastsedd.request import AllOptions, OnStep
 
 
 @click.command("generate")
@@ -95,6 +97,9 @@ if TYPE_CHECKING:
     type=opt.FILE,
     help="Write there: with --json text by text, else whole or not at all.",
 )
+@click.option(
+    "--record", metavar="FILE", type=opt.FILE, help="Keep how the first text emerges, as one file: .html or .svg."
+)
 @click.option("--resume", is_flag=True, help="Write the texts still missing in --output FILE, with --json.")
 @click.option(
     "--scheduler",
@@ -110,6 +115,7 @@ def command(
     template_file: Path | None,
     watch: bool,
     scheduler: str | None,
+    record: Path | None,
     **options: Unpack[AllOptions],
 ) -> None:
     """Write texts.
@@ -121,6 +127,8 @@ def command(
         raise click.UsageError("--watch cannot be combined with --quiet: it shows progress")
     if watch and scheduler is not None:
         raise click.UsageError("--watch cannot be combined with --scheduler: workers report no per-step progress")
+    if record is not None:
+        _check_record(record, scheduler)
     if template_file is not None:
         options["template"] = read_text(template_file)
     if options["prompt"] == "-":
@@ -134,13 +142,33 @@ def command(
         writer = held.enter_context(_writer(source, threads, scheduler, quiet=quiet))
         if resumed is not None:
             request = resumed.remaining(target.path, request, writer.name, writer.config.generation)
-        samples = held.enter_context(_running(writer, request, watch=watch, quiet=quiet))
+        samples = held.enter_context(_running(writer, request, record, watch=watch, quiet=quiet))
         if not quiet:
             terminal.say(f"seed {request.seed}")
         write = held.enter_context(target.opened(resumed))
         for line in target.lines(samples, writer.name):
             write(line)
             signals.check()
+
+
+def _check_record(record: Path, scheduler: str | None) -> None:
+    from fastsedd import recording
+
+    if scheduler is not None:
+        raise click.UsageError("--record cannot be combined with --scheduler: workers report no per-step progress")
+    try:
+        recording.check_path(record)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _both(first: OnStep, second: OnStep | None) -> OnStep:
+    def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+        first(step, steps, tokens)
+        if second is not None:
+            second(step, steps, tokens)
+
+    return on_step
 
 
 def _checked(options: AllOptions) -> Request:
@@ -168,14 +196,22 @@ def _writer(
 
 
 @contextmanager
-def _running(writer: Model | RemoteModel, request: Request, *, watch: bool, quiet: bool) -> Iterator[Iterator[Sample]]:
-    """The texts of a request, their progress shown as long as the context lasts."""
+def _running(
+    writer: Model | RemoteModel, request: Request, record: Path | None, *, watch: bool, quiet: bool
+) -> Iterator[Iterator[Sample]]:
+    """The texts of a request, their progress shown as long as the context lasts, which then writes the record."""
     from fastsedd import Model
+    from fastsedd.recording import Recording
 
     count = len(request.wanted)
     if isinstance(writer, Model):
         with terminal.denoising(writer, count, watch=watch, quiet=quiet) as on_step:
-            yield writer.run(request, on_step)
+            if record is None:
+                yield writer.run(request, on_step)
+                return
+            recording = Recording(writer.tokenizer, writer.config.mask_id)
+            yield writer.run(request, _both(recording.on_step, on_step))
+        recording.write(record)
     else:
         with terminal.counting("writing", unit="samples", quiet=quiet) as progress:
             yield writer.run(request, progress)

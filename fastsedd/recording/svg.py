@@ -1,19 +1,12 @@
-"""docs/emerging.svg: one real run of the shipped model, in which each token appears at the step that unmasked it.
-
-python docs/emerging.py [--seed 7] [--steps 64] [--output docs/emerging.svg]
-"""
+"""A text that emerges, as one SVG: each token appears at the step from which on it is the final one, in a loop."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-import fastsedd
 
 SECONDS = 12.0  # of a loop
 SETTLING = 0.7  # share of the loop in which tokens appear; the whole text stays for the rest
@@ -32,13 +25,6 @@ def settled(states: Sequence[NDArray[np.int32]]) -> NDArray[np.intp]:
     """The step, counted from 0, from which on each token is the final one: intp [L]. states : int32 [L] per step"""
     differs = np.stack(states) != states[-1]
     return np.where(differs.any(axis=0), len(states) - np.argmax(differs[::-1], axis=0), 0)
-
-
-def run(model: fastsedd.Model, seed: int, steps: int) -> tuple[list[str], NDArray[np.intp]]:
-    """The final text in pieces, one per token, and the step at which each settled."""
-    states: list[NDArray[np.int32]] = []
-    model.generate(seed=seed, steps=steps, on_step=lambda step, steps, tokens: states.append(tokens[0].copy()))
-    return [model.tokenizer.decode(states[-1][i : i + 1]) for i in range(len(states[-1]))], settled(states)
 
 
 def svg(pieces: Sequence[str], steps: NDArray[np.intp]) -> str:
@@ -84,16 +70,3 @@ def _keyframes(step: int, last: int) -> str:
             f"@keyframes m{step} {{ {before} {{ {seen} }} {shown}, 98% {{ {hidden} }} 100% {{ {seen} }} }}",
         ]
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw one run of the shipped model as an animated SVG.")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("emerging.svg"))
-    options = parser.parse_args(arguments)
-    options.output.write_text(svg(*run(fastsedd.load(), options.seed, options.steps)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
