@@ -63,7 +63,7 @@ def task_grid(threads: int, rows: int, depth: int, panels: int, nr: int) -> tupl
     divisors = [r for r in range(1, threads + 1) if threads % r == 0]
     grids = [(r, threads // r) for r in divisors if r <= rows and threads // r <= panels]
     if not grids:
-        return min(rows, threads), 1
+        return (min(rows, threads), 1) if rows >= panels else (1, min(panels, threads))
 
     def rectangle(grid: tuple[int, int]) -> int:
         return -(-rows // grid[0]) * -(-panels // grid[1])

@@ -9,9 +9,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import float32, int32, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastsedd_kernels.gemm.group_scaled.microkernel import NR, SLAB, WORDS, widened
+from fastsedd_kernels.gemm.group_scaled.microkernel import BUNDLE, NR, SLAB, WORDS, Codes, widened
 from fastsedd_kernels.gemm.group_scaled.products import words
 from fastsedd_kernels.gemm.group_scaled.storage import MINIMUM, SCALE, ZERO
 from fastsedd_kernels.runtime import scalar
@@ -25,28 +26,32 @@ _MINUS_ONE = float32(-1.0)
 
 
 @jit
-def decode_scales(weight: Any, panel: int, first: int, groups: int, target: Any) -> None:
+def decode_scales(weight: Any, place: Any, panels: int, first: int, groups: int, target: Any) -> None:
     """Write the scales of so many groups from the first on, and, where there are any, their minima.
 
-    weight : `storage.Weight`; target : pointer to float32, [2, SLAB, NR]
+    weight : `storage.Weight`; place : Place of the first panel
+    target : pointer to float32, [2, SLAB, BUNDLE * NR], of which rows of panels * NR are used
     """
     halves, small = weight.halves, weight.small
     row, used = first // weight.span, first % weight.span
-    half = pointer(halves, (panel * halves.shape[1] + row) * halves.shape[2] * NR)
-    if weight.form == SCALE and weight.span == 1:
-        for j in range(0, groups * NR, LANES):
+    whole, extra = halves.shape[2] * NR, small.shape[2] * NR
+    half = pointer(halves, (place.before * halves.shape[1] + row * place.panels + place.panel) * whole)
+    if weight.form == SCALE and weight.span == 1 and panels == place.panels:
+        for j in range(0, groups * panels * NR, LANES):
             store_vector(offset(target, j), load_halves(as_float32(offset(half, j))))
         return
-    byte = pointer(small, (panel * small.shape[1] + first) * small.shape[2] * NR)
+    byte = pointer(small, (place.before * small.shape[1] + first * place.panels + place.panel) * extra)
     for g in range(groups):
-        for j in range(0, NR, LANES):
-            scale, minimum = _decode(weight.form, offset(half, j), offset(byte, j))
-            store_vector(offset(target, g * NR + j), scale)
-            store_vector(offset(target, (SLAB + g) * NR + j), minimum)
-        byte = offset(byte, small.shape[2] * NR)
+        for i in range(panels):
+            scales = offset(target, (g * panels + i) * NR)
+            for j in range(0, NR, LANES):
+                scale, minimum = _decode(weight.form, offset(half, i * whole + j), offset(byte, i * extra + j))
+                store_vector(offset(scales, j), scale)
+                store_vector(offset(scales, SLAB * BUNDLE * NR + j), minimum)
+        byte = offset(byte, place.panels * extra)
         used += 1
         if used == weight.span:
-            half, used = offset(half, halves.shape[2] * NR), 0
+            half, used = offset(half, place.panels * whole), 0
 
 
 @jit
@@ -66,7 +71,7 @@ def _decode(form: int, half: Any, byte: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def widen_groups(typing_context: Any, source: Any, groups: Any, target: Any) -> Any:
-    """Widen the codes of so many groups of a panel from nibbles to bytes; source, target : pointers to int32."""
+    """Widen the codes of so many groups of a panel from nibbles to bytes; source : Codes; target : pointer to int32."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         register = words()
@@ -79,10 +84,12 @@ def widen_groups(typing_context: Any, source: Any, groups: Any, target: Any) -> 
                 for half in range(2):
                     where = builder.gep(codes, [scalar.index(place + half * step)])
                     emit.store(builder, widened(builder, loaded, half), where, register)
-            return [builder.gep(nibbles, [scalar.index(step)]), builder.gep(codes, [scalar.index(2 * step)])]
+            return [builder.gep(nibbles, [below]), builder.gep(codes, [scalar.index(2 * step)])]
 
-        scalar.repeat(builder, arguments[1], [arguments[0], arguments[2]], group)
+        first, _, below = cgutils.unpack_tuple(builder, arguments[0])
+        scalar.repeat(builder, arguments[1], [first, arguments[2]], group)
         return context.get_dummy_value()
 
     words_at = types.CPointer(int32)
-    return types.void(words_at, types.intp, words_at), codegen
+    codes = types.NamedTuple((words_at, types.intp, types.intp), Codes)
+    return types.void(codes, types.intp, words_at), codegen

@@ -39,7 +39,7 @@ def pack_gptq(
     scales : float16 [inputs / group, outputs], or float32 of such values; group : a multiple of 32, or all inputs
     g_idx : integers [inputs], each input's group, which must be the groups in order
     checkpoint_format : "gptq", or "gptq_v2", as the checkpoint's quantize_config states it
-    Memory per value: 4.5 bits for groups of 32, 4.13 of 128; half a bit or 0.25 more with zero points other than 8.
+    Memory per value: 4.5 bits for groups of 32, 4.13 of 128; 0.25 more with zero points other than 8.
     Raises ValueError for other shapes, groups that are permuted (act-order), and scales that float16 does not hold.
     """
     if checkpoint_format not in _CHECKPOINT_FORMATS:

@@ -1,10 +1,11 @@
 """The blocked product of x with weights in groups, and its epilogue: out = epilogue(x . weight.T).
 
     for a block of rows              MC rows of x, rounded to bytes (`activations`), which stay in L2
-        for a panel of the weight    NR columns of out, whose sums, MC x NR, begin from the bias
-            for a slab of K          SLAB groups: scales, and for enough rows codes, are widened into L1 (`decoding`)
-                for a tile           MR x NR of the sums: the micro-kernel
-            epilogue                 on the panel's sums, still in L1 or L2
+        for a bundle of panels       BUNDLE x NR columns of out, whose sums begin from the bias
+            for a slab of K          SLAB groups
+                for a panel          scales, and for enough rows codes, are widened into L1 (`decoding`)
+                    for a tile       MR x NR of the sums: the micro-kernel
+            epilogue                 on the panels' sums, still in L1 or L2
 
 Fewer rows than the machine's `widened_from` read the nibbles themselves in the micro-kernel: a panel then passes
 through the registers once or twice, and memory is what it waits for. So do all rows on CPUs where that costs nothing.
@@ -22,6 +23,7 @@ from fastsedd_kernels.gemm.epilogue import EPILOGUE, Epilogue, columns_of, finis
 from fastsedd_kernels.gemm.group_scaled.activations import quantise_rows
 from fastsedd_kernels.gemm.group_scaled.decoding import decode_scales, widen_groups
 from fastsedd_kernels.gemm.group_scaled.microkernel import (
+    BUNDLE,
     BYTES,
     MR,
     NIBBLES,
@@ -30,12 +32,13 @@ from fastsedd_kernels.gemm.group_scaled.microkernel import (
     SMALL,
     STEP,
     WORDS,
+    Codes,
     TileShape,
     add_group_tile,
     link_group_tile,
     panels_beside,
 )
-from fastsedd_kernels.gemm.group_scaled.storage import SCALE, Weight
+from fastsedd_kernels.gemm.group_scaled.storage import SCALE, Place, Weight
 from fastsedd_kernels.gemm.macrokernel import part
 from fastsedd_kernels.gemm.operands import Rows, Tile
 from fastsedd_kernels.runtime.cpu import cpu_info, isa
@@ -56,20 +59,28 @@ WEIGHT = (
 
 
 class GroupPartition(NamedTuple):
-    """The partition of out: parts of its rows and panels, a task each; MC."""
+    """The partition of out: parts of its rows and bundles, a task each; MC."""
 
     row_parts: Any
-    panel_parts: Any
+    bundle_parts: Any
     mc: Any
 
 
 class _Scratch(NamedTuple):
-    """records : of a block of rows; sums : [MC, NR]; scales : of a slab; codes : of a slab, widened"""
+    """records : of a block of rows; sums : of a bundle, [rows, panels * NR] for each run of panels that a tile takes
+    scales : of a slab; codes : of a slab, widened"""
 
     records: Any
     sums: Any
     scales: Any
     codes: Any
+
+
+@jit
+def _together(rows: int, left: int) -> Any:
+    """The number of panels, of so many, that a tile takes."""
+    beside = panels_beside(rows) if rows <= MR else 1
+    return beside if beside <= left else 1
 
 
 @jit
@@ -86,29 +97,56 @@ def _begin_sums(epilogue: Any, column: int, columns: int, rows: int, width: int,
 
 
 @jit
-def _add_slab(weight: Any, panel: int, panels: int, first: int, groups: int, rows: int, scratch: Any) -> None:
-    """Add to the sums of some panels the products of so many groups from the first on."""
+def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, rows: int, scratch: Any) -> None:
+    """Add to the sums of some panels of a bundle the products of so many groups from the first on."""
     count = weight.small.shape[1]
-    per_group = weight.codes.shape[1] // count
-    step = count * per_group * NR
-    codes = pointer(weight.codes, panel * step + first * per_group * NR)
-    kind = BYTES if per_group == WORDS else NIBBLES
-    for i in range(panels):
-        decode_scales(weight, panel + i, first, groups, offset(scratch.scales, i * 2 * SLAB * NR))
+    words = weight.codes.shape[1] // count * NR
+    begin = (place.before * count + first * place.panels + place.panel) * words
+    codes = Codes(pointer(weight.codes, begin), words, place.panels * words)
+    kind = BYTES if words == WORDS * NR else NIBBLES
+    decode_scales(weight, place, panels, first, groups, scratch.scales)
     if kind == NIBBLES and rows >= _WIDENED_FROM:
         widen_groups(codes, groups, scratch.codes)
-        kind, codes = SMALL, scratch.codes
+        kind, codes = SMALL, Codes(scratch.codes, np.intp(0), np.intp(WORDS * NR))
     stride = count * STEP
     for top in range(0, rows, MR):
         add_group_tile(
             TileShape(np.intp(kind), min(MR, rows - top), panels),
             groups,
             Rows(offset(scratch.records, top * stride + first * STEP), stride),
-            Rows(codes, step),
+            codes,
             scratch.scales,
             weight.form != SCALE,
-            offset(scratch.sums, top * panels * NR),
+            offset(scratch.sums, (place.panel * rows + top * panels) * NR),
         )
+
+
+@jit
+def _multiply_bundle(weight: Any, before: int, rows: int, row: int, epilogue: Any, out: Any, scratch: Any) -> None:
+    """The block's rows times a bundle of panels, of which so many panels are before it."""
+    count, groups = min(BUNDLE, weight.codes.shape[0] - before), weight.small.shape[1]
+    columns = columns_of(epilogue, NR, out)
+    panel = 0
+    while panel < count:
+        panels = _together(rows, count - panel)
+        sums = offset(scratch.sums, panel * rows * NR)
+        _begin_sums(epilogue, (before + panel) * NR, columns, rows, panels * NR, sums)
+        panel += panels
+    for first in range(0, groups, SLAB):
+        panel = 0
+        while panel < count:
+            panels = _together(rows, count - panel)
+            place = Place(before, count, panel)
+            _add_slab(weight, place, panels, first, min(SLAB, groups - first), rows, scratch)
+            panel += panels
+    for panel in range(count):
+        panels = _together(rows, count)
+        if panel >= count // panels * panels:
+            panels = 1
+        sums = offset(scratch.sums, (panel // panels * panels * rows + panel % panels) * NR)
+        column = (before + panel) * NR
+        tile = Tile(Rows(sums, panels * NR), rows, min(NR, columns - column), row, column, scratch.sums)
+        finish_tile(tile, epilogue, out)
 
 
 @kernel(
@@ -128,30 +166,18 @@ def multiply_groups(task: int, x: Any, stored: Any, parts: Any, out: Any, partit
     codes, halves, small, facts = stored
     weight = Weight(codes, halves, small, facts[0], facts[1], facts[2])
     epilogue, cut = Epilogue(*parts), GroupPartition(*partition)
-    row_task, panel_task, groups = task // cut.panel_parts, task % cut.panel_parts, small.shape[1]
-    columns = columns_of(epilogue, NR, out)
-    first_row, last_row = part(out.shape[0], cut.row_parts, row_task)
-    first_panel, last_panel = part(codes.shape[0], cut.panel_parts, panel_task)
-    mc = min(cut.mc, last_row - first_row)
+    groups, bundles = small.shape[1], -(-codes.shape[0] // BUNDLE)
+    first_row, last_row = part(out.shape[0], cut.row_parts, task // cut.bundle_parts)
+    first_bundle, last_bundle = part(bundles, cut.bundle_parts, task % cut.bundle_parts)
+    mc, slab = min(cut.mc, last_row - first_row), min(SLAB, groups)
     records = np.empty(mc * groups * STEP + _LINE, np.int32)
-    sums = np.empty(max(mc, MR) * NR + _LINE, np.float32)
-    slab = min(SLAB, groups)
-    scales = np.empty(panels_beside(1) * 2 * SLAB * NR + _LINE, np.float32)
+    sums = np.empty(BUNDLE * mc * NR + _LINE, np.float32)
+    scales = np.empty(2 * SLAB * BUNDLE * NR + _LINE, np.float32)
     widened = np.empty(slab * WORDS * NR + _LINE, np.int32)
     for row in range(first_row, last_row, mc):
         rows = min(mc, last_row - row)
         # In the loop, which keeps the arrays alive: they are let go after the last use of their names.
         scratch = _Scratch(aligned(records), aligned(sums), aligned(scales), aligned(widened))
         quantise_rows(x, row, rows, groups, weight.zero, scratch.records)
-        panel = first_panel
-        while panel < last_panel:
-            beside = panels_beside(rows) if rows <= MR else 1
-            if panel + beside > last_panel:
-                beside = 1
-            _begin_sums(epilogue, panel * NR, columns, rows, beside * NR, scratch.sums)
-            for first in range(0, groups, slab):
-                _add_slab(weight, panel, beside, first, min(slab, groups - first), rows, scratch)
-            for i in range(beside):
-                finished, column = Rows(offset(scratch.sums, i * NR), beside * NR), (panel + i) * NR
-                finish_tile(Tile(finished, rows, min(NR, columns - column), row, column, scratch.sums), epilogue, out)
-            panel += beside
+        for bundle in range(first_bundle, last_bundle):
+            _multiply_bundle(weight, bundle * BUNDLE, rows, row, epilogue, out, scratch)

@@ -5,9 +5,10 @@
 
     A : rows of groups, as `activations` writes them: a group's bytes beside its `start`, its sum, its block's scale
     B : codes, as they lie in the panel (NIBBLES) or widened to bytes (SMALL, of 0 to 15; BYTES); see `storage`
-    scale, minimum : float32 [SLAB, NR] each, one after the other (`decoding`)
+    scale, minimum : float32 [SLAB, BUNDLE * NR] each, one after the other, in rows as wide as C's (`decoding`)
     C : float32 rows of NR, accumulated in place
-    Of few rows, several panels are multiplied at once (`panels_beside`), whose columns lie side by side in C.
+    Of few rows, several panels are multiplied at once (`panels_beside`), whose columns lie side by side in C and in
+    the rows of scales.
 
 The inner sum is of integers and exact (`products`); it begins at `start`, which takes B's zero point back. The sums of
 groups, of a block's, and C are float32 in the order of k, whatever the tile and the layout of B: results do not depend
@@ -37,6 +38,7 @@ GROUP = 32  # of K, which share a scale
 GROUPS_PER_BLOCK = 4  # of x, which share a scale: 128 inputs
 SLAB = 4 * GROUPS_PER_BLOCK  # groups at most: 512 inputs, which fit L1, scales and widened codes
 MR, NR = isa().group_tile.rows, isa().group_tile.vectors * isa().lanes
+BUNDLE = min(4, MR)  # panels that lie group by group side by side, at most: one stream, for the memory's prefetchers
 
 WORDS = GROUP // 4  # of a group's bytes
 START, SUM, SCALE, STEP = WORDS, WORDS + 1, WORDS + 2, WORDS + 3  # places in A's record of a group, and its size
@@ -46,17 +48,13 @@ NIBBLES, SMALL, BYTES = range(3)  # how B lies
 _SYMBOL = "fastsedd_group_tile"
 _POINTER = ir.IntType(8).as_pointer()
 _CHAINS = 8  # of dependent products, at least: a product's latency in cycles times those that begin in one
-_MAX_PANELS = 4  # side by side
 _REACH = 5  # rows that x86 reaches from one pointer
 
 
 def panels_beside(rows: int) -> int:
-    """The number of panels that so many rows are multiplied with at once: of few, several.
-
-    The rows' words are then broadcast for all of them, and memory is read in as many places: with one, its prefetchers
-    would wait for the products.
-    """
-    return max(1, min(_MAX_PANELS, MR) // rows)
+    """The number of panels that so many rows are multiplied with at once: of few, several, as a word of x is broadcast
+    for all of them."""
+    return max(1, BUNDLE // rows)
 
 
 register_jitable(panels_beside)
@@ -70,6 +68,14 @@ class TileShape(NamedTuple):
     panels: Any
 
 
+class Codes(NamedTuple):
+    """Words of B: pointer to a group's first; words from panel to panel, and from group to group."""
+
+    pointer: Any
+    panel_step: Any
+    group_step: Any
+
+
 class _Operands(NamedTuple):
     """The LLVM values of a call after its kind and height."""
 
@@ -78,14 +84,15 @@ class _Operands(NamedTuple):
     lda: Any
     b: Any
     panel_step: Any
+    group_step: Any
     scales: Any
     minimum: Any
     c: Any
 
 
 _KINDS = (
-    types.intp, types.CPointer(int32), types.intp, types.CPointer(int32), types.intp, types.CPointer(float32),
-    types.boolean, types.CPointer(float32),
+    types.intp, types.CPointer(int32), types.intp, types.CPointer(int32), types.intp, types.intp,
+    types.CPointer(float32), types.boolean, types.CPointer(float32),
 )  # fmt: skip
 
 
@@ -95,7 +102,7 @@ def add_group_tile(
 ) -> Any:
     """Add a tile's products with a slab of so many groups to C: see the module.
 
-    shape : TileShape; a : Rows of int32; b : Rows of int32, from panel to panel; scales, c : pointers to float32
+    shape : TileShape; a : Rows of int32; b : Codes; scales, c : pointers to float32
     minimum : whether there is one. A slab begins with a block. A kernel that calls it must name `link_group_tile`.
     """
 
@@ -109,13 +116,14 @@ def add_group_tile(
         place = builder.bitcast(cgutils.alloca_once_value(builder, operands), _POINTER)
         called = ir.FunctionType(ir.VoidType(), [layout.type, height.type, place.type])
         function = cgutils.get_or_insert_function(builder.module, called, _SYMBOL)
-        number = builder.add(builder.mul(layout, scalar.index(_MAX_PANELS + 1)), width)
+        number = builder.add(builder.mul(layout, scalar.index(BUNDLE + 1)), width)
         builder.call(function, [number, height, place])
         return context.get_dummy_value()
 
     rows = types.NamedTuple((types.CPointer(int32), types.intp), Rows)
+    codes = types.NamedTuple((types.CPointer(int32), types.intp, types.intp), Codes)
     size = types.NamedUniTuple(types.intp, 3, TileShape)
-    return types.void(size, types.intp, rows, rows, *_KINDS[5:]), codegen
+    return types.void(size, types.intp, rows, codes, *_KINDS[6:]), codegen
 
 
 def link_group_tile() -> None:
@@ -150,7 +158,7 @@ def _choose_tile(typing_context: Any, layout: Any, m: Any, operands: Any) -> Any
         switch = builder.switch(builder.add(builder.mul(number, scalar.index(MR + 1)), height), done)
         for kind, rows, panels in _shapes():
             block = builder.append_basic_block(f"group_tile_{kind}_{rows}x{panels}")
-            switch.add_case(scalar.index((kind * (_MAX_PANELS + 1) + panels) * (MR + 1) + rows), block)
+            switch.add_case(scalar.index((kind * (BUNDLE + 1) + panels) * (MR + 1) + rows), block)
             builder.position_at_end(block)
             _Tile(builder, kind, rows, panels, values).emit()
             builder.branch(done)
@@ -242,10 +250,9 @@ class _Tile:
             value = builder.sitofp(whole, self.floats)
             totals.append(emit.multiply_add(builder, value, scales[place % self.vectors], total, self.floats))
         totals = self._with_minimum(cursor, totals)
-        step = NR * (WORDS // 2 if self.nibbles else WORDS)
         return _Cursor(
-            builder.gep(cursor.b, [scalar.index(step)]),
-            builder.gep(cursor.scales, [scalar.index(NR)]),
+            builder.gep(cursor.b, [self.operands.group_step]),
+            builder.gep(cursor.scales, [scalar.index(self.panels * NR)]),
             [scalar.opaque(builder, builder.gep(base, [scalar.index(STEP)])) for base in cursor.bases],
             totals,
         ).flat()
@@ -275,7 +282,7 @@ class _Tile:
     def _scale(self, cursor: _Cursor, j: int, row: int = 0) -> Any:
         """A register of scales, or, a slab of rows further, of minima."""
         panel, column = self._place(j)
-        place = self.builder.gep(cursor.scales, [scalar.index((panel * 2 * SLAB + row) * NR + column)])
+        place = self.builder.gep(cursor.scales, [scalar.index((row * BUNDLE + panel) * NR + column)])
         return emit.load(self.builder, place, self.floats)
 
     def _with_minimum(self, cursor: _Cursor, totals: list[Any]) -> list[Any]:

@@ -10,12 +10,15 @@
     ZERO       s = half                        m = -s * small                GPTQ, AWQ
     NESTED     s = half * small                m = -(half * small)           GGUF's Q4_K, with halves for 8 groups
 
-A row of halves serves `span` groups. Panels, of NR outputs side by side, padded with zeros in both directions:
+A row of halves serves `span` groups. Panels, of NR outputs side by side, padded with zeros in both directions; BUNDLE
+of them, and those that are left, lie side by side for each group, so that few rows of x read one stream. In memory:
 
-    codes   int32 words [panels, groups * 4 or 8, NR]: four codes of neighbouring inputs to a word, one to a byte; of
-            four bits, two to a byte: a word's lower nibbles are inputs 4 i to 4 i + 3 of the group, the upper 16 more
-    halves  uint16 [panels, ceil(groups / span), 1 or 2, NR]        small   uint8 [panels, groups, 0 to 2, NR]
+    codes    int32 words [bundles, groups, panels, 4 or 8, NR]        of shape [all panels, groups * 4 or 8, NR]
+    halves   uint16 [bundles, ceil(groups / span), panels, 1 or 2, NR]       of shape [all panels, ..., 1 or 2, NR]
+    small    uint8 [bundles, groups, panels, 0 to 2, NR]                     of shape [all panels, groups, 0 to 2, NR]
 
+A word holds four codes of neighbouring inputs, one to a byte; of four bits, two to a byte: a word's lower nibbles are
+inputs 4 i to 4 i + 3 of the group, the upper 16 more.
 Codes of eight bits are stored with ZERO_POINT added (`products`).
 """
 
@@ -27,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd_kernels.gemm.group_scaled.microkernel import GROUP, NR
+from fastsedd_kernels.gemm.group_scaled.microkernel import BUNDLE, GROUP, NR
 from fastsedd_kernels.gemm.group_scaled.products import ZERO_POINT
 from fastsedd_kernels.gemm.pack_b import pack_into, read_only, side_by_side
 from fastsedd_kernels.runtime.arrays import aligned_empty
@@ -49,6 +52,14 @@ class Weight(NamedTuple):
     form: Any
     span: Any
     zero: Any
+
+
+class Place(NamedTuple):
+    """A panel in its bundle: panels before the bundle, those in it, and which of them it is."""
+
+    before: Any
+    panels: Any
+    panel: Any
 
 
 @dataclass(frozen=True)
@@ -107,12 +118,12 @@ def packed(weight: Quantised) -> Panels:
     else:
         stored = grouped.view(np.uint8) + np.uint8(ZERO_POINT)
     words = np.ascontiguousarray(stored).reshape(outputs, -1).view(np.int32)
-    codes = aligned_empty((-(-outputs // NR), words.shape[1], NR), np.int32)
+    codes = np.empty((-(-outputs // NR), words.shape[1], NR), np.int32)
     pack_into(words, codes)
     zero = weight.zero if four_bits else ZERO_POINT
     facts = np.array([weight.form, weight.span, zero], np.int64)
     parts = (_in_panels(weight.halves.view(np.uint16)), _in_panels(weight.small), facts)
-    return read_only(codes), tuple(read_only(part) for part in parts)
+    return read_only(_bundled(codes, grouped.shape[1])), tuple(read_only(part) for part in parts)
 
 
 def unpacked(panels: Panels, inputs: int) -> Quantised:
@@ -121,7 +132,11 @@ def unpacked(panels: Panels, inputs: int) -> Quantised:
     form, span, zero = map(int, facts)
     groups = small.shape[1]
     four_bits = codes.shape[1] == groups * GROUP // 8
-    stored = np.ascontiguousarray(codes.transpose(0, 2, 1)).view(np.uint8).reshape(-1, groups, GROUP // (1 + four_bits))
+    stored = (
+        np.ascontiguousarray(_unbundled(codes, groups).transpose(0, 2, 1))
+        .view(np.uint8)
+        .reshape(-1, groups, GROUP // (1 + four_bits))
+    )
     if four_bits:
         values: NDArray[Any] = np.concatenate([stored & 15, stored >> 4], axis=2)
     else:
@@ -145,15 +160,33 @@ def _in_panels(rows: NDArray[Any]) -> NDArray[Any]:
     panels = -(-outputs // NR)
     padded = np.zeros((panels * NR, groups, fields), rows.dtype)
     padded[:outputs] = rows
-    laid = aligned_empty((panels, groups, fields, NR), rows.dtype)
-    laid[...] = padded.reshape(panels, NR, groups, fields).transpose(0, 2, 3, 1)
-    return laid
+    return _bundled(padded.reshape(panels, NR, groups, fields).transpose(0, 2, 3, 1), groups)
 
 
 def _row_by_row(panels: NDArray[Any]) -> NDArray[Any]:
     """The inverse of `_in_panels`, with its padding."""
-    rows = np.ascontiguousarray(panels.transpose(0, 3, 1, 2))
+    rows = np.ascontiguousarray(_unbundled(panels, panels.shape[1]).transpose(0, 3, 1, 2))
     return rows.reshape(len(panels) * panels.shape[3], *rows.shape[2:])
+
+
+def _bundled(panels: NDArray[Any], groups: int) -> NDArray[Any]:
+    """[panels, groups * n, ...] in the order of bundles, from a cache line's edge on."""
+    laid = aligned_empty(panels.shape, panels.dtype)
+    for first in range(0, len(panels), BUNDLE):
+        bundle = panels[first : first + BUNDLE]
+        by_group = bundle.reshape(len(bundle), groups, -1).swapaxes(0, 1)
+        laid[first : first + BUNDLE] = by_group.reshape(bundle.shape)
+    return laid
+
+
+def _unbundled(panels: NDArray[Any], groups: int) -> NDArray[Any]:
+    """The inverse of `_bundled`."""
+    laid = np.empty(panels.shape, panels.dtype)
+    for first in range(0, len(panels), BUNDLE):
+        bundle = panels[first : first + BUNDLE]
+        by_panel = bundle.reshape(groups, len(bundle), -1).swapaxes(0, 1)
+        laid[first : first + BUNDLE] = by_panel.reshape(bundle.shape)
+    return laid
 
 
 def padded_to_groups(weight: NDArray[np.float32]) -> NDArray[np.float32]:
