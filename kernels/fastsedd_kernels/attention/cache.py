@@ -26,10 +26,10 @@ _MAX = 1 << 40
 class KVCache:
     """Keys and values of one layer, of the first `len(cache)` positions of each text.
 
-    They are kept as the products of `attend` read them: rounded once to bfloat16 where that is the dtype, and nothing
-    is packed again for the next block of queries. Any number of threads may call `attend` at once, while none appends
-    or truncates. Calls may be recorded: a replay appends where the cache then ends, and attends to what it then holds;
-    of a mask, to the keys that it has.
+    They are kept as the products of `attend` read them: rounded once to bfloat16 where that is the dtype and the CPU
+    multiplies it, and nothing is packed again for the next block of queries. Any number of threads may call `attend` at
+    once, while none appends or truncates. Calls may be recorded: a replay appends where the cache then ends, and
+    attends to what it then holds; with a mask, to the keys that the mask has.
     batch, heads : texts, and heads of keys in each
     dim : of a head
     capacity : positions that it holds at most; their memory is taken at once

@@ -40,9 +40,9 @@ from fastsedd_kernels.gemm.microkernel import close_tiles, link_tile, open_tiles
 from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.gemm.pack_a import take_rows
 from fastsedd_kernels.norm.kernel import highest
-from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.jit import inlined, jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
-from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.runtime.scalar import beyond, offset, pointer
 from fastsedd_kernels.simd.vector import LANES, load_some, load_vector, splat, store_some
 
 _LOG2_E = float32(1.4426950408889634)
@@ -111,9 +111,9 @@ def _new_memory(block: int, dim: int, nr: int, dtype: Any, some: Any) -> Any:
         empty((block, words_of(keys, some)), dtype),
         empty((block, -(-dim // nr) * nr), np.float32),
         np.empty((block, 2), np.float32),
-        np.empty((block, 2), np.intp),
-        np.empty((block, 2), np.intp),
-        np.empty((block, 2), np.intp),
+        np.empty((2, block), np.intp),
+        np.empty((2, block), np.intp),
+        np.empty((2, block), np.intp),
     )
 
 
@@ -176,7 +176,7 @@ def attend_panels(
     close_tiles(some)
 
 
-@jit
+@inlined
 def _attend_head(part: Any, call: Any, head: Any, visible: Any, memory: Any) -> None:
     """Results of the queries from part[0] to part[1] of those that share the head's keys, part[2] at a time."""
     begun, last, block = part
@@ -190,7 +190,7 @@ def _attend_head(part: Any, call: Any, head: Any, visible: Any, memory: Any) -> 
         take_rows(memory.turned, 0, queries.rows, words, unused, True)
         _attend_block(queries, head, visible, memory)
         for r in range(queries.rows):
-            target = pointer(call.out[head.batch, places[r, 0], places[r, 1]], 0)
+            target = _row_of(call.out, head.batch, places[0, r], places[1, r])
             total = memory.state[r, 1]
             share_of = splat(_ZERO if total == _ZERO else float32(1.0) / total)
             for d in range(0, dim, LANES):
@@ -198,27 +198,37 @@ def _attend_head(part: Any, call: Any, head: Any, visible: Any, memory: Any) -> 
                 store_some(offset(target, d), value, dim - d)
 
 
-@jit
+@inlined
 def _set_places(first: int, queries: Any, head: Any, group: int, places: Any) -> None:
     """Set places to head and number of each query: those of a group at one position lie side by side."""
+    if group == 1:
+        for r in range(queries.rows):
+            places[0, r], places[1, r] = head.number, first + r
+        return
     query, member = first // group, first % group
     for r in range(queries.rows):
-        places[r, 0], places[r, 1] = head.number * group + member, query
+        places[0, r], places[1, r] = head.number * group + member, query
         member += 1
         if member == group:
             query, member = query + 1, 0
 
 
-@jit
+@inlined
+def _row_of(x: Any, batch: int, head: int, query: int) -> Any:
+    """Pointer to a row of x [B, H, L, D]."""
+    return beyond(pointer(x, 0), batch * x.strides[0] + head * x.strides[1] + query * x.strides[2])
+
+
+@inlined
 def _scale_rows(call: Any, queries: Any, places: Any, target: Any) -> None:
     dim = call.q.shape[3]
     for r in range(queries.rows):
-        source = pointer(call.q[queries.batch, places[r, 0], places[r, 1]], 0)
+        source = _row_of(call.q, queries.batch, places[0, r], places[1, r])
         for d in range(0, dim, LANES):
             store_some(pointer(target[r], d), load_some(offset(source, d), dim - d, _ZERO) * call.factor, dim - d)
 
 
-@jit
+@inlined
 def _attend_block(queries: Any, head: Any, visible: Any, memory: Any) -> None:
     """sums and state of a block of queries, over all keys that they see."""
     some = pointer(head.key_panels, 0)
@@ -248,47 +258,53 @@ def _attend_block(queries: Any, head: Any, visible: Any, memory: Any) -> None:
         sums[:] = _ZERO
 
 
-@jit
+@inlined
 def _set_ranges(queries: Any, visible: Any, memory: Any) -> Any:
     """Set ranges to the keys that each query may see by its position; the range of all."""
     begin, end = visible.length, 0
     for r in range(queries.rows):
-        low, high = range_of(visible, memory.places[r, 1])
-        memory.ranges[r, 0], memory.ranges[r, 1] = low, high
-        if low < high:
-            begin, end = min(begin, low), max(end, high)
-    return min(begin, end), end
+        low, high = range_of(visible, memory.places[1, r])
+        memory.ranges[0, r], memory.ranges[1, r] = low, high
+        begin, end = min(begin, low), max(end, high if low < high else 0)
+    return begin, end
 
 
-@jit
+@inlined
 def _set_parts(queries: Any, visible: Any, memory: Any, key: int, after: int) -> Any:
     """Set parts to the keys from `key` on that each query sees, and to none as (0, 0); the range of all."""
     begin, end = after, key
-    masked = has_mask(visible)
-    for r in range(queries.rows):
-        low, high = max(key, memory.ranges[r, 0]), min(after, memory.ranges[r, 1])
-        if masked and low < high:
-            low, high = narrowed(visible, _place(queries, memory, r), low, high)
-        if low < high:
-            begin, end = min(begin, low), max(end, high)
-            memory.parts[r, 0], memory.parts[r, 1] = low, high
-        else:
-            memory.parts[r, 0], memory.parts[r, 1] = 0, 0
+    if has_mask(visible):
+        for r in range(queries.rows):
+            low, high = max(key, memory.ranges[0, r]), min(after, memory.ranges[1, r])
+            if low < high:
+                low, high = narrowed(visible, _place(queries, memory, r), low, high)
+            begin, end = _set_part(memory.parts, r, low, high, begin, end)
+    else:
+        for r in range(queries.rows):
+            low, high = max(key, memory.ranges[0, r]), min(after, memory.ranges[1, r])
+            begin, end = _set_part(memory.parts, r, low, high, begin, end)
     return begin, end
+
+
+@inlined
+def _set_part(parts: Any, r: int, low: int, high: int, begin: int, end: int) -> Any:
+    seen = low < high
+    parts[0, r], parts[1, r] = low if seen else 0, high if seen else 0
+    return min(begin, low) if seen else begin, max(end, high) if seen else end
 
 
 @jit
 def _place(queries: Any, memory: Any, row: int) -> Any:
-    return Place(queries.batch, memory.places[row, 0], memory.places[row, 1])
+    return Place(queries.batch, memory.places[0, row], memory.places[1, row])
 
 
-@jit
+@inlined
 def _weigh_rows(queries: Any, visible: Any, memory: Any, base: int, depth: int, weights: Any) -> None:
     """Turn scores of the keys from `base` on into `depth` weights, and bring in line what was summed before."""
     scores, sums, state, hidden = memory.scores, memory.sums, memory.state, hides(visible)
     for r in range(queries.rows):
         row, summed = pointer(scores, r * scores.shape[1]), pointer(sums, r * sums.shape[1])
-        low, high = memory.parts[r, 0], memory.parts[r, 1]
+        low, high = memory.parts[0, r], memory.parts[1, r]
         seen = max(0, high - base)
         if hidden:
             if seen > 0:

@@ -12,6 +12,8 @@ from fastsedd_kernels.runtime.arrays import as_array, as_integer, as_integers, c
 
 Span = tuple[int, int, int, int, int]
 
+_ALL: Span = (0, 0, 0, UNLIMITED, UNLIMITED)
+_ALL_BEFORE: Span = (0, 0, 1, UNLIMITED, UNLIMITED)
 _NO_LENGTHS = np.empty(0, np.intp)
 _NOTHING_ADDED = np.empty((0, 0, 0, 0), np.float32)
 _NOTHING_HIDDEN = np.empty((0, 0, 0, 0), np.uint8)
@@ -34,6 +36,8 @@ class Rule(NamedTuple):
 
 def span(causal: bool, block: int | None, window: int | None, start: int | None) -> Span:
     """Limits by position, as `attention` has them. Raises ValueError for a wrong number, and for two that collide."""
+    if block is None and window is None and type(start) is int and start == 0:
+        return _ALL_BEFORE if causal else _ALL
     if causal and block is not None:
         raise ValueError("causal and block are both given, allowed: one of them: causal is block=1")
     side = 1 if causal else 0

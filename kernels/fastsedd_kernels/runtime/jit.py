@@ -41,7 +41,16 @@ class _InternalDispatcher(CPUDispatcher):  # type: ignore[misc]
 
 def jit(function: Callable[..., Any]) -> Any:
     """Make a function one that is called from inside kernels: it compiles into each of them and is cached with them."""
-    dispatcher = numba.njit(**_OPTIONS, **_CALLED_FROM["kernels"])(function)
+    return _internal(function, forceinline=False)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """`jit`, and its code becomes part of each caller's: handing over a tuple of arrays takes as long as a loop."""
+    return _internal(function, forceinline=True)
+
+
+def _internal(function: Callable[..., Any], **options: bool) -> Any:
+    dispatcher = numba.njit(**_OPTIONS, **_CALLED_FROM["kernels"], **options)(function)
     dispatcher.__class__ = _InternalDispatcher
     return dispatcher
 
