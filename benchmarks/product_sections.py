@@ -97,6 +97,29 @@ def gemv(entries: list[Entry]) -> str:
     )
 
 
+def groups(entries: list[Entry]) -> str:
+    found = of_kind(entries, "groups")
+    if not found:
+        return ""
+    peers = ["float32", "int8"]
+    header = ["M×K×N", "weights", "µs", "of the limit", *(f"× ours, {name}" for name in peers)]
+    rows = [
+        [
+            shape(entry),
+            entry["dtype"],
+            f"{entry['seconds'][OURS] * 1e6:,.0f}",
+            percent(entry["fraction"]),
+            *ratios(entry, peers),
+        ]
+        for entry in found
+    ]
+    return (
+        "## Weights in groups of 32 inputs\n\nThe limit of one row is the rate at which the same threads read as many "
+        "bytes, from a cache if they fit; of more rows, float32's multiply-adds, which sums of bytes may exceed: "
+        f"`pytest benchmarks/bench_groups.py`.\n\n{table(header, rows)}"
+    )
+
+
 def epilogues(entries: list[Entry]) -> str:
     found = of_kind(entries, "epilogue")
     if not found:

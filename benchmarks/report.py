@@ -41,6 +41,7 @@ _SECTIONS = (
     product_sections.epilogues,
     product_sections.matmul,
     product_sections.gemv,
+    product_sections.groups,
     product_sections.strassen,
 )
 

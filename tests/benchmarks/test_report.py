@@ -64,6 +64,7 @@ ENTRIES = [
     },
     {"kind": "real texts", "texts": 9, "measures": {name: [0.5, 0.25] for name in quality_sections.TEXT_MEASURES}},
     entry("gemv", [1, 10, 10], 1e-6, {"OpenBLAS": 3e-6}, form="rows"),
+    entry("groups", [1, 10, 10], 1e-6, {"float32": 3e-6, "int8": 5e-7}) | {"dtype": "int4"},
     entry(
         "strassen",
         [100, 100, 100],
