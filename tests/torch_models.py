@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-RELATIVE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}
+RELATIVE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06, "int8g": 0.06, "int4": 0.25}
 
 
 def error(found: Any, expected: Any) -> float:

@@ -17,7 +17,7 @@ from fastsedd_kernels.torch.tensors import DTYPES, is_traced
 from fastsedd_kernels.torch.transformer_layers import LayerForward, is_known, layer_forward
 from fastsedd_kernels.torch.weights import Packs
 
-_STORED = ("float32", "bfloat16", "int8")
+_STORED = ("float32", "bfloat16", "int8", "int8g", "int4")
 
 
 class _ModelForward(Forward):
@@ -105,8 +105,8 @@ def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) 
     """Have this library's kernels compute a model's Linear layers, norms, activations, softmax and attention.
 
     model : in eval mode, on the CPU; changed in place, but for its class, parameters, hooks and state_dict
-    dtype : how Linear weights are stored and multiplied: "float32", "bfloat16" or "int8"; with the latter two,
-        attention's products are bfloat16. Tensors keep their dtype, and sums are float32.
+    dtype : how Linear weights are stored and multiplied: "float32", "bfloat16", "int8", "int8g" or "int4", as `fk.pack`
+        says; with all but the first, attention's products are bfloat16. Tensors keep their dtype, and sums are float32.
     trial : time each kind of layer both ways, some tenths of a second in all, and leave alone what PyTorch computes
         faster here
     Known are nn.Linear and transformers' Conv1D; nn.LayerNorm; GELU, SiLU and Softmax; the same as functions, and

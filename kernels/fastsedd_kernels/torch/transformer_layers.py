@@ -25,7 +25,8 @@ from fastsedd_kernels.torch.replays import Replays
 from fastsedd_kernels.torch.scratch import Scratch
 from fastsedd_kernels.torch.weights import Packed, Packs, Watch, has_parameters, parameter
 
-_AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06}  # relative to the norm of the layer's own result
+# Relative to the norm of the layer's own result.
+_AGREEMENT = {"float32": 1e-4, "bfloat16": 0.03, "int8": 0.06, "int8g": 0.06, "int4": 0.25}
 _TRIAL = 12  # tokens
 
 # Of keywords, those that do not bear on the result of a layer that gets no cache.

@@ -42,12 +42,12 @@ CHANGES += [lambda each: each.mul_(2), lambda each: each.set_(each * 2)]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int8g", "int4"])
 @torch.no_grad()
 def test_changes_of_whole_tensors(change: Callable[[Any], None], dtype: str) -> None:
     """Weights, biases and norms, of every shape and of products that are computed together."""
     torch.manual_seed(0)
-    tolerance = {"float32": 1e-5, "int8": 0.1}[dtype]
+    tolerance = {"float32": 1e-5, "int8": 0.1, "int8g": 0.1, "int4": 0.3}[dtype]
     model = nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 7, bias=False), nn.LayerNorm(7)).eval()
     other, x = copy.deepcopy(model), torch.randn(9, 24)
     accelerate(other, dtype)
