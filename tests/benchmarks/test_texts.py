@@ -17,7 +17,7 @@ def test_settings_have_names_of_their_own() -> None:
 
 def test_each_run_adds_to_what_is_there(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text("To be, or not to be, that is the question. " * 200, encoding="utf-8")
+    corpus.write_text("To be, or not to be, that is the question. " * 1000, encoding="utf-8")
     names = ["uniform-16-exact-bfloat16", "log-sigma-16-exact-bfloat16"]
     for name in reversed(names):
         texts.main([str(corpus), "--only", name, "--texts", "2", "--folder", str(tmp_path / "results")])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_arrays import normal, poisoned
 from numba import int32, uint32
-from processes import run_together
+from processes import run_python
 
 EPS = float(np.finfo(np.float32).eps)
 BFLOAT16_EPS = 2.0**-8  # the relative error of a rounding, twice
@@ -171,26 +171,20 @@ np.testing.assert_allclose(fk.attention(q, q, q, dtype="bfloat16"), fk.attention
 
 
 OTHERS = [
-    ("x86-64", "", "pmaddwd", ""),
-    ("nehalem", "", "pmaddubsw", ""),
     ("haswell", "", "pmaddubsw", BFLOAT16),
-    ("skylake-avx512", "", "pmaddubsw", BFLOAT16),
-    ("cooperlake", "+avx512bf16,+avx512vnni", "avx512", BFLOAT16),
+    pytest.param("x86-64", "", "pmaddwd", BFLOAT16, marks=pytest.mark.slow),
+    pytest.param("nehalem", "", "pmaddubsw", "", marks=pytest.mark.slow),
+    pytest.param("skylake-avx512", "", "pmaddubsw", BFLOAT16, marks=pytest.mark.slow),
+    pytest.param("cooperlake", "+avx512bf16,+avx512vnni", "avx512", BFLOAT16, marks=pytest.mark.slow),
 ]
 
 
-def test_other_units() -> None:
+@pytest.mark.parametrize(("cpu", "features", "unit", "more"), OTHERS)
+def test_other_units(cpu: str, features: str, unit: str, more: str) -> None:
     """The same numbers on the units of lesser CPUs; those that this one lacks cannot be run."""
     if platform.machine() != "x86_64" or fk.cpu_info().isa != "avx512":
         pytest.skip("this CPU is none of these or better")
-    own = fk.cpu_info().bfloat16 in ("amx", "avx512")  # which has dot products of bfloat16
-    run_together(
-        [
-            (
-                OTHER_UNIT.format(unit=unit) + more.format(eps=EPS),
-                {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features},
-            )
-            for cpu, features, unit, more in OTHERS
-            if own or "vnni" not in features
-        ]
-    )
+    if "vnni" in features and fk.cpu_info().bfloat16 not in ("amx", "avx512"):
+        pytest.skip("this CPU has no dot products of bfloat16")
+    code = OTHER_UNIT.format(unit=unit) + more.format(eps=EPS)
+    run_python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
