@@ -12,14 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd_kernels.attention.kernel import ATTEND, query_block
 from fastsedd_kernels.attention.rules import Rule, lengths_of, mask_of, span
 from fastsedd_kernels.runtime.arrays import as_array, as_number, check_apart, contiguous, strided_output_like
-from fastsedd_kernels.runtime.cpu import Unit, dot_unit
 from fastsedd_kernels.runtime.threads import get_num_threads
 
-_FLOATS, _WORDS = np.empty(0, np.float32), np.empty(0, np.uint32)
-
-# dtypes of the products, and an empty array of each one's panels. Nothing is gained by rounding what the CPU would then
-# widen again.
-PANELS = {"float32": _FLOATS, "bfloat16": _FLOATS if dot_unit("bfloat16") is Unit.WIDENED else _WORDS}
+# dtypes of the products, and an empty array of each one's panels.
+PANELS = {
+    "float32": np.empty(0, np.float32),
+    "bfloat16": np.empty(0, np.uint32 if np.dtype(np.uint32) in ATTEND else np.float32),
+}
 
 
 def attention(

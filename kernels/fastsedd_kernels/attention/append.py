@@ -12,7 +12,7 @@ import numpy as np
 from numba import float32, types, uint32
 from numba.extending import overload
 
-from fastsedd_kernels.attention.panels import empty
+from fastsedd_kernels.attention.panels import ELEMENTS, empty
 from fastsedd_kernels.gemm.layout import elements_per_word, words_of
 from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.gemm.pack_a import take_rows
@@ -139,4 +139,4 @@ def _kernel(element: Any) -> Kernel:
 
 
 # By the dtype of the panels.
-APPEND = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(uint32)}
+APPEND = {np.dtype(element.name): _kernel(element) for element in ELEMENTS}

@@ -19,9 +19,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import float32, types, uint32
+from numba import float32, types
 
 from fastsedd_kernels.attention.panels import (
+    ELEMENTS,
     Panels,
     empty,
     granule_of,
@@ -336,5 +337,5 @@ def _kernel_of_panels(element: Any) -> Kernel:
 
 
 # By the dtype of the panels.
-ATTEND = {np.dtype(np.float32): _kernel(float32), np.dtype(np.uint32): _kernel(uint32)}
-ATTEND_PANELS = {np.dtype(np.float32): _kernel_of_panels(float32), np.dtype(np.uint32): _kernel_of_panels(uint32)}
+ATTEND = {np.dtype(element.name): _kernel(element) for element in ELEMENTS}
+ATTEND_PANELS = {np.dtype(element.name): _kernel_of_panels(element) for element in ELEMENTS}

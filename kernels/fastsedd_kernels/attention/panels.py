@@ -11,19 +11,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import uint32
+from numba import float32, uint32
 from numba.extending import overload
 
+from fastsedd_kernels.gemm.dot_products import unit_of
 from fastsedd_kernels.gemm.layout import words_of
 from fastsedd_kernels.gemm.microkernel import multiply_tile, tile_columns, tile_rows_of, widest_columns
 from fastsedd_kernels.gemm.operands import Rows, Start, no_prefetch
 from fastsedd_kernels.gemm.pack_a import take_rows
 from fastsedd_kernels.gemm.pack_b import pack_columns
+from fastsedd_kernels.runtime.cpu import Unit
 from fastsedd_kernels.runtime.jit import OVERLOAD, jit
 from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.simd.narrow import store_pairs
 from fastsedd_kernels.simd.vector import LANES, lanes_at, load_some, store_vector
+
+# What panels may be of: words where the CPU multiplies them. Nothing is gained by rounding what it would widen again.
+ELEMENTS = (float32,) if unit_of(uint32) is Unit.WIDENED else (float32, uint32)
 
 _MAX_KEYS = 288
 _ZERO = np.float32(0.0)
