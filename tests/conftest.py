@@ -15,6 +15,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 import fastsedd_kernels as fk
 import numpy as np
 import pytest
+from other_cpus import Kernels
 from safetensors.numpy import save_file
 
 from fastsedd.architectures import registry
@@ -83,9 +84,19 @@ def config_document(config: ModelConfig) -> dict:
 
 
 @pytest.fixture(scope="session")
-def kernels_of_other_cpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that the first test for another CPU fills with all kernels, and later ones load from."""
-    return tmp_path_factory.mktemp("kernels-of-other-cpus")
+def kernels_of_other_cpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """Caches of lesser CPUs, filled with all kernels if there is a test that looks at all of them."""
+    kernels = Kernels(tmp_path_factory.mktemp("kernels-of-other-cpus"))
+    if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
+        kernels.start()
+    return kernels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_beside_the_tests(request: pytest.FixtureRequest) -> None:
+    """What takes a minute begins with the first test."""
+    if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
+        request.getfixturevalue("kernels_of_other_cpus")
 
 
 @pytest.fixture

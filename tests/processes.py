@@ -13,14 +13,14 @@ Variables = Mapping[str, str]
 SECONDS = 300  # that any of them may take, on a busy machine that compiles everything first
 
 
-def run_python(code: str, **environment: str) -> str:
+def run_python(code: str, seconds: float = SECONDS, **environment: str) -> str:
     """Standard output of the code, which must end well; environment : variables to add or replace"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=SECONDS,
+        timeout=seconds,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from other_cpus import Kernels
 
 CALLS = Path(__file__).parent / "random_calls.py"
 TARGETS = ("native", "haswell", "generic") if platform.machine() in ("x86_64", "AMD64") else ("native",)
@@ -26,10 +27,10 @@ def make_calls(target: str, first: int, count: int, *options: str, **variables: 
 
 
 @pytest.mark.parametrize(("target", "count"), [("native", 500), ("haswell", 1000), ("generic", 500)])
-def test_two_thousand_calls(target: str, count: int, kernels_of_other_cpus: Path) -> None:
+def test_two_thousand_calls(target: str, count: int, kernels_of_other_cpus: Kernels) -> None:
     if target not in TARGETS:
         pytest.skip("names of x86-64 CPUs")
-    cache = {} if target == "native" else {"FASTSEDD_CACHE_DIR": str(kernels_of_other_cpus / target)}
+    cache = {} if target == "native" else {"FASTSEDD_CACHE_DIR": kernels_of_other_cpus.cache(target)}
     make_calls(target, 0, count, "--no-njit", **cache)
 
 

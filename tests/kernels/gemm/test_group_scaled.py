@@ -242,6 +242,7 @@ for weight in stored_weights():
 OTHERS = {"generic": "portable", "haswell": "avx2", "skylake-avx512": "avx512", "knl": "avx512"}
 
 
+@pytest.mark.slow  # random calls on them are not
 def test_other_cpus() -> None:
     """The same numbers by the instructions of lesser CPUs; those that this one lacks cannot be run."""
     if platform.machine() != "x86_64" or fk.cpu_info().isa != "avx512":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import fastsedd_kernels as fk
 import numpy as np
+import other_cpus
 import pytest
 from fastsedd_kernels.runtime.cores import _quota
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.sampling.rng import philox
 from numba import types
-from processes import run_python, run_together
+from processes import run_python
 
 PRELUDE = """
 import numpy as np, fastsedd_kernels as fk
@@ -139,32 +141,9 @@ def test_thread_counts_out_of_range() -> None:
             fk.set_num_threads(count)
 
 
-LESSER = """
-import numpy as np, fastsedd_kernels as fk
-from fastsedd_kernels.runtime import jit as _jit
-assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
-rng = np.random.default_rng(0)
-x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((37, 50), (70, 50)))
-np.testing.assert_allclose(fk.linear(x, w, activation="gelu"), fk.gelu((x @ w.T)), atol=1e-4)
-np.testing.assert_allclose(fk.matmul(x[:3], w.T), x[:3] @ w.T, atol=1e-4)
-fk.compile_all()
-code = list(_jit.assembly())
-assert len(code) > 20 and all(code)
-assert not [each for each in code if {register!r} in each]
-"""
-
-
-def test_lesser_cpus(kernels_of_other_cpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", other_cpus.CPUS)
+def test_lesser_cpus(name: str, kernels_of_other_cpus: other_cpus.Kernels) -> None:
     """The effective target decides: every kernel, compiled for an older CPU, has none of the registers it lacks."""
-    import platform
-
     if platform.machine() != "x86_64":
         pytest.skip("names of x86-64 CPUs")
-    runs = []
-    for name, isa, register in (("haswell", "avx2", "zmm"), ("generic", "portable", "ymm")):
-        cache = kernels_of_other_cpus / name
-        if cache.exists():  # what is loaded from it has no assembly to look at
-            cache = tmp_path / name
-        target = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": str(cache)}
-        runs.append((LESSER.format(isa=isa, register=register), target))
-    run_together(runs)
+    kernels_of_other_cpus.check(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-from pathlib import Path
 from typing import Any
 
 import fastsedd_kernels as fk
@@ -13,6 +12,7 @@ import pytest
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.sampling import reference
 from kernel_arrays import poisoned
+from other_cpus import Kernels
 from processes import run_together
 
 NR = COLUMNS[np.dtype(np.float32)]
@@ -269,13 +269,13 @@ for law in (
 """
 
 
-def test_draws_do_not_depend_on_the_instruction_set(kernels_of_other_cpus: Path) -> None:
+def test_draws_do_not_depend_on_the_instruction_set(kernels_of_other_cpus: Kernels) -> None:
     """Nor on the width of panels with it: 48, 16, 12 or 8 columns. Sums round otherwise, which hardly one draw sees."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("names of x86-64 CPUs")
     targets: list[dict[str, str]] = [{}]
     for name in ("haswell", "generic"):
-        cache = str(kernels_of_other_cpus / name)
+        cache = kernels_of_other_cpus.cache(name)
         targets.append({"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": cache})
     own, *others = (printed.split("\n") for printed in run_together([(DRAWS, target) for target in targets]))
     for other in others:

@@ -1,0 +1,53 @@
+"""All kernels, compiled for CPUs that are less than this one, in processes beside the tests."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from processes import run_python
+
+CPUS = {"haswell": ("avx2", "zmm"), "generic": ("portable", "ymm")}  # what each is, and registers that it lacks
+
+_COMPILE = """
+import os
+getattr(os, "nice", int)(10)  # Windows has none
+import numpy as np, fastsedd_kernels as fk
+from fastsedd_kernels.runtime import jit as _jit
+assert fk.cpu_info().isa == {isa!r}, fk.cpu_info()
+rng = np.random.default_rng(0)
+x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((37, 50), (70, 50)))
+np.testing.assert_allclose(fk.linear(x, w, activation="gelu"), fk.gelu((x @ w.T)), atol=1e-4)
+np.testing.assert_allclose(fk.matmul(x[:3], w.T), x[:3] @ w.T, atol=1e-4)
+fk.compile_all()
+code = list(_jit.assembly())
+assert len(code) > 20 and all(code)
+assert not [each for each in code if {register!r} in each]
+"""
+_SECONDS = 900  # beside the tests, that is, and on a busy machine
+
+
+class Kernels:
+    """folder : a cache for each CPU, which tests fill as they need it, or `start` with all kernels, for all tests"""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._compiled: dict[str, Future[str]] = {}
+
+    def start(self) -> None:
+        """Compile every kernel, and look at its instructions: what is loaded later has no assembly."""
+        pool = ThreadPoolExecutor(len(CPUS))
+        for name, (isa, register) in CPUS.items():
+            target = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": str(self._folder / name)}
+            code = _COMPILE.format(isa=isa, register=register)
+            self._compiled[name] = pool.submit(run_python, code, _SECONDS, **target)
+        pool.shutdown(wait=False)
+
+    def check(self, name: str) -> None:
+        self._compiled[name].result()
+
+    def cache(self, name: str) -> str:
+        """The cache's folder, filled if it is being filled."""
+        if name in self._compiled:
+            self._compiled[name].exception()
+        return str(self._folder / name)
