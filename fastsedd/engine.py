@@ -157,6 +157,18 @@ class Model(ABC):
     ) -> Evaluation:
         """Bound a text's -log p; see the kinds of models."""
 
+    def _windows(self, text: str, most: int) -> tuple[NDArray[np.int32], int]:
+        """A text cut into windows of at most so many tokens, int32 [W, L], and how many are left out at its end.
+
+        Raises ValueError for a text without tokens.
+        """
+        tokens = self._layout.encode("text", text)
+        if len(tokens) == 0:
+            raise ValueError("text has no tokens, allowed: 1 or more")
+        length = min(len(tokens), most)
+        windows = tokens[: len(tokens) // length * length].reshape(-1, length)
+        return windows, len(tokens) - windows.size
+
     def log_score(self, tokens: ArrayLike, sigma: ArrayLike) -> NDArray[np.float32]:
         """Log scores, of models with a noise level: `ScoreModel.log_score`."""
         raise ValueError(self._has_no("log_score"))

@@ -69,7 +69,7 @@ class Layout:
             )
 
     def _conversation(self, request: Request) -> str:
-        """The text that is gone on with. Raises ValueError where there is no template for it."""
+        """The text that is continued. Raises ValueError where there is no template for it."""
         if request.messages is not None:
             messages = [{"role": role, "content": content} for role, content in request.messages]
         else:
@@ -80,9 +80,7 @@ class Layout:
             messages = [*system, {"role": "user", "content": request.prompt}]
         if self.chat is None:
             name = "messages" if request.messages is not None else "system"
-            raise ValueError(
-                f"{name}: the tokenizer has no chat template, allowed: a prompt, which is gone on with as it is"
-            )
+            raise ValueError(f"{name}: the tokenizer has no chat template, allowed: a prompt, continued as it is")
         return self.chat.render(messages)
 
     def encode(self, name: str, text: str) -> NDArray[np.int32]:

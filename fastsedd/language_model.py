@@ -82,7 +82,7 @@ class LanguageModel(Model):
         return any(each in found for each in stop)
 
     def _text(self, request: Request, given: NDArray[np.int32], tokens: NDArray[np.int32]) -> str:
-        """The answer, or all of a text that was not asked for by a prompt; up to its end."""
+        """The answer to a prompt, or all of a text that had none; up to its end."""
         begin = self._process.begin(given)
         last = len(tokens)
         if self._process.origin(given) == begin or (given[begin:] < 0).all():
@@ -113,13 +113,10 @@ class LanguageModel(Model):
         progress(done, total) : called after each batch, of all masked windows
         Raises ValueError, naming the argument, its value and what is allowed.
         """
-        tokens = self._layout.encode("text", text)
-        if len(tokens) == 0:
-            raise ValueError("text has no tokens, allowed: 1 or more")
+        windows, left_out = self._windows(text, min(self.config.length, _WINDOW))
         if batch_size is not None:
             check_batch_size(batch_size)
-        length = min(len(tokens), self.config.length, _WINDOW)
-        windows = tokens[: len(tokens) // length * length].reshape(-1, length)
+        length = windows.shape[1]
         backbone, mask = backbone_of(self.config), self.config.mask_id
         assert mask is not None
         blocks = None if backbone.block is None else BlockLayout(backbone.block)
@@ -132,7 +129,7 @@ class LanguageModel(Model):
             networks, windows, mask, blocks, times=times, seed=seed, batch_size=size, progress=progress
         )
         characters = sum(len(self.tokenizer.decode(window)) for window in windows)
-        return Evaluation(by_window, 0.0, windows.size, characters, len(tokens) - windows.size, times, seed)
+        return Evaluation(by_window, 0.0, windows.size, characters, left_out, times, seed)
 
 
 def _unchanged(tokens: NDArray[np.int32]) -> NDArray[np.int32]:

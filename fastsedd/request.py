@@ -143,7 +143,7 @@ class Request:
 
     Of masked language models alone, whose defaults are their authors' (`fastsedd.architectures.masked_language`):
     prompt, system : a question and how to answer it, through the chat template of the tokenizer; without one, the text
-        that is gone on with. The sample's text is the answer.
+        that is continued. The sample's text is the answer.
     messages : a conversation instead, of roles and contents
     max_new_tokens : of an answer, or between prefix and suffix; steps are as many unless they are given
     block_length, order, order_temperature, threshold, factor, entropy_bound, cfg_scale : see

@@ -94,18 +94,16 @@ class ScoreModel(Model):
         progress(done, total) : called after each batch, of all noised windows
         Raises ValueError, naming the argument, its value and what is allowed.
         """
-        tokens = self._layout.encode("text", text)
-        if len(tokens) == 0:
-            raise ValueError("text has no tokens, allowed: 1 or more")
-        length = min(len(tokens), self.config.length)
-        windows = self._vocabulary.to_states(tokens[: len(tokens) // length * length].reshape(-1, length))
+        windows, left_out = self._windows(text, self.config.length)
+        length = windows.shape[1]
         by_window = likelihood.bound(
-            _Scorings(self._network, length).log_score, self._process.graph, self._process.noise, windows,
-            times=times, seed=seed, batch_size=self._scoring_batch_size(batch_size, length), progress=progress,
+            _Scorings(self._network, length).log_score, self._process.graph, self._process.noise,
+            self._vocabulary.to_states(windows), times=times, seed=seed,
+            batch_size=self._scoring_batch_size(batch_size, length), progress=progress,
         )  # fmt: skip
         ends = likelihood.ends(self._process.graph, self._process.noise)
-        characters = len(self.tokenizer.decode(tokens[: windows.size]))
-        return Evaluation(by_window, ends, windows.size, characters, len(tokens) - windows.size, times, seed)
+        characters = len(self.tokenizer.decode(windows.reshape(-1)))
+        return Evaluation(by_window, ends, windows.size, characters, left_out, times, seed)
 
     def fit_grid(
         self,

@@ -94,7 +94,7 @@ def kernels_of_other_cpus(request: pytest.FixtureRequest, tmp_path_factory: pyte
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_beside_the_tests(request: pytest.FixtureRequest) -> None:
-    """What takes a minute begins with the first test."""
+    """Begin with the first test what takes a minute."""
     if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
         request.getfixturevalue("kernels_of_other_cpus")
 

@@ -31,7 +31,7 @@ class ErrorObject(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Refusal(Exception):
-    """An answer other than the one that was asked for.
+    """An answer that is an error.
 
     param : the field at fault; code : OpenAI's word for it
     """

@@ -1,4 +1,4 @@
-"""Texts of one request, asked for and put into replies."""
+"""Texts of one request, on their way into replies."""
 
 from __future__ import annotations
 

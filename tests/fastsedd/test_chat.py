@@ -158,7 +158,7 @@ class Terminal:
         os.write(self._keys, keys.encode())
 
     def shown_until(self, text: str) -> str:
-        """What is shown from now on, up to this text."""
+        """The output from now on, up to this text."""
         seen, end = b"", time.monotonic() + LIMIT
         while text.encode() not in seen:
             assert time.monotonic() < end, seen.decode(errors="replace")

@@ -45,4 +45,4 @@ def _quota_of(folder: Path) -> int:
             quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
         return sys.maxsize if quota in ("max", "-1") else math.ceil(int(quota) / int(period))
     except (OSError, ValueError):
-        return sys.maxsize  # no quota where there is no such file
+        return sys.maxsize  # without such a file there is no quota

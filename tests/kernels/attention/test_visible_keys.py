@@ -119,7 +119,7 @@ def test_queries_that_see_no_key_become_0() -> None:
 
 
 def test_a_mask_of_lowest_numbers_leaves_equal_weights() -> None:
-    """As in torch: only minus infinity hides a key."""
+    """Only minus infinity hides a key, as in torch."""
     q, k, v = operands(5, 400)
     mask = np.full((5, 400), np.finfo(np.float32).min, np.float32)
     mask[1, 7] = 0

@@ -36,7 +36,7 @@ def test_every_height_and_width(dtype: str, minimum: bool) -> None:
 @pytest.mark.parametrize("depth", [1, 31, 32, 33, 127, 128, 129, 160, 511, 512, 513, 640, 1025, 4100])
 @every_form
 def test_every_depth(dtype: str, minimum: bool, depth: int) -> None:
-    """Of groups, of blocks that share a scale of x, of slabs; and, of the last, more rows than a block of them."""
+    """Tails of groups, of blocks that share a scale of x, and of slabs; at the last depth more rows than a block."""
     packed = fk.pack(normal(1, 50, depth), dtype, minimum=minimum)
     for rows in (1, 19, 150 if depth == 4100 else 2):
         x = normal(depth, rows, depth)
