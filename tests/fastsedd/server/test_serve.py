@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from serving import serving
 
 pytest.importorskip("starlette", reason="an extra")
 pytest.importorskip("uvicorn", reason="an extra")
@@ -47,33 +47,23 @@ def hang_up_in_mid_stream(port: int, body: dict) -> bytes:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_server_from_its_start_to_its_end(write_checkpoint, make_config) -> None:
     folder = write_checkpoint(make_config())
-    command = [sys.executable, "-m", "fastsedd", "serve", "--model", str(folder), "--port", "0", "--max-steps", "60000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            lines = []
-            while not lines or "http://" not in lines[-1]:
-                lines.append(server.stderr.readline())
-                assert lines[-1], lines
-            address = re.search(r"http://127\.0\.0\.1:(\d+)", lines[-1])
-            assert address is not None and folder.name in lines[-1]
-            body = json.dumps({"prompt": "ab", "seed": 7, "steps": 4, "echo": True}).encode()
-            asked = urllib.request.Request(
-                f"{address[0]}/v1/completions", body, {"Content-Type": "application/json"}, method="POST"
-            )
-            with urllib.request.urlopen(asked) as reply:
-                text = json.load(reply)["choices"][0]["text"]
-            assert text == fastsedd.load(folder).generate("ab", seed=7, steps=4).texts[0]
-            hang_up_in_mid_stream(int(address[1]), {"steps": 60000, "n": 16, "stream": True})
-            end = time.monotonic() + 60.0
-            while metric(address[0], "fastsedd_open_requests") > 1.0:  # this one is open itself
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            assert metric(address[0], "fastsedd_steps_total") < 60000
-            server.send_signal(signal.SIGTERM)
-            _, rest = server.communicate(timeout=60)
-        finally:
-            server.kill()
+    with serving("--model", str(folder), "--max-steps", "60000") as (server, address, said):
+        assert folder.name in said[-1]
+        body = json.dumps({"prompt": "ab", "seed": 7, "steps": 4, "echo": True}).encode()
+        asked = urllib.request.Request(
+            f"{address}/v1/completions", body, {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(asked) as reply:
+            text = json.load(reply)["choices"][0]["text"]
+        assert text == fastsedd.load(folder).generate("ab", seed=7, steps=4).texts[0]
+        hang_up_in_mid_stream(int(address.rpartition(":")[2]), {"steps": 60000, "n": 16, "stream": True})
+        end = time.monotonic() + 60.0
+        while metric(address, "fastsedd_open_requests") > 1.0:  # this one is open itself
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert metric(address, "fastsedd_steps_total") < 60000
+        server.send_signal(signal.SIGTERM)
+        _, rest = server.communicate(timeout=60)
     assert server.returncode == 0 and "Traceback" not in rest and "ended" in rest
 
 
