@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import config_json
 
-FAMILIES = ("a2d-qwen3", "a2d-qwen2", "a2d-llama", "qwen2", "Fast_dLLM_Qwen", "sdar", "Dream")
+LLAMAS = ("a2d-qwen3", "a2d-qwen2", "a2d-llama", "qwen2", "Fast_dLLM_Qwen", "sdar", "Dream")  # whose keys are Llama's
+FAMILIES = (*LLAMAS, "llada")
 
 MASK, END, PAD, END_OF_TURN = "<|mask|>", "<|endoftext|>", "<|pad|>", "<|im_end|>"
 SPECIAL = (END, "<|im_start|>", END_OF_TURN, MASK)
@@ -22,9 +23,21 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "llada": {
+        "vocab_size": 300, "embedding_size": 300, "d_model": 48, "mlp_hidden_size": 56, "n_layers": 2, "n_heads": 4,
+        "n_kv_heads": 2, "max_sequence_length": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "weight_tying": False,
+        "block_type": "llama", "activation_type": "silu", "layer_norm_type": "rms", "rope": True, "alibi": False,
+        "include_bias": False, "bias_for_layer_norm": False, "mask_token_id": 259, "eos_token_id": 256,
+    },
+}  # fmt: skip
+EMBEDDINGS = ("embed", "lm_head", "wte", "transformer.ff_out")
+
 
 def document(family: str, **changes: Any) -> dict[str, Any]:
-    """A config.json of about ten thousand weights; a width that its heads do not divide."""
+    """A config.json of about ten thousand weights; a width that its heads do not divide, where it need not."""
+    if family in OWN_KEYS:
+        return {"model_type": family, **OWN_KEYS[family]} | changes
     found = {
         "model_type": family, "vocab_size": 300, "hidden_size": 36, "intermediate_size": 56, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
@@ -46,8 +59,8 @@ def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     for name, shape in of.tensor_shapes.items():
         values = rng.standard_normal(shape)
         if len(shape) == 2:
-            values *= 0.5 if "embed" in name or "lm_head" in name else 0.2
-        elif name.endswith("norm.weight"):
+            values *= 0.5 if any(part in name for part in EMBEDDINGS) else 0.2
+        elif name.endswith(("norm.weight", "ln_f.weight")):
             values = 1 + 0.2 * values
         found[name] = values.astype(np.float32)
     return found

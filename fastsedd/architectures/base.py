@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd.architectures.backbone import Backbone
 from fastsedd.config import (
@@ -34,6 +36,7 @@ from fastsedd.config import (
 Output = Literal["score", "scaled score", "clean token"]
 Graph = Literal["absorb", "uniform"]
 Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, NDArray[np.float32]]
 
 
 class Widths(NamedTuple):
@@ -222,6 +225,14 @@ class Architecture(ABC):
     @abstractmethod
     def tensor_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Every tensor of a model: name -> shape."""
+
+    def network_shapes(self, config: ModelConfig) -> Shapes:
+        """The same tensors under the names, and in the shapes, that the network reads."""
+        return self.tensor_shapes(config)
+
+    def network_tensors(self, config: ModelConfig, tensors: Tensors) -> Tensors:
+        """A checkpoint's tensors under the names, and in the shapes, that the network reads: looked up, not listed."""
+        return tensors
 
     @abstractmethod
     def widths(self, config: ModelConfig) -> Widths:

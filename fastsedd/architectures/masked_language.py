@@ -6,13 +6,16 @@ A family is a `model_type`: its attention, whether its logits are shifted, and h
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd.architectures.backbone import Backbone, Origin, Unmasking
-from fastsedd.architectures.base import Architecture, ModelConfig, Output, Widths
+from fastsedd.architectures.base import Architecture, ModelConfig, Output, Tensors, Widths
 from fastsedd.config import GenerationConfig, NoiseConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -66,12 +69,30 @@ class Traits:
     temperature: float = 0.0
 
 
+class Renamed(Mapping[str, NDArray[np.float32]]):
+    """Tensors under the names of Qwen2, Qwen3 and Llama, read under others; own_name : from the one to the other"""
+
+    def __init__(self, tensors: Tensors, own_name: Callable[[str], str]) -> None:
+        self._tensors, self._own_name = tensors, own_name
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._tensors[self._own_name(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._own_name(name) in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("tensors of a network are looked up by name")
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 class MaskedLanguageModel(Architecture):
-    """One family; its mask is one of its tokenizer's tokens."""
+    """A family of this transformer; its mask is one of its tokenizer's tokens."""
 
     network = "backbone"
     states = frozenset()
-    Document = Stored
     predictor = "ddpm"
     ignored = frozenset({"lm_head.weight", "model.rotary_emb.inv_freq"})  # the former where it is the embedding
     mask_in_tokenizer = True
@@ -90,48 +111,17 @@ class MaskedLanguageModel(Architecture):
     def recognises(self, model_type: str, inner_type: str) -> bool:
         return model_type == self.name
 
-    def config(self, stored: Stored) -> ModelConfig:
-        if stored.hidden_act != "silu" or stored.mlp_bias:
-            raise ValueError(f"hidden_act is {stored.hidden_act!r}, mlp_bias {stored.mlp_bias}, allowed: 'silu', false")
-        heads, traits = stored.num_attention_heads, self.traits
-        if heads < 1:
-            raise ValueError(f"num_attention_heads is {heads}, allowed: 1 or more")
-        theta, scaling = _rope(stored, traits.theta)
-        block = next((size for size in (stored.block_size, stored.bd_size, traits.block) if size is not None), None)
-        backbone = Backbone(
-            kv_heads=heads if stored.num_key_value_heads is None else stored.num_key_value_heads,
-            head_dim=stored.hidden_size // heads if stored.head_dim is None else stored.head_dim,
-            hidden=stored.intermediate_size, eps=stored.rms_norm_eps, theta=theta, scaling=scaling,
-            tied=stored.tie_word_embeddings,
-            qkv_bias=traits.qkv_bias if stored.attention_bias is None else stored.attention_bias,
-            output_bias=traits.output_bias if stored.attention_bias is None else stored.attention_bias,
-            head_norms=traits.head_norms, block=block, origin=traits.origin,
-            shift=traits.shift if stored.shift is None else stored.shift,
-            ends=tuple(_several(stored.eos_token_id)), pad=stored.pad_token_id, unmasking=traits.unmasking,
-        )  # fmt: skip
-        if self.traits.qkv_bias and not self.traits.output_bias:  # Qwen2's biases are not an option
-            backbone = replace(backbone, qkv_bias=True, output_bias=False)
-        return ModelConfig(
-            family=self, tokens=stored.vocab_size - 1, width=stored.hidden_size, blocks=stored.num_hidden_layers,
-            heads=heads, cond_dim=1, length=stored.max_position_embeddings, graph="absorb",
-            noise=NoiseConfig("loglinear"), time_conditioning=False, mask=stored.mask_token_id, backbone=backbone,
-            generation=GenerationConfig(temperature=traits.temperature),
-        )  # fmt: skip
-
-    def document(self, config: ModelConfig) -> dict[str, Any]:
-        backbone = backbone_of(config)
-        return {
-            "model_type": self.name, "vocab_size": config.vocab_size, "hidden_size": config.width,
-            "intermediate_size": backbone.hidden, "num_hidden_layers": config.blocks,
-            "num_attention_heads": config.heads, "num_key_value_heads": backbone.kv_heads,
-            "head_dim": backbone.head_dim, "max_position_embeddings": config.length, "rms_norm_eps": backbone.eps,
-            "rope_theta": backbone.theta, "rope_scaling": dict(backbone.scaling) or None,
-            "tie_word_embeddings": backbone.tied, "attention_bias": backbone.qkv_bias,
-            "mask_token_id": config.mask_id, "eos_token_id": list(backbone.ends), "pad_token_id": backbone.pad,
-            "block_size": backbone.block, "shift": backbone.shift,
-        }  # fmt: skip
+    def own_name(self, name: str) -> str:
+        """The name in its authors' files of a tensor of `network_shapes`."""
+        return name
 
     def tensor_shapes(self, config: ModelConfig) -> Shapes:
+        return {self.own_name(name): shape for name, shape in self.network_shapes(config).items()}
+
+    def network_tensors(self, config: ModelConfig, tensors: Tensors) -> Tensors:
+        return Renamed(tensors, self.own_name)
+
+    def network_shapes(self, config: ModelConfig) -> Shapes:
         backbone, width = backbone_of(config), config.width
         queries, keys = config.heads * backbone.head_dim, backbone.kv_heads * backbone.head_dim
         found: Shapes = {"model.embed_tokens.weight": (config.vocab_size, width), "model.norm.weight": (width,)}
@@ -162,6 +152,53 @@ class MaskedLanguageModel(Architecture):
         return "clean token"
 
 
+class LlamaKeys(MaskedLanguageModel):
+    """A family whose config.json has the keys of Qwen2, Qwen3 and Llama."""
+
+    Document = Stored
+
+    def config(self, stored: Stored) -> ModelConfig:
+        if stored.hidden_act != "silu" or stored.mlp_bias:
+            raise ValueError(f"hidden_act is {stored.hidden_act!r}, mlp_bias {stored.mlp_bias}, allowed: 'silu', false")
+        heads, traits = stored.num_attention_heads, self.traits
+        if heads < 1:
+            raise ValueError(f"num_attention_heads is {heads}, allowed: 1 or more")
+        theta, scaling = _rope(stored, traits.theta)
+        block = next((size for size in (stored.block_size, stored.bd_size, traits.block) if size is not None), None)
+        backbone = Backbone(
+            kv_heads=heads if stored.num_key_value_heads is None else stored.num_key_value_heads,
+            head_dim=stored.hidden_size // heads if stored.head_dim is None else stored.head_dim,
+            hidden=stored.intermediate_size, eps=stored.rms_norm_eps, theta=theta, scaling=scaling,
+            tied=stored.tie_word_embeddings,
+            qkv_bias=traits.qkv_bias if stored.attention_bias is None else stored.attention_bias,
+            output_bias=traits.output_bias if stored.attention_bias is None else stored.attention_bias,
+            head_norms=traits.head_norms, block=block, origin=traits.origin,
+            shift=traits.shift if stored.shift is None else stored.shift,
+            ends=tuple(several(stored.eos_token_id)), pad=stored.pad_token_id, unmasking=traits.unmasking,
+        )  # fmt: skip
+        if self.traits.qkv_bias and not self.traits.output_bias:  # Qwen2's biases are not an option
+            backbone = replace(backbone, qkv_bias=True, output_bias=False)
+        return ModelConfig(
+            family=self, tokens=stored.vocab_size - 1, width=stored.hidden_size, blocks=stored.num_hidden_layers,
+            heads=heads, cond_dim=1, length=stored.max_position_embeddings, graph="absorb",
+            noise=NoiseConfig("loglinear"), time_conditioning=False, mask=stored.mask_token_id, backbone=backbone,
+            generation=GenerationConfig(temperature=traits.temperature),
+        )  # fmt: skip
+
+    def document(self, config: ModelConfig) -> dict[str, Any]:
+        backbone = backbone_of(config)
+        return {
+            "model_type": self.name, "vocab_size": config.vocab_size, "hidden_size": config.width,
+            "intermediate_size": backbone.hidden, "num_hidden_layers": config.blocks,
+            "num_attention_heads": config.heads, "num_key_value_heads": backbone.kv_heads,
+            "head_dim": backbone.head_dim, "max_position_embeddings": config.length, "rms_norm_eps": backbone.eps,
+            "rope_theta": backbone.theta, "rope_scaling": dict(backbone.scaling) or None,
+            "tie_word_embeddings": backbone.tied, "attention_bias": backbone.qkv_bias,
+            "mask_token_id": config.mask_id, "eos_token_id": list(backbone.ends), "pad_token_id": backbone.pad,
+            "block_size": backbone.block, "shift": backbone.shift,
+        }  # fmt: skip
+
+
 def backbone_of(config: ModelConfig) -> Backbone:
     """The backbone of a config that has one."""
     if config.backbone is None:
@@ -169,7 +206,8 @@ def backbone_of(config: ModelConfig) -> Backbone:
     return config.backbone
 
 
-def _several(tokens: int | list[int] | None) -> list[int]:
+def several(tokens: int | list[int] | None) -> list[int]:
+    """The ids of a key that states one, several or none."""
     if tokens is None:
         return []
     return [tokens] if isinstance(tokens, int) else tokens
@@ -191,11 +229,11 @@ def _rope(stored: Stored, default: float) -> tuple[float, tuple[tuple[str, float
 
 FAMILIES = [
     # dllm's conversions of Qwen and Llama: blocks where config.json states block_size, else full attention.
-    MaskedLanguageModel("a2d-qwen3", Traits(head_norms=True, theta=1e6, origin="prompt")),
-    MaskedLanguageModel("a2d-qwen2", Traits(qkv_bias=True, theta=1e6, origin="prompt")),
-    MaskedLanguageModel("a2d-llama", Traits(origin="prompt")),
+    LlamaKeys("a2d-qwen3", Traits(head_norms=True, theta=1e6, origin="prompt")),
+    LlamaKeys("a2d-qwen2", Traits(qkv_bias=True, theta=1e6, origin="prompt")),
+    LlamaKeys("a2d-llama", Traits(origin="prompt")),
     # Open-dCoder: Qwen2.5-Coder without a causal mask.
-    MaskedLanguageModel(
+    LlamaKeys(
         "qwen2",
         Traits(
             qkv_bias=True,
@@ -206,11 +244,11 @@ FAMILIES = [
         ),
     ),
     # Fast-dLLM v2 writes in blocks of 8 within its blocks of 32.
-    MaskedLanguageModel(
+    LlamaKeys(
         "Fast_dLLM_Qwen",
         Traits(qkv_bias=True, theta=1e6, block=32, shift=True, unmasking=Unmasking(block_length=8, threshold=0.9)),
     ),
-    MaskedLanguageModel(
+    LlamaKeys(
         "sdar",
         Traits(
             head_norms=True,
@@ -220,7 +258,7 @@ FAMILIES = [
             unmasking=Unmasking(block_length=4, quota="llada", of_draws=True, threshold=0.85),
         ),
     ),
-    MaskedLanguageModel(
+    LlamaKeys(
         "Dream",
         Traits(
             qkv_bias=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastsedd.architectures.annotated import Annotated
 from fastsedd.architectures.base import Architecture
 from fastsedd.architectures.ddit import DDiT
+from fastsedd.architectures.llada import LLaDA
 from fastsedd.architectures.masked_language import FAMILIES
 from fastsedd.architectures.mdlm import MDLM
 from fastsedd.architectures.radd import RADD
@@ -12,6 +13,7 @@ from fastsedd.architectures.radd import RADD
 ARCHITECTURES: list[Architecture] = [
     MDLM(),
     *FAMILIES,
+    LLaDA(),
     RADD(),
     Annotated(),
     DDiT(),

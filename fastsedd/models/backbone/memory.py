@@ -20,7 +20,7 @@ def weight_bytes(config: ModelConfig, dtype: Dtype, *, narrow: bool) -> int:
     """
     precision = Precision(dtype)
     total = 0
-    for name, shape in config.tensor_shapes.items():
+    for name, shape in config.family.network_shapes(config).items():
         size = math.prod(shape)
         if name == "model.embed_tokens.weight":
             total += _embedding(config, size, precision, narrow=narrow)

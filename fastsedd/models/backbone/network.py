@@ -67,6 +67,7 @@ class Backbone:
         self.config = config
         self.sizes = backbone_of(config)
         self.attention = precision.attention
+        tensors = config.family.network_tensors(config, tensors)
         table = tensors["model.embed_tokens.weight"]
         if self.sizes.tied:
             self.head = Linear(fk.pack(table, precision.head), None)

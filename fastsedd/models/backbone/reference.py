@@ -21,6 +21,7 @@ from fastsedd.models.reference_layers import Array, linear
 def logits(config: ModelConfig, tensors: Tensors, tokens: NDArray[Any], blocks: BlockLayout | None = None) -> Array:
     """tokens [B, L] to logits [B, L, V], not shifted. blocks : of block-causal attention; None: it is full"""
     backbone = backbone_of(config)
+    tensors = config.family.network_tensors(config, tensors)
     x: Array = tensors["model.embed_tokens.weight"][tokens].astype(np.float64)
     length = tokens.shape[1]
     of = np.zeros(length, int) if blocks is None else np.array([blocks.index(i) for i in range(length)])

@@ -30,7 +30,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("family", masked_models.FAMILIES)
+@pytest.mark.parametrize("family", masked_models.LLAMAS)
 def test_logits_are_those_of_transformers(family: str, scaling: str) -> None:
     """Under a full mask and a block-causal one, with blocks counted from a prompt's end."""
     transformers = pytest.importorskip("transformers", reason="another engine, optional")
@@ -60,7 +60,7 @@ def test_logits_are_those_of_transformers(family: str, scaling: str) -> None:
 
 
 def test_families_state_their_facts() -> None:
-    configs = {family: masked_models.config(family) for family in masked_models.FAMILIES}
+    configs = {family: masked_models.config(family) for family in masked_models.LLAMAS}
     facts = {
         family: (config.backbone.head_norms, config.backbone.qkv_bias, config.backbone.block, config.backbone.shift)
         for family, config in configs.items()
@@ -78,7 +78,7 @@ def test_families_state_their_facts() -> None:
 
 
 def test_a_config_is_written_as_it_is_read() -> None:
-    for family in masked_models.FAMILIES:
+    for family in masked_models.LLAMAS:
         config = masked_models.config(family, rope_scaling=SCALINGS["yarn"], block_size=8, num_key_value_heads=None)
         assert config_json.from_document(Path("config.json"), config_json.document(config)) == config
 
