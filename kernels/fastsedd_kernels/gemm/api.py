@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -11,18 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.activation.table import ACTIVATIONS, IDENTITY
-from fastsedd_kernels.gemm.blocking import MAX_COLUMNS, blocking, plan, threads_to_pack_and_multiply
+from fastsedd_kernels.gemm.blocking import plan
 from fastsedd_kernels.gemm.epilogue import ROWS_PER_TASK, finish_rows
 from fastsedd_kernels.gemm.gemv import FEW_ROWS, is_streamable, multiply_few_rows
 from fastsedd_kernels.gemm.group_scaled.blocking import partition
 from fastsedd_kernels.gemm.group_scaled.kernel import multiply_groups
-from fastsedd_kernels.gemm.macrokernel import MULTIPLY, MULTIPLY_PLAIN
-from fastsedd_kernels.gemm.pack_b import packing, panels_shape
+from fastsedd_kernels.gemm.macrokernel import MULTIPLY
 from fastsedd_kernels.gemm.packed_weight import GROUPED, PackedWeight, pack
+from fastsedd_kernels.gemm.slabs import multiply_slabs
 from fastsedd_kernels.gemm.strassen import product as strassen
 from fastsedd_kernels.gemm.strassen.crossover import levels_that_pay
 from fastsedd_kernels.gemm.strassen.product import MAX_LEVELS
-from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.arrays import (
     as_array,
     as_rows,
@@ -35,10 +33,9 @@ from fastsedd_kernels.runtime.arrays import (
     with_adjacent_elements,
 )
 from fastsedd_kernels.runtime.capture import run
-from fastsedd_kernels.runtime.program import run_both
-from fastsedd_kernels.runtime.scratch import scratch
 from fastsedd_kernels.runtime.threads import get_num_threads
 
+_REALS = np.dtype(np.float32), np.dtype(np.float64)
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 
@@ -81,16 +78,16 @@ def linear(
     if x.ndim == 0 or x.shape[-1] != inputs:
         raise ValueError(f"x has shape {x.shape}, must be [..., {inputs}] for this weight")
     shape = (*x.shape[:-1], outputs)
-    out = output_rows_like("out", out, shape)
+    given, out = out is not None, output_rows_like("out", out, shape)
     if out.size == 0:
         return out
-    check_apart(out, x=x)
-    rows = out.size // outputs
-    target = out.reshape(rows, outputs)
+    target = as_rows(out)
     gates = _NO_MATRIX if gate is None else groups_of_rows("gate", gate, shape)
     added, kept = _bias(bias, 2 * outputs if packed.paired else outputs), _residual(residual, shape)
-    check_apart(out, bias=added, gate=gates)
-    check_apart(out, in_place=True, residual=kept)
+    if given:  # a new array overlaps none
+        check_apart(out, x=x, bias=added, gate=gates)
+        if residual is not None:
+            check_apart(out, in_place=True, residual=kept)
     parts: tuple[Any, ...] = (added, ACTIVATIONS[activation], gates, kept, packed.paired)
     if packed.strassen > 0:
         _linear_by_strassen(as_rows(x), packed, parts, target)
@@ -175,21 +172,24 @@ def strassen_matmul(
 
 def _operands(a: ArrayLike, b: ArrayLike, out: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """a, b and where their product goes, checked and with equal batches."""
-    a, b = as_array("a", a, np.float32, np.float64), as_array("b", b, np.float32, np.float64)
+    a, b = as_array("a", a, *_REALS), as_array("b", b, *_REALS)
     if a.dtype != b.dtype:
         raise ValueError(f"a has dtype {a.dtype} and b {b.dtype}: they must be equal")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}, must be [..., M, K] and [..., K, N]")
+    given = out is not None
     if a.ndim == b.ndim == 2:  # the usual case, without a detour
         out = output_like("out", out, (a.shape[0], b.shape[1]), a.dtype)
-        check_apart(out, a=a, b=b)
+        if given:
+            check_apart(out, a=a, b=b)
         return a, b, out
     try:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}: their batches do not broadcast") from None
     out = output_like("out", out, (*batch, a.shape[-2], b.shape[-1]), a.dtype)
-    check_apart(out, a=a, b=b)
+    if given:
+        check_apart(out, a=a, b=b)
     return np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:])), out
 
 
@@ -214,34 +214,7 @@ def _multiply(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     elif b.shape[1] <= FEW_ROWS and is_streamable(a.T):
         multiply_few_rows(b.T, a.T, out.T)
     else:
-        _multiply_blocked(a, b, out)
-
-
-def _multiply_blocked(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
-    """A slab of B is packed at a time, KC deep and MAX_COLUMNS wide: into L3, if the CPU has as much as most."""
-    depth, columns = a.shape[1], min(b.shape[1], MAX_COLUMNS)
-    kc = blocking(limits(), depth, a.dtype)[1]
-    with scratch(math.prod(panels_shape(columns, kc, a.dtype)), a.dtype) as memory:
-        for first in range(0, b.shape[1], columns):
-            part = slice(first, first + columns)
-            for k in range(0, depth, kc):
-                slab = slice(k, k + kc)
-                _add_product(a[:, slab], b[slab, part], memory, out[:, part], accumulate=k > 0)
-
-
-def _add_product(
-    a: NDArray[Any], b: NDArray[Any], memory: NDArray[Any], out: NDArray[Any], *, accumulate: bool
-) -> None:
-    """out (+)= a . b, of which memory, 1-D, takes the panels."""
-    shape = panels_shape(b.shape[1], b.shape[0], b.dtype)
-    panels = memory[: math.prod(shape)].reshape(shape)
-    threads = threads_to_pack_and_multiply(get_num_threads(), len(a), b.size)
-    arranged = plan(threads, a.shape[0], a.shape[1], len(panels), a.dtype)
-    tasks = arranged[0] * arranged[1]
-    run_both(
-        packing(b.T, panels, min(tasks, threads)),
-        (MULTIPLY_PLAIN[a.dtype], tasks, (a, panels, out, accumulate, arranged)),
-    )
+        multiply_slabs(a, b, out)
 
 
 def _bias(bias: ArrayLike | None, outputs: int) -> NDArray[np.float32]:

@@ -37,14 +37,15 @@ def threads_to_pack_and_multiply(threads: int, rows: int, elements: int) -> int:
 
 def plan(threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]) -> tuple[int, int, int, int, int]:
     """The kernels' partition (`macrokernel.Partition`) for a C of these rows and panels: task grid and blocking."""
-    return _plan(limits(), threads, rows, depth, panels, dtype)
+    within = limits()
+    return _plan(within.tiles, within.depth, threads, rows, depth, panels, dtype)
 
 
 @functools.lru_cache(1024)
 def _plan(
-    within: Limits, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
+    most_tiles: int, most_depth: int, threads: int, rows: int, depth: int, panels: int, dtype: np.dtype[Any]
 ) -> tuple[int, int, int, int, int]:
-    tiles, max_depth, *sizes = block_limits(within, dtype)
+    tiles, max_depth, *sizes = block_limits(Limits(most_tiles, most_depth), dtype)
     if rows <= isa().tile.rows:  # A, one tile high, needs no slabs, and B is then read in one sweep
         max_depth = depth
     return *task_grid(threads, rows, depth, panels, COLUMNS[dtype]), *blocks(depth, tiles, max_depth, *sizes)

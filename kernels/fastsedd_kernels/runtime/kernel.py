@@ -14,7 +14,7 @@ from typing import Any
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from fastsedd_kernels.runtime.capture import run
+from fastsedd_kernels.runtime.capture import is_recording, run
 from fastsedd_kernels.runtime.jit import address_of, compile_entry
 from fastsedd_kernels.runtime.program import run_in_region
 from fastsedd_kernels.runtime.threads import check, compile_region, get_num_threads, run_on_pool
@@ -55,7 +55,10 @@ class Kernel:
         self._entry: Callable[..., int] | None = None
 
     def __call__(self, tasks: int, *arguments: Any) -> None:
-        run(self.share_out, tasks, *arguments)
+        if tasks == 1 and not is_recording():  # of a small product, whose calls are to cost little
+            check((self._entry or self.compile())(0, 0, 1, *arguments))
+        else:
+            run(self.share_out, tasks, *arguments)
 
     def share_out(self, tasks: int, *arguments: Any) -> None:
         """Run the tasks, on several threads where that may be, without taking the call down."""

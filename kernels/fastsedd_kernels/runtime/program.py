@@ -73,12 +73,14 @@ def run_in_region(threads: int, *calls: KernelCall) -> bool:
 
 def run_both(first: KernelCall, second: KernelCall) -> None:
     """Make two calls, one after the other: in one region, between whose steps no thread rests, where that may be."""
-    calls = first, second
-    for kernel, _, _ in calls:
-        kernel.compile()
-    if is_recording() or not run_in_region(_threads(calls), *calls):
-        for kernel, tasks, arguments in calls:
-            kernel(tasks, *arguments)
+    threads = min(get_num_threads(), max(first[1], second[1]))
+    if threads > 1 and not is_recording():
+        for kernel, _, _ in (first, second):
+            kernel.compile()
+        if run_in_region(threads, first, second):
+            return
+    for kernel, tasks, arguments in (first, second):
+        kernel(tasks, *arguments)
 
 
 def _threads(calls: Sequence[KernelCall]) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,39 +12,40 @@ from fastsedd_kernels.runtime.capture import is_recording
 
 MAX_KEPT = 256 << 20  # bytes
 
-_lock = threading.Lock()
-_kept: NDArray[np.uint8] | None = None  # one block, which the process holds on to
+_kept: list[NDArray[np.uint8]] = []  # one block at most, which the process holds on to
 
 
-@contextlib.contextmanager
-def scratch(elements: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+class scratch:
     """Memory for that many elements, 1-D, from a cache line's edge on, with anything in it; the caller's alone, inside.
 
     What a recording takes down has memory of its own, since its replays write there too.
     """
-    if is_recording():
-        yield aligned_empty((elements,), dtype)
-        return
-    nbytes = elements * dtype.itemsize
-    block = _take(nbytes)
-    try:
-        yield block[:nbytes].view(dtype)
-    finally:
-        _give(block)
+
+    __slots__ = ("_block", "_dtype", "_elements")
+
+    def __init__(self, elements: int, dtype: np.dtype[Any]) -> None:
+        self._elements, self._dtype = elements, dtype
+
+    def __enter__(self) -> NDArray[Any]:
+        nbytes = self._elements * self._dtype.itemsize
+        self._block = aligned_empty((nbytes,), np.uint8) if is_recording() else _take(nbytes)
+        return np.ndarray((self._elements,), self._dtype, self._block)
+
+    def __exit__(self, *error: object) -> None:
+        if not is_recording():
+            _give(self._block)
 
 
 def _take(nbytes: int) -> NDArray[np.uint8]:
-    global _kept
-    with _lock:
-        if _kept is not None and len(_kept) >= nbytes:
-            block, _kept = _kept, None
-            return block
-    return aligned_empty((nbytes,), np.uint8)
+    """The kept block, which another thread can then not take, or a new one if it is gone or too small."""
+    try:
+        block = _kept.pop()
+    except IndexError:
+        return aligned_empty((nbytes,), np.uint8)
+    return block if len(block) >= nbytes else aligned_empty((nbytes,), np.uint8)
 
 
 def _give(block: NDArray[np.uint8]) -> None:
     """Keep the largest of the blocks that come back, if it is not too large for that."""
-    global _kept
-    with _lock:
-        if len(block) <= MAX_KEPT and (_kept is None or len(block) > len(_kept)):
-            _kept = block
+    if len(block) <= MAX_KEPT and (not _kept or len(block) > len(_kept[0])):
+        _kept[:] = [block]

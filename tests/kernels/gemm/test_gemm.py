@@ -6,8 +6,7 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference
-from fastsedd_kernels.gemm.api import MAX_COLUMNS
-from fastsedd_kernels.gemm.blocking import ENOUGH_ROWS, plan
+from fastsedd_kernels.gemm.blocking import ENOUGH_ROWS, MAX_COLUMNS, plan
 from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.gemm.gemv import FEW_ROWS
 from fastsedd_kernels.gemm.macrokernel import CROWDED

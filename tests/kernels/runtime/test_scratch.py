@@ -13,7 +13,7 @@ FLOAT32 = np.dtype(np.float32)
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scratch, "_kept", None)
+    monkeypatch.setattr(_scratch, "_kept", [])
 
 
 def test_it_is_kept_for_the_next_caller_and_never_lent_twice() -> None:
@@ -29,13 +29,13 @@ def test_a_large_block_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scratch, "MAX_KEPT", 100)
     with scratch(1000, FLOAT32):
         pass
-    assert _scratch._kept is None
+    assert _scratch._kept == []
 
 
 def test_it_comes_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), scratch(1000, FLOAT32):
         raise RuntimeError
-    assert _scratch._kept is not None
+    assert len(_scratch._kept) == 1
 
 
 @pytest.mark.parametrize("multiply", [fk.matmul, lambda a, b: fk.strassen_matmul(a, b, 1)])
@@ -45,8 +45,7 @@ def test_a_recording_has_memory_of_its_own(multiply: object) -> None:
     a, b = (random.standard_normal((64, 64), dtype=np.float32) for _ in range(2))
     with scratch(10_000, FLOAT32):
         pass  # what is kept now must not be what the recording writes
-    kept = _scratch._kept
-    assert kept is not None
+    (kept,) = _scratch._kept
     kept.fill(7)
     results = []
     recording = fk.record(lambda: results.append(multiply(a, b)))  # type: ignore[operator]
