@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from fastsedd.architectures.backbone import Backbone
 from fastsedd.config import (
@@ -36,7 +34,6 @@ from fastsedd.config import (
 Output = Literal["score", "scaled score", "clean token"]
 Graph = Literal["absorb", "uniform"]
 Shapes = Mapping[str, tuple[int, ...]]
-Tensors = Mapping[str, NDArray[np.float32]]
 
 
 class Widths(NamedTuple):
@@ -227,12 +224,12 @@ class Architecture(ABC):
         """Every tensor of a model: name -> shape."""
 
     def network_shapes(self, config: ModelConfig) -> Shapes:
-        """The same tensors under the names, and in the shapes, that the network reads."""
+        """The same tensors under the names that the network reads."""
         return self.tensor_shapes(config)
 
-    def network_tensors(self, config: ModelConfig, tensors: Tensors) -> Tensors:
-        """A checkpoint's tensors under the names, and in the shapes, that the network reads: looked up, not listed."""
-        return tensors
+    def own_name(self, name: str) -> str:
+        """The name in its authors' files of a tensor of `network_shapes`."""
+        return name
 
     @abstractmethod
     def widths(self, config: ModelConfig) -> Widths:

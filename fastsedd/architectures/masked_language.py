@@ -6,16 +6,13 @@ A family is a `model_type`: its attention, whether its logits are shifted, and h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from fastsedd.architectures.backbone import Backbone, Origin, Unmasking
-from fastsedd.architectures.base import Architecture, ModelConfig, Output, Tensors, Widths
+from fastsedd.architectures.base import Architecture, ModelConfig, Output, Widths
 from fastsedd.config import GenerationConfig, NoiseConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -69,25 +66,6 @@ class Traits:
     temperature: float = 0.0
 
 
-class Renamed(Mapping[str, NDArray[np.float32]]):
-    """Tensors under the names of Qwen2, Qwen3 and Llama, read under others; own_name : from the one to the other"""
-
-    def __init__(self, tensors: Tensors, own_name: Callable[[str], str]) -> None:
-        self._tensors, self._own_name = tensors, own_name
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return self._tensors[self._own_name(name)]
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._own_name(name) in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        raise TypeError("tensors of a network are looked up by name")
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
 class MaskedLanguageModel(Architecture):
     """A family of this transformer; its mask is one of its tokenizer's tokens."""
 
@@ -111,15 +89,8 @@ class MaskedLanguageModel(Architecture):
     def recognises(self, model_type: str, inner_type: str) -> bool:
         return model_type == self.name
 
-    def own_name(self, name: str) -> str:
-        """The name in its authors' files of a tensor of `network_shapes`."""
-        return name
-
     def tensor_shapes(self, config: ModelConfig) -> Shapes:
         return {self.own_name(name): shape for name, shape in self.network_shapes(config).items()}
-
-    def network_tensors(self, config: ModelConfig, tensors: Tensors) -> Tensors:
-        return Renamed(tensors, self.own_name)
 
     def network_shapes(self, config: ModelConfig) -> Shapes:
         backbone, width = backbone_of(config), config.width

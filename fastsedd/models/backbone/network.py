@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone.embedding import Embedding
+from fastsedd.models.backbone.naming import Named
 from fastsedd.models.layers import Linear, Tensors
 from fastsedd.models.precision import Precision
 
@@ -67,7 +68,7 @@ class Backbone:
         self.config = config
         self.sizes = backbone_of(config)
         self.attention = precision.attention
-        tensors = config.family.network_tensors(config, tensors)
+        tensors = Named(config, tensors)
         table = tensors["model.embed_tokens.weight"]
         if self.sizes.tied:
             self.head = Linear(fk.pack(table, precision.head), None)

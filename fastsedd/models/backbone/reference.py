@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.block_layout import BlockLayout
+from fastsedd.models.backbone.naming import Named
 from fastsedd.models.layers import Tensors
 from fastsedd.models.reference_layers import Array, linear
 
@@ -21,7 +22,7 @@ from fastsedd.models.reference_layers import Array, linear
 def logits(config: ModelConfig, tensors: Tensors, tokens: NDArray[Any], blocks: BlockLayout | None = None) -> Array:
     """tokens [B, L] to logits [B, L, V], not shifted. blocks : of block-causal attention; None: it is full"""
     backbone = backbone_of(config)
-    tensors = config.family.network_tensors(config, tensors)
+    tensors = Named(config, tensors)
     x: Array = tensors["model.embed_tokens.weight"][tokens].astype(np.float64)
     length = tokens.shape[1]
     of = np.zeros(length, int) if blocks is None else np.array([blocks.index(i) for i in range(length)])
