@@ -1,8 +1,7 @@
 """Forward passes over texts that are written from left to right, with the keys and values of what is final kept.
 
-Positions come first in every array, then texts: [positions, texts, width]. So the rows of some positions of all texts
-lie together, and keys and values are multiplied into the cache where they stay. Under block-causal attention a block
-sees itself and what lies before it; once it is final, so are its keys and values.
+Scratch memory is rows of numbers: those of the positions of a pass, text after text. Under block-causal attention a
+block sees itself and what lies before it; once it is final, so are its keys and values.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ PREFILL = 256  # positions in one pass, where there are more final ones than tha
 
 _ROWS = 32  # positions whose logits are taken at a time, where all of them are
 _MAX_RECORDINGS = 8
-_PADDING = 16  # floats between two rows of the cache, so that they do not all lie in the same sets of it
 
 
 class Session:
@@ -43,21 +41,21 @@ class Session:
         self._cached = cached and blocks is not None
         self._batch, self._length = batch, length
         self._final = 0  # positions whose keys and values are final
-        self._first = 0  # of the last pass
+        self._first = self._last = 0  # of the last pass
         widest = length
         if blocks is not None and window is not None:
             widest = min(length, max(PREFILL, blocks.length) + window + 2 * blocks.length)
         self._queries = network.config.heads * sizes.head_dim
-        self._keys = sizes.kv_heads * sizes.head_dim
-        width, rows = network.config.width, (widest, batch)
-        self._x = fk.aligned_empty((*rows, width))
-        self._normed = fk.aligned_empty((*rows, width))
-        self._q = fk.aligned_empty((*rows, self._queries))
-        self._attended = fk.aligned_empty((*rows, self._queries))
-        self._hidden = fk.padded_empty((*rows, sizes.hidden))
-        layers = 1 if blocks is None else network.config.blocks
-        memory = fk.aligned_empty((layers, length, batch, 2 * self._keys + _PADDING))
-        self._cache = memory[..., : 2 * self._keys]
+        width, rows = network.config.width, batch * widest
+        self._x = fk.aligned_empty((rows, width))
+        self._normed = fk.aligned_empty((rows, width))
+        self._q = fk.padded_empty((rows, self._queries))
+        self._kv = fk.padded_empty((rows, 2 * sizes.kv_heads * sizes.head_dim))
+        self._attended = fk.aligned_empty((rows, self._queries))
+        self._hidden = fk.padded_empty((rows, sizes.hidden))
+        layers = 0 if blocks is None else network.config.blocks
+        shape = (batch, sizes.kv_heads, sizes.head_dim, length)
+        self._caches = [fk.KVCache(*shape, dtype=network.attention) for _ in range(layers)]
         self._table = network.rotary_table(length)
         self._recorded: dict[tuple[int, int], Recorded] = {}
         self._logits = np.empty((0, network.config.vocab_size), np.float32)
@@ -66,8 +64,8 @@ class Session:
     @property
     def nbytes(self) -> int:
         """Scratch memory and cache."""
-        arrays = (self._x, self._normed, self._q, self._attended, self._hidden, self._cache)
-        return sum(array.nbytes for array in arrays)
+        arrays = (self._x, self._normed, self._q, self._kv, self._attended, self._hidden)
+        return sum(array.nbytes for array in arrays) + sum(cache.nbytes for cache in self._caches)
 
     def run(self, tokens: NDArray[np.int32], first: int, last: int) -> None:
         """See `unmasking.sampler.Network`."""
@@ -82,8 +80,7 @@ class Session:
             start = stop
         self._pass(tokens, start, end)
         if self._shift and start < begin:
-            rows = (begin - 1 - start) * self._batch + np.arange(self._batch)
-            self._boundary[...] = self._features(rows)
+            self._boundary[...] = self._features(self._places(np.arange(self._batch), begin - 1))
         self._final = begin
 
     def logits(self, rows: NDArray[np.intp]) -> Floats:
@@ -92,8 +89,7 @@ class Session:
         if self._shift:
             position = np.maximum(position - 1, 0)
         before = position < self._first
-        places = np.where(before, 0, position - self._first) * self._batch + text
-        features = self._features(places)
+        features = self._features(self._places(text, np.where(before, self._first, position)))
         if before.any():
             features[before] = self._boundary[text[before]]
         if len(self._logits) < len(rows):
@@ -109,9 +105,8 @@ class Session:
             self._pass(tokens, start, stop)
             for first in range(start, stop, _ROWS):
                 last = min(first + _ROWS, stop)
-                places = np.arange((first - start) * self._batch, (last - start) * self._batch)
-                found = self._network.head(self._features(places))
-                out[:, first:last] = found.reshape(last - first, self._batch, -1).swapaxes(0, 1)
+                places = self._places(np.arange(self._batch)[:, None], np.arange(first, last)).reshape(-1)
+                out[:, first:last] = self._network.head(self._features(places)).reshape(self._batch, last - first, -1)
             start = stop
         return out
 
@@ -121,12 +116,15 @@ class Session:
         stop = self._blocks.begin(start + PREFILL)
         return min(stop if stop > start else self._blocks.end(start), self._length)
 
+    def _places(self, text: NDArray[np.intp], position: NDArray[np.intp] | int) -> NDArray[np.intp]:
+        """Rows that positions of texts have in the last pass."""
+        return text * (self._last - self._first) + (position - self._first)
+
     def _pass(self, tokens: NDArray[np.int32], start: int, stop: int) -> None:
         """All layers of some positions, but for what the last one does after its attention."""
-        self._first = start
-        count = stop - start
-        flat = tokens[:, start:stop].T.reshape(-1)
-        self._network.embedding(flat, self._x[:count].reshape(len(flat), -1))
+        self._first, self._last = start, stop
+        flat = tokens[:, start:stop].reshape(-1)
+        self._network.embedding(flat, self._x[: len(flat)])
         if (start, stop) not in self._recorded:
             if len(self._recorded) == _MAX_RECORDINGS:
                 self._recorded.clear()
@@ -134,40 +132,36 @@ class Session:
         self._recorded[start, stop]()
 
     def _trunk(self, start: int, stop: int) -> None:
-        network, count = self._network, stop - start
-        x, normed, hidden = self._x[:count], self._normed[:count], self._hidden[:count]
+        network, rows = self._network, self._batch * (stop - start)
+        x, normed, attended, hidden = (each[:rows] for each in (self._x, self._normed, self._attended, self._hidden))
         for i, layer in enumerate(network.layers):
             if i > 0:
-                network.finish(network.layers[i - 1], self._attended[:count], x, normed, hidden)
+                network.finish(network.layers[i - 1], attended, x, normed, hidden)
             network.take_in(layer, x, normed)
-            self._attend(layer, self._cache[i if len(self._cache) > 1 else 0], start, stop)
+            self._attend(layer, self._caches[i] if self._caches else None, start, stop)
 
-    def _attend(self, layer: Layer, cache: Floats, start: int, stop: int) -> None:
+    def _attend(self, layer: Layer, cache: fk.KVCache | None, start: int, stop: int) -> None:
         """Attention of some positions to all that they see, from normed to attended; their keys and values are kept."""
-        network, count = self._network, stop - start
-        sizes = network.sizes
-        q = layer.queries(self._normed[:count], self._q[:count])
-        layer.keys_values(self._normed[:count], cache[start:stop])
-        keys, values = self._heads(cache[..., : self._keys]), self._heads(cache[..., self._keys :])
-        queries, attended = self._heads(q), self._heads(self._attended[:count])
+        sizes, rows = self._network.sizes, self._batch * (stop - start)
+        layer.queries(self._normed[:rows], self._q[:rows])
+        layer.keys_values(self._normed[:rows], self._kv[:rows])
+        queries, attended = self._heads(self._q[:rows]), self._heads(self._attended[:rows])
+        keys, values = np.split(self._heads(self._kv[:rows]), 2, axis=1)
         angles = fk.RotaryTable(self._table.cosines[start:stop], self._table.sines[start:stop])
-        for each, norm in ((queries, layer.query_norm), (keys[:, :, start:stop], layer.key_norm)):
+        for each, norm in ((queries, layer.query_norm), (keys, layer.key_norm)):
             fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
-        spans = [(start, stop)] if self._blocks is None else self._blocks.spans(start, stop)
-        for first, last in spans:
+        if cache is None or self._blocks is None:
+            fk.attention(queries, keys, values, out=attended, dtype=self._network.attention)
+            return
+        cache.truncate(start)
+        for first, last in self._blocks.spans(start, stop):
             some = slice(first - start, last - start)
-            fk.attention(
-                queries[:, :, some], keys[:, :, :last], values[:, :, :last], out=attended[:, :, some],
-                dtype=network.attention,
-            )  # fmt: skip
+            cache.append(keys[:, :, some], values[:, :, some])
+            cache.attend(queries[:, :, some], out=attended[:, :, some])
 
     def _heads(self, rows: Floats) -> Floats:
-        """[positions, texts, heads * dim] as a view [texts, heads, positions, dim]."""
-        positions, texts, width = rows.shape
-        dim = self._network.sizes.head_dim
-        strides = (*rows.strides[:2], dim * rows.itemsize, rows.itemsize)
-        shape = (positions, texts, width // dim, dim)
-        return np.lib.stride_tricks.as_strided(rows, shape, strides).transpose(1, 2, 0, 3)
+        """[texts * positions, heads * dim] as a view [texts, heads, positions, dim]."""
+        return rows.reshape(self._batch, len(rows) // self._batch, -1, self._network.sizes.head_dim).swapaxes(1, 2)
 
     def _features(self, places: NDArray[Any]) -> Floats:
         """Features that the head multiplies, of rows of the last pass: the rest of its last layer, then the norm."""
