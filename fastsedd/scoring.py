@@ -62,6 +62,10 @@ class Scoring:
             self.parametrisation.to_log_scores(scores, current[part], noise)
             yield part, scores
 
+    def last_scores(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Log scores of some positions of the last draw, up to a number per row: see `Forward.last_logits`."""
+        yield from self.forward.last_logits(rows)
+
 
 def parametrisation(config: ModelConfig) -> Parametrisation:
     """The meaning of a model's logits."""

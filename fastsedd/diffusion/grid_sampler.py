@@ -48,6 +48,9 @@ class Network(Protocol):
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Some of the rows at a time, and their log scores, float32 [., V], 0 at each current token, to write over."""
 
+    def last_scores(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The same of some rows of the last `draw`, but for a number that is added to all of a row."""
+
 
 class _Draws(NamedTuple):
     """Draws of a step: rows : intp [n], positions of the batch as if it were one text; seeds, streams : uint64 [n]."""
@@ -86,26 +89,39 @@ class GridSampler:
             started = time.perf_counter()
             rows = np.flatnonzero(self.graph.changing(tokens) & (batch.given == FREE))
             draws = _Draws(rows, seeds.reshape(-1)[rows], batch.streams(step).reshape(-1)[rows])
-            take(network, last if step == steps else between, at, tokens, draws)
+            take(network, last if step == steps else between, at, tokens, draws, batch.confidence)
             yield StepRecord(step, steps, tokens, time.perf_counter() - started)
 
-    def _take(self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws) -> None:
-        """One step of some rows of tokens, in place, by their law."""
+    def _take(
+        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws,
+        confidence: NDArray[np.float32] | None,
+    ) -> None:  # fmt: skip
+        """One step of some rows of tokens, and of their confidence, in place, by their law."""
         law = predictor.law(self.graph, at)
         if network.normalised and draws.rows.size:
             # Which positions jump is known before the network runs: where none does, it is skipped, and the state that
             # it would have seen next is the same.
-            draws = draws.some(uniform(draws.seeds, draws.streams) < _jump_probability(law, at.sigma))
+            draws = draws.some(uniform(draws.seeds, draws.streams) < _leaving(law, at.sigma))
             law = law._replace(stay=0.0, slope=0.0)
         if self.choice.temperature != 1.0 and law.sharpness == 1.0:
             law = law._replace(sharpness=1.0 / self.choice.temperature)
         rows, seeds, streams = draws
-        if rows.size:
-            tokens.reshape(-1)[rows] = network.draw(tokens, at.sigma, rows, law, seeds, streams)
+        if not rows.size:
+            return
+        flat = tokens.reshape(-1)
+        before = flat[rows]
+        flat[rows] = network.draw(tokens, at.sigma, rows, law, seeds, streams)
+        jumped = np.flatnonzero(flat[rows] != before)
+        if confidence is not None and jumped.size:
+            rows, before = rows[jumped], before[jumped]
+            for part, scores in network.last_scores(rows):
+                some = rows[part]
+                confidence.reshape(-1)[some] = jump_probability(scores, before[part], flat[some])
 
     def _take_in_rows(
-        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws
-    ) -> None:
+        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws,
+        confidence: NDArray[np.float32] | None,
+    ) -> None:  # fmt: skip
         """The same by rows of probabilities, a block of rows at a time."""
         rows, seeds, streams = draws
         if not rows.size:
@@ -113,14 +129,34 @@ class GridSampler:
         drawn = np.empty(rows.shape, np.int32)
         current = tokens.reshape(-1)[rows]
         for part, scores in network.log_scores(tokens, at.sigma, rows):
+            kept = None if confidence is None else scores.copy()
             probabilities = predictor.transition(self.graph, scores, current[part], at)
             apply_temperature(probabilities, current[part], self.choice.temperature)
             truncate(probabilities, current[part], self.choice.top_k, self.choice.top_p)
             drawn[part] = sample_categorical(probabilities, seeds[part], streams[part], method=self.choice.draw)
+            jumped = np.flatnonzero(drawn[part] != current[part])
+            if confidence is not None and kept is not None:
+                probability = jump_probability(kept[jumped], current[part][jumped], drawn[part][jumped])
+                confidence.reshape(-1)[rows[part][jumped]] = probability
         tokens.reshape(-1)[rows] = drawn
 
 
-def _jump_probability(law: Law, sigma: float) -> float:
+def jump_probability(
+    scores: NDArray[np.float32], current: NDArray[np.int32], drawn: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Probability of the token that each position jumped to, among all that it could jump to: float64 [n].
+
+    scores : log scores float32 [n, V], up to a number per row; current, drawn : int32 [n], different
+    """
+    numbers = scores.astype(np.float64)
+    np.put_along_axis(numbers, current[:, None].astype(np.intp), -np.inf, axis=-1)
+    numbers -= numbers.max(axis=-1, keepdims=True)
+    np.exp(numbers, out=numbers)
+    taken = np.take_along_axis(numbers, drawn[:, None].astype(np.intp), axis=-1)[:, 0]
+    return np.asarray(taken / numbers.sum(axis=-1))
+
+
+def _leaving(law: Law, sigma: float) -> float:
     """The probability that a mask jumps whose scores add up to 1 / (e^sigma - 1)."""
     total = 1.0 / math.expm1(sigma)
     return total / (total + max(law.stay - law.slope * total, 0.0))

@@ -29,15 +29,23 @@ class Batch:
     indices : uint64 [B], 0 <= index < 2^28; seeds : uint64 [B]. A text depends on its own seed and index, not on its
         batch.
     given : int32 [B, L], L <= 2^20: a token where the text is given, FREE where it is to be written
+    confidence : float32 [B, L], written by samplers: the network's probability of each token that they drew, when they
+        did, among all that it might have been; NaN elsewhere. None: not wanted, and not computed.
     """
 
     indices: NDArray[np.uint64]
     seeds: NDArray[np.uint64]
     given: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, indices: Sequence[int], seeds: Sequence[int], given: Sequence[NDArray[np.int32]]) -> Batch:
-        return cls(np.array(indices, np.uint64), np.array(seeds, np.uint64), np.stack(given))
+    def of(
+        cls, indices: Sequence[int], seeds: Sequence[int], given: Sequence[NDArray[np.int32]], confident: bool = False
+    ) -> Batch:
+        """confident : the confidence is wanted"""
+        stacked = np.stack(given)
+        confidence = np.full(stacked.shape, np.nan, np.float32) if confident else None
+        return cls(np.array(indices, np.uint64), np.array(seeds, np.uint64), stacked, confidence)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -45,7 +53,8 @@ class Batch:
     def part(self, rows: Sequence[int]) -> Batch:
         """Some of the texts."""
         chosen = list(rows)
-        return Batch(self.indices[chosen], self.seeds[chosen], self.given[chosen])
+        confidence = None if self.confidence is None else self.confidence[chosen]
+        return Batch(self.indices[chosen], self.seeds[chosen], self.given[chosen], confidence)
 
     def streams(self, step: int) -> NDArray[np.uint64]:
         """Number of the random stream behind each draw of a step: uint64 [B, L]; see `draw_streams`."""

@@ -93,8 +93,12 @@ class Forward:
         """Logits of some positions, BLOCK rows at a time: yields which of the rows, and [n, V], which may be
         overwritten. rows : as for `draw`"""
         self._take(tokens, sigma)
-        network = self._network
         self._trunk()
+        yield from self.last_logits(rows)
+
+    def last_logits(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The same of the state that `draw` or `logits` were given last, whose trunk is not run again."""
+        network = self._network
         features = network.finish(self.scratch, self.scratch.gather(np.asarray(rows, np.intp)))
         block = fk.aligned_empty((min(BLOCK, len(rows)), network.config.vocab_size))
         for first in range(0, len(rows), BLOCK):

@@ -66,7 +66,9 @@ class Service:
         asked = await self._asked(body, kind)
         answer = Answer(self.limits.timeout)
         wanted = list(asked.request.wanted)
-        job = Job(asked.writing, asked.request.seed, wanted, answer, stepwise=bool(body.stream))
+        stepwise, options = bool(body.stream), body.stream_options
+        confident = stepwise and options is not None and options.include_confidence
+        job = Job(asked.writing, asked.request.seed, wanted, answer, stepwise, confident)
         self.scheduler.submit(job)
         if body.stream:
             return partial(send_events, pieces(asked, answer), answer, partial(self.scheduler.discard, job))

@@ -27,9 +27,10 @@ _SAME = (
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """include_usage : a last chunk counts the tokens"""
+    """include_usage : a last chunk counts the tokens; include_confidence : states say how likely new tokens were"""
 
     include_usage: bool = False
+    include_confidence: bool = False
     include_obfuscation: bool | None = None  # OpenAI's, which has nothing to act on here
 
 

@@ -50,6 +50,8 @@ class Diffusion(msgspec.Struct):
     index : of its choice; step : 0 to steps, 0 for the given tokens alone
     masked : positions without a token; length : of the text, in positions
     changed : [position, text] of each position that is another one than in the last state that was sent
+    confidence : of each of these the model's probability of its token, when it was drawn, among all that it might have
+        been; null for given tokens and masks. Only where the stream's options ask for it.
     """
 
     index: int
@@ -58,6 +60,7 @@ class Diffusion(msgspec.Struct):
     masked: int
     length: int
     changed: list[tuple[int, str]]
+    confidence: list[float | None] | UnsetType = UNSET
 
 
 class CompletionReply(msgspec.Struct):

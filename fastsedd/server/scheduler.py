@@ -27,22 +27,24 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A text after a step. index : its number in the request; ids : int32 [L]"""
+    """A text after a step. index : its number in the request; ids : int32 [L]; confidence : as a `Batch` has it, [L]"""
 
     index: int
     step: int
     steps: int
     ids: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """A text that is done. ids : int32 [L]"""
+    """A text that is done. ids : int32 [L]; confidence : as a `Batch` has it, [L]"""
 
     index: int
     steps: int
     ids: NDArray[np.int32]
     text: str
+    confidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +74,17 @@ class Receiver(Protocol):
 
 @dataclass(eq=False)
 class Job:
-    """The texts of one request. waiting : indices of those that are not begun; stepwise : states are wanted, too"""
+    """The texts of one request.
+
+    waiting : indices of those that are not begun; stepwise : states are wanted, too; confident : with their confidence
+    """
 
     writing: Writing[Any]
     seed: int
     waiting: list[int]
     receiver: Receiver
     stepwise: bool
+    confident: bool = False
 
 
 @dataclass(eq=False)
@@ -196,12 +202,15 @@ class Scheduler:
         if not rows:
             return
         jobs = [job for job, _ in rows]
-        batch = Batch.of([i for _, i in rows], [job.seed for job in jobs], [job.writing.given for job in jobs])
+        batch = Batch.of(
+            [i for _, i in rows], [job.seed for job in jobs], [job.writing.given for job in jobs],
+            any(job.confident for job in jobs),
+        )  # fmt: skip
         denoising = Denoising(jobs[0].writing, batch)
         while (record := denoising.step()) is not None:
             self._metrics.steps.inc()
             ids = jobs[0].writing.to_ids(record.tokens)
-            self._report(rows, record, ids)
+            self._report(rows, record, ids, denoising.batch.confidence)
             if record.step == record.steps:
                 continue
             left = [at for at, (job, _) in enumerate(rows) if not job.receiver.abandoned]
@@ -211,15 +220,18 @@ class Scheduler:
                 denoising.keep(left)
                 rows = [rows[at] for at in left]
 
-    def _report(self, rows: list[Row], record: StepRecord, ids: NDArray[np.int32]) -> None:
+    def _report(
+        self, rows: list[Row], record: StepRecord, ids: NDArray[np.int32], confidence: NDArray[np.float32] | None
+    ) -> None:
         """Tell receivers of the state, or, after the last step, of the texts."""
-        for (job, index), row in zip(rows, ids, strict=True):
+        for at, ((job, index), row) in enumerate(zip(rows, ids, strict=True)):
+            sure = confidence[at].copy() if job.confident and confidence is not None else None
             if record.step == record.steps:
-                job.receiver.put(Written(index, record.steps, row, job.writing.decode(row)))
+                job.receiver.put(Written(index, record.steps, row, job.writing.decode(row), sure))
                 self._metrics.texts.inc()
                 self._metrics.tokens.inc(int((job.writing.given < 0).sum()))
             elif job.stepwise:
-                job.receiver.put(State(index, record.step, record.steps, row.copy()))
+                job.receiver.put(State(index, record.step, record.steps, row.copy(), sure))
 
 
 def _log(error: Exception) -> None:

@@ -117,18 +117,29 @@ class Differences:
         self._before: dict[int, NDArray[np.int32]] = {}
         self._texts: dict[tuple[int, bool], str] = {}
 
-    def to(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Iterator[Diffusion]:
-        """Changes from the last state of text `index` to this one; before the first one, the given tokens as step 0."""
+    def to(self, item: State | Written) -> Iterator[Diffusion]:
+        """Changes from the last state of a text to this one; before the first one, the given tokens as step 0."""
+        index, steps, ids = item.index, item.steps, item.ids
+        step = item.step if isinstance(item, State) else steps
         ids = ids if self._mask is None else np.where(ids == self._mask, NO_TOKEN, ids).astype(np.int32)
         if index not in self._before:
             self._before[index] = np.full(len(ids), NO_TOKEN, np.int32)
-            yield self._change(index, 0, steps, self._given)
-        yield self._change(index, step, steps, ids)
+            none = None if item.confidence is None else np.full(len(ids), np.nan, np.float32)
+            yield self._change(index, (0, steps), self._given, none)
+        yield self._change(index, (step, steps), ids, item.confidence)
 
-    def _change(self, index: int, step: int, steps: int, ids: NDArray[np.int32]) -> Diffusion:
-        changed = [(int(at), self._text(int(ids[at]), at == 0)) for at in np.flatnonzero(ids != self._before[index])]
+    def _change(
+        self, index: int, at: tuple[int, int], ids: NDArray[np.int32], confidence: NDArray[np.float32] | None
+    ) -> Diffusion:
+        """at : step and steps"""
+        positions = np.flatnonzero(ids != self._before[index])
         self._before[index] = ids
-        return Diffusion(index, step, steps, int((ids == NO_TOKEN).sum()), len(ids), changed)
+        changed = [(int(each), self._text(int(ids[each]), each == 0)) for each in positions]
+        state = Diffusion(index, *at, int((ids == NO_TOKEN).sum()), len(ids), changed)
+        if confidence is not None:
+            known = np.isfinite(confidence) & (ids != NO_TOKEN)
+            state.confidence = [round(float(confidence[each]), 4) if known[each] else None for each in positions]
+        return state
 
     def _text(self, token: int, first: bool) -> str:
         """A token's text where it stands: behind another one, some tokenizers put a space before it."""
@@ -157,13 +168,11 @@ async def pieces(asked: Asked, answer: Answer) -> AsyncIterator[Reply]:
     left = asked.request.num_samples
     while left:
         item = await answer.next()
-        if isinstance(item, State):
-            for change in differences.to(item.index, item.step, item.steps, item.ids):
+        if isinstance(item, State | Written):
+            for change in differences.to(item):
                 yield asked.state(change)
-        elif isinstance(item, Written):
+        if isinstance(item, Written):
             left -= 1
-            for change in differences.to(item.index, item.steps, item.steps, item.ids):
-                yield asked.state(change)
             yield asked.chunk(item)
     options = asked.body.stream_options
     if options is not None and options.include_usage:

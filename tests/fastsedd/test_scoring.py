@@ -9,6 +9,9 @@ import reference_scores
 from fastsedd_kernels.sampling import reference as sampling
 
 from fastsedd import models
+from fastsedd.diffusion.sampler import FREE, Batch
+from fastsedd.diffusion_process import DiffusionProcess
+from fastsedd.request import Request
 from fastsedd.scoring import Scoring
 
 ARTICLE = {"tokens": 65, "width": 384, "heads": 6, "cond_dim": 64, "length": 256, "characters": None}
@@ -185,3 +188,34 @@ def test_parity_with_pytorch(make_config, make_tensors) -> None:
             expected = network(torch.tensor(tokens), torch.tensor(sigma, dtype=torch.float32)).numpy()
         result = poisoned(models.build(config, tensors), 2, 12, 2)(tokens, sigma)
         np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [0, 3], ids=["by the law", "by rows"])
+@pytest.mark.parametrize("case", ["tiny", "tiny uniform", "tiny radd"])
+def test_confidence_is_the_references_when_a_token_was_drawn(make_config, make_tensors, case: str, top_k: int) -> None:
+    """Of all tokens that a position might have become; given ones have none, and texts are those without it."""
+    graph = "uniform" if "uniform" in case else "absorb"
+    config = make_config("radd" if "radd" in case else "ddit", graph)
+    tensors = make_tensors(config)
+    network = Scoring.of(models.build(config, tensors), 2, config.length)
+    request = Request.of(steps=5, seed=4, top_k=top_k, temperature=0.8)
+    sampler = DiffusionProcess.of(config).sampler(request)
+    given = np.full((2, config.length), FREE, np.int32)
+    given[1, 3:5] = 2
+    batch = Batch.of([0, 1], [4, 4], list(given), confident=True)
+    before = np.where(given == FREE, config.tokens, given) if graph == "absorb" else None
+    expected = np.full(given.shape, np.nan)
+    for record, at in zip(sampler.run(network, batch), (*sampler.grid.predictor, sampler.grid.denoiser), strict=True):
+        if before is not None:
+            scores = reference_scores.log_score(config, tensors, before.astype(np.int32), np.full(2, at.sigma))
+            for text, position in np.argwhere(record.tokens != before):
+                row = scores[text, position].astype(np.float64)
+                row[before[text, position]] = -np.inf
+                expected[text, position] = np.exp(row - np.logaddexp.reduce(row))[record.tokens[text, position]]
+            known = ~np.isnan(expected)
+            np.testing.assert_allclose(batch.confidence[known], expected[known], atol=1e-4)
+        before = record.tokens.copy()
+    assert graph == "uniform" or (np.isnan(batch.confidence) == (given != FREE)).all()
+    assert np.isnan(batch.confidence[1, 3:5]).all() and np.nanmax(batch.confidence) < 1.0
+    plain = [*sampler.run(network, Batch.of([0, 1], [4, 4], list(given)))][-1]
+    np.testing.assert_array_equal(plain.tokens, before)

@@ -131,6 +131,7 @@ class UnmaskingSampler:
         proposal = self._propose(network, batch, tokens, span, rows, draws)
         score = self._score(proposal, draws)
         flat = tokens.reshape(-1)
+        confidence = None if batch.confidence is None else batch.confidence.reshape(-1)
         texts = rows // tokens.shape[1]
         for text in np.unique(texts):
             own = np.flatnonzero(texts == text)
@@ -139,9 +140,12 @@ class UnmaskingSampler:
                 behind = own[np.argsort(score[own], kind="stable")[:kept]]
                 flat[rows[own]] = proposal.tokens[own]
                 flat[rows[behind]] = self.mask
+                taken = own
             else:
                 taken = own[chosen(self.settings, proposal, score, own, count)]
                 flat[rows[taken]] = proposal.tokens[taken]
+            if confidence is not None:
+                confidence[rows[taken]] = proposal.confidence[taken]
 
     def _propose(
         self, network: Network, batch: Batch, tokens: NDArray[np.int32], span: tuple[int, int],

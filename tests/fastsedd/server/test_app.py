@@ -119,6 +119,21 @@ def test_the_states_of_a_stream_add_up_to_its_text(serve, write_checkpoint, make
     assert all(each == sorted(each, reverse=True) and (each[0], each[-1]) == (10, 0) for each in masked)
 
 
+def test_a_stream_tells_confidence_where_it_is_asked_for(serve, model) -> None:
+    client = serve()
+    body = {"prompt": "ab", "steps": 6, "seed": 3, "stream": True}
+    plain = events(client.post("/v1/completions", json=body).text)[:-1]
+    assert all("confidence" not in chunk.get("diffusion", {}) for chunk in plain)
+    asked = body | {"stream_options": {"include_confidence": True}}
+    chunks = events(client.post("/v1/completions", json=asked).text)[:-1]
+    found = [chunk["diffusion"] for chunk in chunks if "diffusion" in chunk]
+    states = [{key: value for key, value in state.items() if key != "confidence"} for state in found]
+    assert states == [chunk["diffusion"] for chunk in plain if "diffusion" in chunk]
+    assert found[0]["confidence"] == [None, None]  # the prompt
+    told = [value for state in found[1:] for value in state["confidence"]]
+    assert len(told) == 10 and all(0.0 < value < 1.0 for value in told)
+
+
 def test_many_clients_at_once_get_their_own_texts(serve, model) -> None:
     client = serve()
     found: dict[int, str] = {}

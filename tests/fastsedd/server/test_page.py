@@ -175,6 +175,11 @@ def test_a_text_is_paused_and_gone_back_through(open_page, address: str, picture
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     assert page.inner_text("#where") == "step 20 of 61" and shown(page).count("·") == masked(page) > 0
+    marked = page.evaluate(
+        "[...document.querySelectorAll('.fresh')].map(e => [e.title, e.style.getPropertyValue('--p')])"
+    )
+    assert marked and all(title == f"{share[:-1]} % sure" for title, share in marked)
+    assert len({share for _, share in marked}) > 1 and re.fullmatch(r"\d+ new, \d+ % sure", page.inner_text("#sure"))
     assert faults(page) == []
     page.screenshot(path=pictures / "slider.png", full_page=True)
     page.keyboard.press("End")

@@ -115,6 +115,22 @@ def test_blocks_are_written_from_left_to_right_and_only_their_masks_are_asked_ab
         before = state
 
 
+@pytest.mark.parametrize("settings", [{}, {"order": "random", "temperature": 0.7}, {"order": "p2"}], ids=str)
+def test_confidence_is_the_probability_of_each_token_when_it_was_committed_to(settings: dict) -> None:
+    given = given_tokens(20, 3)
+    batch = Batch.of([0], [1], [given], confident=True)
+    network, before = Tied(), np.where(given == FREE, MASK, given)
+    sampler = UnmaskingSampler(MASK, BlockLayout(6), Settings(steps=20, **settings))
+    for record in sampler.run(network, batch):
+        for at in np.flatnonzero((record.tokens[0] != before) & (record.tokens[0] != MASK)):
+            logits = network.of(before.tolist())[at].astype(np.float64)
+            logits[MASK] = -np.inf
+            expected = np.exp(logits - np.logaddexp.reduce(logits))[record.tokens[0, at]]
+            assert batch.confidence[0, at] == pytest.approx(expected, rel=1e-6)
+        before = record.tokens[0].copy()
+    assert (np.isnan(batch.confidence[0]) == (given != FREE)).all()
+
+
 @pytest.mark.parametrize("settings", [{"threshold": 0.4}, {"order": "random"}, {"temperature": 1.3, "top_k": 3},
                                       {"order": "p2", "temperature": 0.5, "order_temperature": 0.5},
                                       {"temperature": 1.0, "top_p": 0.7, "cfg_scale": 1.0}])  # fmt: skip
