@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal, TypeGuard, get_args
 
-Dtype = Literal["float32", "bfloat16", "int8"]
+Dtype = Literal["float32", "bfloat16", "int8", "int4"]
 Predictor = Literal["analytic", "euler", "ddpm"]
 Draw = Literal["exact", "official"]
 Grid = Literal["uniform", "log-sigma", "fitted"]

@@ -40,8 +40,10 @@ def load(
     """Load a checkpoint: a folder, a file of weights, a name on the hub, or, with None, the shipped model.
 
     path : a str `owner/name`, or `owner/name/file`, that is not a path here is looked up on the Hugging Face hub
-    dtype : what its large layers are stored and multiplied in. "bfloat16" halves the memory, "int8" quarters it; norms,
-        the noise embedding and sums stay float32, and so does the model's output. The texts differ.
+    dtype : what its large layers are stored and multiplied in. "bfloat16" halves the memory, "int8" quarters it,
+        "int4" takes 4.5 bits per weight, in groups of 32 inputs with a scale of their own; head and attention are
+        bfloat16 with both; norms, the noise embedding and sums stay float32, and so does the model's output. The texts
+        differ; with int4 much more than with int8.
     revision : a branch, tag or commit, of a name on the hub; its main branch if None
     offline : use what has been fetched before, without the network
     tokenizer : a folder, a tokenizer.json or a name on the hub, instead of the checkpoint's own

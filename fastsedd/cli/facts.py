@@ -55,6 +55,7 @@ def of_outline(outline: Outline) -> Facts:
     sure = "" if own.threshold is None else f", all of probability {own.threshold:g} or more"
     scaling = dict(backbone.scaling)
     kind = scaling.get("rope_type", scaling.get("type", ""))
+    cache = f"{outline.cache / 1024:g}"
     return [
         ("model", outline.name),
         ("architecture", config.architecture),
@@ -75,7 +76,7 @@ def of_outline(outline: Outline) -> Facts:
         ("answers", f"{_counted(own.max_new_tokens, 'token')} in blocks of {own.block_length}"),
         ("sampler", f"order {own.order}{sure}, quotas of {own.quota}, temperature {config.generation.temperature:g}"),
         *((f"memory, {dtype}", _megabytes(size)) for dtype, size in outline.memory.items()),
-        ("cache", f"{outline.cache / 1024:g} KiB per token" if backbone.block else "none: attention is full"),
+        ("cache", f"{cache} KiB per token in float32" if backbone.block else "none: attention is full"),
     ]
 
 

@@ -14,7 +14,7 @@ class Precision:
     """The dtypes of a network by part: the linear layers of its blocks, the products of attention, the head.
 
     The noise embedding, the adaLN layers and norms are float32 always: they are cheap, and scale all the rest.
-    Raises ValueError for another dtype than float32, bfloat16 and int8.
+    Raises ValueError for andtype that is not one of `choices.DTYPES`.
     """
 
     blocks: str = "float32"
@@ -37,10 +37,10 @@ class Precision:
 
     @property
     def head(self) -> str:
-        """The head's dtype: bfloat16 for int8, since its errors are errors of the scores themselves."""
+        """The head's dtype: bfloat16 for int8 and int4, since its errors are errors of the scores themselves."""
         return self.attention
 
 
 def _unit(dtype: str) -> str:
     cpu = fk.cpu_info()
-    return {"bfloat16": cpu.bfloat16, "int8": cpu.int8}.get(dtype, cpu.isa)
+    return {"bfloat16": cpu.bfloat16, "int8": cpu.int8, "int4": cpu.int8}.get(dtype, cpu.isa)

@@ -314,7 +314,7 @@ def test_log_score_refuses(model, tokens, sigma, words: str) -> None:
         model.log_score(tokens, np.array(sigma))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
 def test_low_precision_depends_on_neither_batches_nor_threads(folder, one_thread, dtype: str) -> None:
     model = fastsedd.load(folder, dtype)
     texts = model.generate(num_samples=5, steps=4, seed=7).texts

@@ -237,7 +237,7 @@ def test_inspect_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "architecture": "Fast_dLLM_Qwen", "vocabulary": "299 tokens and a mask, 259",
         "attention": "in blocks of 32 from the first token", "logits": "of the next position",
         "sampler": "order confidence, all of probability 0.9 or more, quotas of dllm, temperature 0",
-        "cache": "0.5 KiB per token",
+        "cache": "0.5 KiB per token in float32",
     }  # fmt: skip
     assert {name for name in shown if name.startswith("memory")} == {f"memory, {dtype}" for dtype in DTYPES}
     wrong = CliRunner().invoke(cli.main, ["inspect", str(folder), "--heads", "7"])

@@ -9,8 +9,9 @@ from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.choices import Dtype
 from fastsedd.models.precision import Precision
 
-_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+_BYTES = {"float32": 4, "bfloat16": 2}
 _SCALES = 8  # bytes per output of an int8 layer: its scale and the sum of its weights
+_GROUP, _GROUP_BYTES = 32, 18  # inputs of an int4 group; its codes and its scale
 
 
 def weight_bytes(config: ModelConfig, dtype: Dtype, *, narrow: bool) -> int:
@@ -27,16 +28,22 @@ def weight_bytes(config: ModelConfig, dtype: Dtype, *, narrow: bool) -> int:
         elif name == "lm_head.weight":
             total += size * _BYTES[precision.head]
         elif len(shape) == 2:
-            total += size * _BYTES[dtype] + (_SCALES * shape[0] if dtype == "int8" else 0)
+            total += _matrix(*shape, dtype)
         else:
             total += 4 * size
     return total
 
 
 def cache_bytes(config: ModelConfig) -> int:
-    """Keys and values of one position, which block-causal attention keeps."""
+    """Keys and values of one position, which block-causal attention keeps, in float32."""
     backbone = backbone_of(config)
     return 4 * config.blocks * 2 * backbone.kv_heads * backbone.head_dim
+
+
+def _matrix(outputs: int, inputs: int, dtype: Dtype) -> int:
+    if dtype == "int4":
+        return outputs * -(-inputs // _GROUP) * _GROUP_BYTES
+    return outputs * (inputs + _SCALES if dtype == "int8" else inputs * _BYTES[dtype])
 
 
 def _embedding(config: ModelConfig, size: int, precision: Precision, *, narrow: bool) -> int:

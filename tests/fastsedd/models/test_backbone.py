@@ -47,7 +47,7 @@ def test_logits_are_the_references(family: str, layout: str) -> None:
     close(poisoned(network, 3, 21, LAYOUTS[layout]).all_logits(tokens), expected, 1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("int8", 0.15)])
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("int8", 0.15), ("int4", 0.4)])
 def test_logits_in_fewer_bits(dtype: str, bound: float) -> None:
     config = masked_models.config("a2d-qwen3")
     tensors = masked_models.tensors(config)
@@ -138,7 +138,7 @@ def test_rows_of_packed_weights_that_have_none() -> None:
 
 
 @pytest.mark.parametrize("narrow", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_memory_is_told_before_it_is_taken(tied: bool, dtype: str, narrow: bool) -> None:
     config = masked_models.config(
