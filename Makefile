@@ -46,7 +46,7 @@ report: $(VENV)/bench.stamp
 	@$(BIN)/python benchmarks/report.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* $(VENV)-arm64 build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find fastsedd kernels tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is as new as the installation it stands for. What is said goes to stderr: stdout is the program's own.
