@@ -22,7 +22,7 @@ from numba.extending import overload
 from fastsedd_kernels.activation.table import IDENTITY, activate
 from fastsedd_kernels.gemm.draw_epilogue import DrawEpilogue, sum_tile
 from fastsedd_kernels.gemm.operands import Rows, Tile
-from fastsedd_kernels.runtime.jit import OVERLOAD, jit
+from fastsedd_kernels.runtime.jit import INLINED_OVERLOAD, OVERLOAD, jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.simd.narrow import as_float32, as_integers
@@ -285,7 +285,7 @@ def finish_tile(tile: Any, epilogue: Any, out: Any) -> None:
     raise NotImplementedError("for kernels only")
 
 
-@overload(finish_tile, **OVERLOAD)  # type: ignore[untyped-decorator]
+@overload(finish_tile, **INLINED_OVERLOAD)  # type: ignore[untyped-decorator]
 def _finish_tile(tile: Any, epilogue: Any, out: Any) -> Any:
     return {Plain: _copy, DrawEpilogue: sum_tile}.get(epilogue.instance_class, _apply)
 

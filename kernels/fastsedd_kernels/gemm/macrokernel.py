@@ -41,7 +41,7 @@ from fastsedd_kernels.gemm.layout import block_side, column_offset, row_stride, 
 from fastsedd_kernels.gemm.microkernel import close_tiles, link_tile, multiply_tile, open_tiles, tile_rows
 from fastsedd_kernels.gemm.operands import Prefetch, Rows, Start, Tile, ahead_of, share_of
 from fastsedd_kernels.gemm.pack_a import is_read_in_place, new_sums, rows_in_place, take_rows
-from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.runtime.jit import inlined, jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE, CROWDED
 from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
@@ -113,7 +113,7 @@ def _slab(depth: int, slabs: int, index: int, b: Any) -> Any:
     return first * side, last * side
 
 
-@jit
+@inlined
 def _multiply_panel(block: Any, panels: Any, slab: Any, memory: Any, accumulate: bool, epilogue: Any, out: Any) -> None:
     """Add the block's rows times a slab to the panel's columns of out, and finish them after the last slab."""
     nr, ldc, depth = panels.shape[2], out.strides[0] // out.itemsize, slab.k_end - slab.k

@@ -57,6 +57,7 @@ def _internal(function: Callable[..., Any], **options: bool) -> Any:
 
 # For `overload`: what replaces a function inside kernels is compiled as they are.
 OVERLOAD: dict[str, Any] = {"strict": False, "jit_options": {**_OPTIONS, **_CALLED_FROM["kernels"]}}
+INLINED_OVERLOAD: dict[str, Any] = {**OVERLOAD, "jit_options": {**OVERLOAD["jit_options"], "forceinline": True}}
 
 
 def compile_entry(
