@@ -15,12 +15,16 @@ _PACKAGES = ("numba", "llvmlite", "numpy", "mkl", "blis", "torch", "transformers
 
 
 def describe() -> dict[str, Any]:
-    """CPU, microarchitecture as LLVM names it, instruction set in use, threads, caches in bytes, versions."""
+    """CPU, microarchitecture as LLVM names it, instruction set in use, threads, caches in bytes, versions.
+
+    Of a CPU that is held to a lesser one's instructions (`NUMBA_CPU_NAME`) the microarchitecture names both.
+    """
     cpu = fk.cpu_info()
+    host = llvm.get_host_cpu_name()
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": _model_name() or cpu.name,
-        "microarchitecture": llvm.get_host_cpu_name(),
+        "microarchitecture": host if host == cpu.name else f"{host} as {cpu.name}",
         "isa": cpu.isa,
         "threads": fk.get_num_threads(),
         "caches": {"L1d": cpu.l1d, "L2": cpu.l2, "L3": cpu.l3},
