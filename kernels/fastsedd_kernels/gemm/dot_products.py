@@ -56,7 +56,7 @@ class Arithmetic:
 class _Fused(Arithmetic):
     def __init__(self, operand: ir.VectorType, total: ir.VectorType) -> None:
         super().__init__(operand, total)
-        self.by_lanes = isa() is NEON and operand.count == 4  # two lanes are not worth the register
+        self.by_lanes = isa() is NEON
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         return emit.multiply_add(builder, a, b, total, self.total)

@@ -229,6 +229,8 @@ class _Tile:
         factors: list[list[Callable[[], Any]]] = []
         for k in range(times):
             if k % at_once == 0:
+                if k > 0 and at_once > 1:  # LLVM would load two registers of A at once, for which there is no room
+                    cursor = cursor._replace(bases=[scalar.opaque(builder, base) for base in cursor.bases])
                 factors = [self._factors(cursor, row, k, at_once) for row in range(self.rows)]
             cursor = self._add_products(cursor, k, [of_row[k % at_once] for of_row in factors])
             if k + 1 == times or (k + 1) % _REACH_IN_B == 0:
