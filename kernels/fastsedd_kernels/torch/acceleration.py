@@ -12,6 +12,8 @@ from fastsedd_kernels.torch import fusion
 from fastsedd_kernels.torch import trial as trials
 from fastsedd_kernels.torch.functions import NAMES, Functions
 from fastsedd_kernels.torch.modules import Forward, LinearForward, UnaryForward, forward_for
+from fastsedd_kernels.torch.rms_norms import rms_norm_forward
+from fastsedd_kernels.torch.rotary import RotaryForward, rotary_forward
 from fastsedd_kernels.torch.scratch import Scratch
 from fastsedd_kernels.torch.tensors import DTYPES, is_traced
 from fastsedd_kernels.torch.transformer_layers import LayerForward, is_known, layer_forward
@@ -109,9 +111,10 @@ def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) 
         says; with all but the first, attention's products are bfloat16. Tensors keep their dtype, and sums are float32.
     trial : time each kind of layer both ways, some tenths of a second in all, and leave alone what PyTorch computes
         faster here
-    Known are nn.Linear and transformers' Conv1D; nn.LayerNorm; GELU, SiLU and Softmax; the same as functions, and
-    scaled_dot_product_attention without a mask, while the model's own forward runs. Small modules that hold nothing
-    else are computed as one (`fusion`). The rest is left as it is.
+    Known are nn.Linear and transformers' Conv1D; nn.LayerNorm and RMS norms of any class; GELU, SiLU and Softmax; the
+    same as functions, and scaled_dot_product_attention, while the model's own forward runs; transformers' function for
+    rotary positions. Small modules that hold nothing else are computed as one (`fusion`), such as SwiGLU's three
+    products as two. The rest is left as it is.
     PyTorch computes as before wherever a gradient of any kind is needed, within torch.func's transforms, under
     autocast, in training mode where dropout matters, on another device, and while it traces, compiles or exports. A
     weight that is changed is packed again at its next use; see `Acceleration.refresh`.
@@ -133,7 +136,7 @@ def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) 
         inner.take(module, name)
     fused = {}
     for module, name in free.items():
-        plan = None if module in layers or inner.has_left_a_product(module) else fusion.plan(module, inner.known)
+        plan = None if module in layers or inner.has_left_a_product(module) else fusion.plan(module, inner.known, packs)
         if plan is not None:
             fused[module] = fusion.FusedForward(module, plan)
             result.fused[name] = ", ".join(plan.fused)
@@ -170,7 +173,9 @@ class _Swaps:
     def take(self, module: nn.Module, name: str) -> None:
         """Swap the module's forward, or list it as left."""
         kind = type(module).__name__
-        forward = forward_for(module, self._result.packs) if _has_known_dtypes(module) else None
+        self._rotate(module, name)
+        known = _has_known_dtypes(module)
+        forward = (forward_for(module, self._result.packs) or rms_norm_forward(module)) if known else None
         if forward is not None:
             self.known[module] = forward
         if forward is not None and self._trial and self._gain(forward) < trials.LEAST_GAIN:
@@ -178,9 +183,22 @@ class _Swaps:
         elif forward is not None:
             self.forwards[module] = forward
             self._result.swapped[name] = kind
-        elif not any(module.children()) or isinstance(module, nn.MultiheadAttention):
+        elif not any(module.children()) or _has_matrices(module):
             reason = " (its projections are parameters, not layers)" if _has_matrices(module) else ""
             self._result.left[name] = f"{kind}{reason}"
+        elif _has_softcap(module):
+            self._result.left[name] = f"scores of {kind} (capped, which the kernel has no form for)"
+
+    def _rotate(self, module: nn.Module, name: str) -> None:
+        """Swap the rotary positions of a layer, or list them as left; what else it does stays its class's."""
+        forward, kind = rotary_forward(module), f"rotary positions of {type(module).__name__}"
+        if isinstance(forward, RotaryForward) and self._trial and self._gain(forward) < trials.LEAST_GAIN:
+            forward = _slower(self._gain(forward))
+        if isinstance(forward, RotaryForward):
+            self.forwards[module] = forward
+            self._result.swapped[name] = kind
+        elif forward is not None:
+            self._result.left[name] = f"{kind} ({forward})"
 
     def has_left_a_product(self, module: nn.Module) -> bool:
         """True if a linear layer right below the module gained nothing."""
@@ -189,12 +207,12 @@ class _Swaps:
             for child in module.children()
         )
 
-    def _gain(self, forward: UnaryForward | LayerForward) -> float:
+    def _gain(self, forward: UnaryForward | LayerForward | RotaryForward) -> float:
         """The speed-up over PyTorch, measured once for modules of a class with equal shapes."""
         module: Any = forward.module
         key = type(module), tuple(each.shape for each in module.parameters()), getattr(module, "bias", 0) is None
         if key not in self._gains:
-            x = forward.example(trials.TOKENS)
+            x: Any = forward.example(trials.TOKENS)
             self._gains[key] = trials.gain(lambda: forward.compute(x), lambda: forward.reference(x))
         return self._gains[key]
 
@@ -209,11 +227,18 @@ def _has_matrices(module: nn.Module) -> bool:
     return not isinstance(module, known) and any(each.ndim >= 2 for each in module.parameters(recurse=False))
 
 
+def _has_softcap(module: nn.Module) -> bool:
+    """True for an attention layer that caps its scores, as Gemma 2's do."""
+    return getattr(module, "attn_logit_softcapping", None) is not None
+
+
 def _pack(module: nn.Module, forwards: dict[nn.Module, Forward]) -> None:
     """Pack the weights of the usual way through the model: not the parts of a whole layer, which has packed its own."""
     forward = forwards.get(module)
     if isinstance(forward, LinearForward):
         forward.packed.current()
+    elif isinstance(forward, fusion.FusedForward):
+        forward.plan.pack()
     elif not isinstance(forward, LayerForward):
         for child in module.children():
             _pack(child, forwards)

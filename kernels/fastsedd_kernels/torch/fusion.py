@@ -5,6 +5,7 @@
 
     Linear, then an activation         one kernel, activation on the hot tile
     Linear, then + another tensor      one kernel, which adds it as a residual
+    activation(Linear) * Linear        one kernel for both products (SwiGLU, GeGLU), also of the halves of one Linear
     Dropout, Identity                  nothing, in eval mode
 
 A module that does anything else, or decides by what it sees, is left as it is; its children are swapped all the same.
@@ -24,13 +25,17 @@ from fastsedd_kernels.torch.modules import (
     ActivationForward,
     Family,
     Forward,
+    GluForward,
     LayerNormForward,
     LinearForward,
     activation_of,
 )
+from fastsedd_kernels.torch.rms_norms import RmsNormForward
+from fastsedd_kernels.torch.weights import Packs
 
 _NOTHING = (nn.Dropout, nn.Identity)
 _ADDITIONS = (operator.add, torch.add, operator.iadd)
+_PRODUCTS = (operator.mul, torch.mul)
 
 
 class _Tracer(fx.Tracer):
@@ -44,7 +49,7 @@ class _Tracer(fx.Tracer):
 class _Step:
     """values[target] = compute(values[source]), and for a product activation and residual."""
 
-    forward: LinearForward | LayerNormForward | ActivationForward
+    forward: LinearForward | LayerNormForward | RmsNormForward | ActivationForward
     source: str
     target: str
     activation: str | None = None
@@ -83,6 +88,12 @@ class Plan:
     result: str = ""
     fused: list[str] = field(default_factory=list)
 
+    def pack(self) -> None:
+        """Pack the weights of its products, where that is yet to be done."""
+        for step in self.steps:
+            if isinstance(step.forward, LinearForward):
+                step.forward.packed.current()
+
 
 class FusedForward(Forward):
     """A module's forward as the steps of its plan."""
@@ -107,8 +118,11 @@ class FusedForward(Forward):
         return values[self.plan.result]
 
 
-def plan(module: nn.Module, forwards: dict[nn.Module, Forward]) -> Plan | None:
-    """The plan to compute the module by its children's forwards; None if that fuses nothing, or is unknown."""
+def plan(module: nn.Module, forwards: dict[nn.Module, Forward], packs: Packs) -> Plan | None:
+    """The plan to compute the module by its children's forwards; None if that fuses nothing, or is unknown.
+
+    packs : takes the pairs of weights of which a product is made
+    """
     children = list(module.children())
     known = [child in forwards or isinstance(child, _NOTHING) for child in children]
     if not known or not all(known) or not any(isinstance(forwards.get(child), LinearForward) for child in children):
@@ -117,18 +131,26 @@ def plan(module: nn.Module, forwards: dict[nn.Module, Forward]) -> Plan | None:
         graph = _Tracer().trace(module)
     except Exception:  # whatever a forward may do with a symbol that is no tensor
         return None
-    made = _Planner(module, forwards).plan(graph)
+    made = _Planner(module, forwards, packs).plan(graph)
     return made if made is not None and made.fused else None
 
 
 class _Planner:
-    def __init__(self, module: nn.Module, forwards: dict[nn.Module, Forward]) -> None:
-        self._module, self._forwards = module, forwards
+    def __init__(self, module: nn.Module, forwards: dict[nn.Module, Forward], packs: Packs) -> None:
+        self._module, self._forwards, self._packs = module, forwards, packs
         self._plan = Plan([])
+        self._halves: dict[fx.Node, tuple[fx.Node, int]] = {}  # of a product's outputs: which product, and which half
         self._names: dict[fx.Node, str] = {}  # of each node's value; a node that does nothing has its source's
+        self._activated: dict[fx.Node, str] = {}  # halves, by the activation
         self._products: dict[fx.Node, _Step] = {}  # that what follows may still become part of
 
     def plan(self, graph: fx.Graph) -> Plan | None:
+        try:
+            return self._planned(graph)
+        except KeyError:  # half of a product, which only a gated one may use
+            return None
+
+    def _planned(self, graph: fx.Graph) -> Plan | None:
         for node in graph.nodes:
             if node.op == "output":
                 (value,) = node.args
@@ -146,8 +168,14 @@ class _Planner:
             self._names[node] = node.name
             self._plan.inputs.append(node.name)
             return not node.args and not str(node.target).startswith("*")
+        if node.op == "get_attr":
+            return not node.users  # looked at while tracing, as T5 does
         if node.op == "call_function" and node.target in _ADDITIONS:
             return not node.kwargs and self._add(node)
+        if node.op == "call_function" and node.target in _PRODUCTS:
+            return not node.kwargs and self._multiply(node)
+        if _halves(node) or node.target is operator.getitem:
+            return self._split(node)
         if node.op != "call_module" or node.kwargs or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
             return False
         return self._call(node, node.args[0], self._module.get_submodule(str(node.target)))
@@ -158,13 +186,16 @@ class _Planner:
             return True
         forward = self._forwards.get(child)
         activation = activation_of(child)
+        if activation is not None and source in self._halves and len(source.users) == 1:
+            self._halves[node], self._activated[node] = self._halves[source], activation
+            return True
         product = self._products.get(source)
         if activation is not None and product is not None and self._is_bare(product, source):
             product.activation = activation
             self._plan.fused.append(f"{_name(product.forward)} + {type(child).__name__}")
             self._become(node, source)
             return True
-        if not isinstance(forward, (LinearForward, LayerNormForward, ActivationForward)):
+        if not isinstance(forward, (LinearForward, LayerNormForward, RmsNormForward, ActivationForward)):
             return False
         step = _Step(forward, self._names[source], node.name)
         self._plan.steps.append(step)
@@ -190,6 +221,58 @@ class _Planner:
             return True
         return False
 
+    def _split(self, node: fx.Node) -> bool:
+        """The halves of a product's outputs, which only a gated product may use."""
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            return False
+        if node.target is not operator.getitem:
+            product = self._products.get(source)
+            return product is not None and self._is_bare(product, source)
+        if not _halves(source) or node.args[1] not in (0, 1):
+            return False
+        product, half = source.args[0], node.args[1]
+        if not isinstance(product, fx.Node) or not isinstance(half, int):
+            return False
+        self._halves[node] = product, half
+        return True
+
+    def _multiply(self, node: fx.Node) -> bool:
+        """activation(x @ gate.T) * (x @ up.T) as one step in the place of the product's, or of both."""
+        for gate, up in (node.args, node.args[::-1]):
+            if not isinstance(gate, fx.Node) or not isinstance(up, fx.Node) or gate is up:
+                return False
+            steps = self._gated(gate, up)
+            if steps is None:
+                continue
+            activation = self._activated.get(gate) or steps[0].activation
+            modules = tuple(each.forward.module for each in steps)
+            made = _Step(GluForward(modules, self._packs), steps[0].source, node.name, activation)
+            self._plan.steps = [each for each in self._plan.steps if each not in steps] + [made]
+            if len(steps) == 1:
+                self._plan.fused.append(f"{_name(steps[0].forward)} of gate and up, {activation}")
+            else:
+                self._plan.fused[-1] = f"({self._plan.fused[-1]}) * {_name(steps[1].forward)}"
+            self._names[node] = node.name
+            return True
+        return False
+
+    def _gated(self, gate: fx.Node, up: fx.Node) -> list[_Step] | None:
+        """The products of a gate that is activated and of what it gates, which nobody else uses."""
+        if len(gate.users) != 1 or len(up.users) != 1:
+            return None
+        if gate in self._halves and up in self._halves:
+            (source, first), (other, second) = self._halves[gate], self._halves[up]
+            if source is not other or (first, second) != (0, 1) or gate not in self._activated or up in self._activated:
+                return None
+            return [self._products[source]]
+        a, b = self._products.get(gate), self._products.get(up)
+        if a is None or b is None or a is b or a.source != b.source or a.activation is None:
+            return None
+        same = a.forward.packed.shape == b.forward.packed.shape
+        bare = a.residual is None and b.residual is None and b.activation is None
+        return [a, b] if same and bare else None
+
     def _is_bare(self, product: _Step, source: fx.Node) -> bool:
         return product.activation is None and product.residual is None and len(source.users) == 1
 
@@ -198,6 +281,14 @@ class _Planner:
         self._names[node] = self._names[source]
         if source in self._products and len(source.users) == 1:
             self._products[node] = self._products[source]
+
+
+def _halves(node: fx.Node) -> bool:
+    """True if the node cuts a tensor in two along its last dimension."""
+    if (node.op, node.target) not in (("call_method", "chunk"), ("call_function", torch.chunk)):
+        return False
+    given = dict(zip(("chunks", "dim"), node.args[1:], strict=False)) | node.kwargs
+    return bool(given == {"chunks": 2, "dim": -1})
 
 
 def _name(forward: Forward) -> str:

@@ -202,6 +202,17 @@ class LinearForward(UnaryForward):
         return tensors.linear(x, weight, bias, activation, residual)
 
 
+class GluForward(LinearForward):
+    """activation(x @ gate.T + bias) * (x @ up.T + bias), of two layers or of one that holds both: SwiGLU, GeGLU."""
+
+    def __init__(self, modules: tuple[nn.Module, ...], packs: Packs) -> None:
+        super().__init__(modules[0], packs.of(*modules, paired=True))
+        self._modules = modules
+
+    def takes(self, x: torch.Tensor) -> bool:
+        return all(map(has_parameters, self._modules)) and super().takes(x)
+
+
 class LayerNormForward(UnaryForward):
     """Layer norm over the last dimension."""
 

@@ -98,6 +98,16 @@ def layer_norm(
         return out.to(x.dtype)
 
 
+def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float, offset: float) -> torch.Tensor:
+    """`fk.rms_norm` over the last dimension, of rows anywhere; the result lies in memory as x does."""
+    with plainly():
+        out = torch.empty_like(x, dtype=torch.float32)
+        if out.stride(-1) != 1:
+            out = torch.empty(x.shape, dtype=torch.float32)
+        fk.rms_norm(as_array(x), None if weight is None else as_array(weight), eps, out=out.numpy(), offset=offset)
+        return out.to(x.dtype)
+
+
 def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
     """`fk.gelu` or `fk.silu` of a contiguous tensor; activation : as `fk.linear` names it."""
     with plainly():

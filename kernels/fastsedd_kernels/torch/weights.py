@@ -75,16 +75,18 @@ class Packed:
     """The weights of linear layers with the same input, side by side in panels; packed again when one has changed.
 
     shape : (outputs, inputs) of the whole
+    paired : the first half of the outputs, activated, is multiplied by the second: outputs are half as many
     """
 
-    def __init__(self, modules: Sequence[nn.Module], dtype: str) -> None:
-        self._modules, self._dtype = list(modules), dtype
+    def __init__(self, modules: Sequence[nn.Module], dtype: str, *, paired: bool = False) -> None:
+        self._modules, self._dtype, self._paired = list(modules), dtype, paired
         self._watch = Watch()
         self._packings = 0  # so far, and refreshes
         self._state: tuple[Any, ...] = ()
         self._kept: tuple[fk.PackedWeight, NDArray[np.float32] | None] | None = None
         shapes = [weight.shape if is_conv1d(module) else weight.shape[::-1] for module, weight in self._weights()]
-        self.shape = sum(int(outputs) for _, outputs in shapes), int(shapes[0][0])
+        outputs = sum(int(outputs) for _, outputs in shapes)
+        self.shape = outputs // 2 if paired else outputs, int(shapes[0][0])
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -101,7 +103,7 @@ class Packed:
         """Panels and biases as they are now."""
         state = self.state()
         if self._kept is None or state != self._state:
-            self._kept, self._state = (fk.pack(self._matrix(), self._dtype), self._bias()), state
+            self._kept, self._state = (fk.pack(self._operand(), self._dtype), self._bias()), state
         return self._kept
 
     def state(self) -> tuple[Any, ...]:
@@ -114,6 +116,11 @@ class Packed:
 
     def _weights(self) -> list[tuple[nn.Module, torch.Tensor]]:
         return [(module, parameter(module, "weight")) for module in self._modules]
+
+    def _operand(self) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The matrix, or its two halves, as `fk.pack` takes them."""
+        matrix = self._matrix()
+        return np.split(matrix, 2) if self._paired else matrix
 
     def _matrix(self) -> NDArray[np.float32]:
         arrays = [(module, tensors.as_array(weight)) for module, weight in self._weights()]
@@ -138,13 +145,14 @@ class Packs:
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
-        self._made: dict[tuple[nn.Module, ...], Packed] = {}
+        self._made: dict[tuple[tuple[nn.Module, ...], bool], Packed] = {}
 
-    def of(self, *modules: nn.Module) -> Packed:
-        """The packed weights of these modules, side by side."""
-        if modules not in self._made:
-            self._made[modules] = Packed(modules, self.dtype)
-        return self._made[modules]
+    def of(self, *modules: nn.Module, paired: bool = False) -> Packed:
+        """The packed weights of these modules, side by side; paired: as gate and up, see `Packed`."""
+        key = modules, paired
+        if key not in self._made:
+            self._made[key] = Packed(modules, self.dtype, paired=paired)
+        return self._made[key]
 
     def refresh(self) -> None:
         """Pack all anew at their next use."""
