@@ -95,7 +95,7 @@ class UnmaskingProcess:
         stopping = Stopping(
             begin, lambda tokens: bool(np.isin(tokens, ends).any()) or stops(tokens), self.fill
         ) if len(ends) or request.stop else None  # fmt: skip
-        blocks = BlockLayout(request.block_length or backbone.unmasking.block_length, self.origin(given))
+        blocks = BlockLayout(request.block_length or backbone.unmasking.block_length or len(given), self.origin(given))
         mask = self.config.mask_id
         assert mask is not None
         sampler = UnmaskingSampler(mask, blocks, self.settings(request), stopping)

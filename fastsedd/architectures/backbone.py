@@ -18,13 +18,13 @@ Origin = Literal["start", "prompt"]
 class Unmasking:
     """How a family unmasks unless a request says otherwise: its authors' defaults.
 
-    max_new_tokens : of an answer; block_length : of the blocks that it is written in, left to right
+    max_new_tokens : of an answer; block_length : of the blocks that it is written in, left to right, None: all at once
     order, quota, threshold, of_draws : see `fastsedd.diffusion.unmasking`
     top_k : 0 for all; top_p : 1 for all
     """
 
     max_new_tokens: int = 128
-    block_length: int = 32
+    block_length: int | None = 32
     order: Order = "confidence"
     quota: Quota = "dllm"
     threshold: float | None = None
@@ -34,7 +34,8 @@ class Unmasking:
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_LENGTH)
-        check_range("block_length", self.block_length, 1, MAX_LENGTH)
+        if self.block_length is not None:
+            check_range("block_length", self.block_length, 1, MAX_LENGTH)
         check_one_of("order", self.order, ORDERS)
         check_one_of("quota", self.quota, QUOTAS)
 

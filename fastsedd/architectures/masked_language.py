@@ -211,7 +211,7 @@ FAMILIES = [
             theta=1e6,
             shift=True,
             temperature=0.5,
-            unmasking=Unmasking(block_length=128, order="p2", of_draws=True, top_k=200),
+            unmasking=Unmasking(block_length=None, order="p2", of_draws=True, top_k=200),
         ),
     ),
     # Fast-dLLM v2 writes in blocks of 8 within its blocks of 32.
@@ -236,7 +236,7 @@ FAMILIES = [
             theta=1e6,
             shift=True,
             temperature=0.2,
-            unmasking=Unmasking(block_length=128, order="entropy", quota="dream", of_draws=True, top_p=0.95),
+            unmasking=Unmasking(block_length=None, order="entropy", quota="dream", of_draws=True, top_p=0.95),
         ),
     ),
 ]

@@ -51,6 +51,7 @@ def of_outline(outline: Outline) -> Facts:
     config, backbone = outline.config, outline.config.backbone
     assert backbone is not None
     own = backbone.unmasking
+    written = "all at once" if own.block_length is None else f"in blocks of {own.block_length}"
     origin = "the first token" if backbone.origin == "start" else "the prompt's end"
     sure = "" if own.threshold is None else f", all of probability {own.threshold:g} or more"
     scaling = dict(backbone.scaling)
@@ -73,7 +74,7 @@ def of_outline(outline: Outline) -> Facts:
         ("head", "the embedding" if backbone.tied else "of its own"),
         ("tokenizer", outline.tokenizer.description),
         ("conversations", "by its chat template" if outline.chats else "none: no chat template"),
-        ("answers", f"{_counted(own.max_new_tokens, 'token')} in blocks of {own.block_length}"),
+        ("answers", f"{_counted(own.max_new_tokens, 'token')} {written}"),
         ("sampler", f"order {own.order}{sure}, quotas of {own.quota}, temperature {config.generation.temperature:g}"),
         *((f"memory, {dtype}", _megabytes(size)) for dtype, size in outline.memory.items()),
         ("cache", f"{cache} KiB per token in float32" if backbone.block else "none: attention is full"),

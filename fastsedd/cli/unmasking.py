@@ -21,10 +21,10 @@ _OPTIONS = (
     ),
     click.option(
         "--order", type=click.Choice(ORDERS),
-        help="Which masks are committed to first; p2 masks some of them again.  [default: the model's own]",
+        help="Which masks are committed to first; p2 masks some again.  [default: the model's own]",
     ),
     click.option(
-        "--order-temperature", metavar="X", type=float,
+        "--order-temperature", "--alg-temp", metavar="X", type=float,
         help="Gumbel noise in that order, 0 for none.  [default: 0]",
     ),
     click.option(

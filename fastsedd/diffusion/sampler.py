@@ -28,7 +28,7 @@ class Batch:
 
     indices : uint64 [B], 0 <= index < 2^28; seeds : uint64 [B]. A text depends on its own seed and index, not on its
         batch.
-    given : int32 [B, L], L <= 2^20: a token where the text is given, FREE where it is to be written
+    given : int32 [B, L], L < 2^19: a token where the text is given, FREE where it is to be written
     confidence : float32 [B, L], written by samplers: the network's probability of each token that they drew, when they
         did, among all that it might have been; NaN elsewhere. None: not wanted, and not computed.
     """
@@ -59,6 +59,10 @@ class Batch:
     def streams(self, step: int) -> NDArray[np.uint64]:
         """Number of the random stream behind each draw of a step: uint64 [B, L]; see `draw_streams`."""
         return draw_streams(self.indices, step, self.given.shape[1])
+
+    def order_streams(self, step: int) -> NDArray[np.uint64]:
+        """Streams behind the order of positions in a step, uint64 [B, L]: those of no draw, as no text is so long."""
+        return self.streams(step) | np.uint64(1 << (POSITION_BITS - 1))
 
     def seeds_of_draws(self) -> NDArray[np.uint64]:
         """The seed behind each draw: uint64 [B, L]."""

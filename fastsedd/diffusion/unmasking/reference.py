@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 
 from fastsedd.diffusion.unmasking.settings import Settings
 
+Numbers = Callable[[int, int], float]
 Logits = Callable[[list[int]], NDArray[np.float32]]
 
 
 def unmask(
-    logits: Logits, given: Sequence[int], mask: int, spans: Sequence[tuple[int, int]], settings: Settings
-) -> Iterator[list[int]]:
-    """The text after each step. given : tokens, -1 where free; logits : of a text, to [L, V]; spans : its blocks"""
+    logits: Logits, given: Sequence[int], mask: int, spans: Sequence[tuple[int, int]], settings: Settings,
+    numbers: Numbers = lambda step, position: 0.0,
+) -> Iterator[list[int]]:  # fmt: skip
+    """The text after each step.
+
+    given : tokens, -1 where free; logits : of a text, to [L, V]; spans : its blocks
+    numbers : a random one, 0 to 1, of a step, from 1 on, and a position: of the order "independent"
+    """
     tokens = [mask if token < 0 else token for token in given]
     free = [i for i, token in enumerate(given) if token < 0]
     blocks = [span for span in spans if any(span[0] <= i < span[1] for i in free)]
     steps = math.ceil(settings.steps / len(blocks))
+    done = 0
     for first, last in blocks:
         own = [i for i in free if first <= i < last]
         for j in range(len(own) if settings.parallel else steps):
@@ -29,7 +36,13 @@ def unmask(
             count = 1 if settings.parallel else _quota(settings, len(own), len(masked), j, steps)
             if not masked and settings.order != "p2":
                 break
+            if settings.order == "independent":
+                share = _share(settings, j, steps)
+                masked = [i for i in masked if numbers(done + j + 1, i) < share]
+                count = len(masked)
             if count == 0 and settings.order != "p2":
+                if settings.order == "independent":
+                    yield list(tokens)
                 continue
             rows = _guided(logits, tokens, given, mask, settings)
             rows[:, mask] = -math.inf
@@ -40,21 +53,30 @@ def unmask(
                 behind = sorted(own, key=lambda i, told=told: (told[i]["confidence"], i))[:kept]  # type: ignore[misc]
                 tokens = [mask if i in behind else best.get(i, token) for i, token in enumerate(tokens)]
             else:
-                for i in _chosen(settings, masked, told, count):
+                taken = masked if settings.order == "independent" else _chosen(settings, masked, told, count)
+                for i in taken:
                     tokens[i] = best[i]
             yield list(tokens)
+        done += steps
 
 
 def _quota(settings: Settings, masks: int, left: int, j: int, steps: int) -> int:
     if settings.quota == "llada":
         return masks // steps + (1 if j < masks % steps else 0)
     if settings.quota == "dllm":
+        return int(np.rint(left * _share(settings, j, steps)))
+    return math.floor(left * _share(settings, j, steps))
+
+
+def _share(settings: Settings, j: int, steps: int) -> float:
+    if settings.quota in ("dllm", "llada"):
         t, s = (steps - j) / steps, (steps - j - 1) / steps
-        return int(np.rint(left * (1 - s / t)))
+        return 1 - s / t
     if j == steps - 1:
-        return left
-    t, s = 1 - j * (1 - 1e-3) / steps, 1 - (j + 1) * (1 - 1e-3) / steps
-    return math.floor(left * (1 - s / t))
+        return 1.0
+    end = 1e-3 if settings.quota == "dream" else 1e-5
+    t, s = 1 - j * (1 - end) / steps, 1 - (j + 1) * (1 - end) / steps
+    return 1 - s / t
 
 
 def _guided(

@@ -16,7 +16,7 @@ from fastsedd.block_layout import BlockLayout
 from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
 from fastsedd.diffusion.unmasking.choice import chosen
 from fastsedd.diffusion.unmasking.proposal import Draws, Proposal
-from fastsedd.diffusion.unmasking.quota import quotas
+from fastsedd.diffusion.unmasking.quota import quotas, share
 from fastsedd.diffusion.unmasking.settings import MAX_STEPS, Settings
 
 ROWS = 64  # of logits at a time
@@ -72,7 +72,8 @@ class UnmaskingSampler:
         found = []
         for first, last, masks in held:
             counts = [1] * masks if self.settings.parallel else quotas(self.settings.quota, masks, steps)
-            found.append((first, last, [1] * steps if self.settings.order == "p2" else counts))
+            every = self.settings.order in ("p2", "independent")
+            found.append((first, last, [1] * steps if every else counts))
         total = sum(len(counts) for _, _, counts in found)
         if total > MAX_STEPS:
             raise ValueError(f"steps is {self.settings.steps}, which makes {total} in all, allowed: {MAX_STEPS}")
@@ -124,12 +125,16 @@ class UnmaskingSampler:
         at : the step's number in the block, how many these are, its quota, and its number in the whole text
         """
         j, steps, count, number = at
-        masked = tokens == self.mask
-        asked = window if self.settings.order == "p2" else window & masked
+        asked = window if self.settings.order == "p2" else window & (tokens == self.mask)
+        if self.settings.order == "independent":
+            numbers = uniform(batch.seeds_of_draws(), batch.order_streams(number))
+            asked = asked & (numbers < share(self.settings.quota, j, steps))
+            if not asked.any():
+                return
         rows = np.flatnonzero(asked)
-        draws = (batch.seeds_of_draws().reshape(-1)[rows], batch.streams(number).reshape(-1)[rows])
-        proposal = self._propose(network, batch, tokens, span, rows, draws)
-        score = self._score(proposal, draws)
+        seeds = batch.seeds_of_draws().reshape(-1)[rows]
+        proposal = self._propose(network, batch, tokens, span, rows, (seeds, batch.streams(number).reshape(-1)[rows]))
+        score = self._score(proposal, (seeds, batch.order_streams(number).reshape(-1)[rows]))
         flat = tokens.reshape(-1)
         confidence = None if batch.confidence is None else batch.confidence.reshape(-1)
         texts = rows // tokens.shape[1]
@@ -142,7 +147,8 @@ class UnmaskingSampler:
                 flat[rows[behind]] = self.mask
                 taken = own
             else:
-                taken = own[chosen(self.settings, proposal, score, own, count)]
+                every = self.settings.order == "independent"
+                taken = own if every else own[chosen(self.settings, proposal, score, own, count)]
                 flat[rows[taken]] = proposal.tokens[taken]
             if confidence is not None:
                 confidence[rows[taken]] = proposal.confidence[taken]

@@ -18,8 +18,9 @@ class Settings:
 
     steps : of the whole text, shared out evenly over its blocks; each commits to its quota. Not of parallel decoding.
     order : which masks come first. "confidence", the probability of the token that is proposed; "margin", of the
-        likeliest token less that of the next; "entropy", the distribution of least entropy; "random"; "p2", in which
-        a step masks again the least confident positions of the block, committed ones too
+        likeliest token less that of the next; "entropy", the distribution of least entropy; "random"; "independent",
+        each with the probability that is its quota's share of the masks, whatever the others do; "p2", in which a
+        step masks again the least confident positions of the block, committed ones too
     quota : how many at each step, see `quota`
     temperature : of proposals: 0 takes the likeliest token
     top_k, top_p : proposals are among the k likeliest tokens, 0 for all, and the smallest set of them with the share p
@@ -31,7 +32,7 @@ class Settings:
         least
     entropy_bound : to the positions of least entropy whose entropies add up to less than this, 1 at least
     cfg_scale : s of un + (s + 1) (cond - un), where un has the given tokens masked; 0 for none
-    At most one of threshold, factor and entropy_bound is given, and none of them with p2.
+    At most one of threshold, factor and entropy_bound is given, and none of them with p2 or independent.
     Raises ValueError, naming the argument, its value and what is allowed.
     """
 
@@ -61,8 +62,8 @@ class Settings:
             _check(name, getattr(self, name), 0.0, math.inf, "0 or above, finite")
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, allowed: one of them")
-        if given and self.order == "p2":
-            raise ValueError(f"{given[0]} is given with the order p2, allowed: another order, or neither")
+        if given and self.order in ("p2", "independent"):
+            raise ValueError(f"{given[0]} is given with the order {self.order}, allowed: another order, or neither")
 
     @property
     def parallel(self) -> bool:

@@ -9,6 +9,8 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
+_ROWS = 1024  # that are looked at, or converted, at a time
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -22,7 +24,7 @@ class Embedding:
         narrow = _is_narrow(weight)
         if head is not None and (head.dtype == "float32" or (head.dtype == "bfloat16" and narrow)):
             return cls(head)
-        return cls((weight.view(np.uint32) >> 16).astype(np.uint16) if narrow else weight)
+        return cls(_upper_halves(weight) if narrow else weight)
 
     def __call__(self, tokens: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Rows of tokens, integers [n], into out, float32 [n, N]."""
@@ -39,7 +41,15 @@ class Embedding:
         return 0 if isinstance(self.table, fk.PackedWeight) else self.table.nbytes
 
 
-def _is_narrow(weight: NDArray[np.float32], rows: int = 4096) -> bool:
+def _is_narrow(weight: NDArray[np.float32]) -> bool:
     """True if every number is one of bfloat16: its lower half is 0."""
     words = weight.view(np.uint32)
-    return not any((words[first : first + rows] & 0xFFFF).any() for first in range(0, len(words), rows))
+    return not any((words[first : first + _ROWS] & 0xFFFF).any() for first in range(0, len(words), _ROWS))
+
+
+def _upper_halves(weight: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper half of each number's bits, part by part: the table alone may have gigabytes."""
+    words, halves = weight.view(np.uint32), np.empty(weight.shape, np.uint16)
+    for first in range(0, len(words), _ROWS):
+        halves[first : first + _ROWS] = words[first : first + _ROWS] >> 16
+    return halves

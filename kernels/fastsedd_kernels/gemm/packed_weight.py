@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from fastsedd_kernels.gemm.group_scaled.storage import EIGHT_BITS, FOUR_BITS, Qu
 from fastsedd_kernels.gemm.layout import whole_words
 from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.gemm.pack_a import take_rows
-from fastsedd_kernels.gemm.pack_b import pack_transposed, read_only, side_by_side
+from fastsedd_kernels.gemm.pack_b import pack_into, pack_transposed, panels_shape, read_only, side_by_side
 from fastsedd_kernels.gemm.strassen.product import MAX_LEVELS, pack_sums
-from fastsedd_kernels.runtime.arrays import as_array
+from fastsedd_kernels.runtime.arrays import aligned_empty, as_array
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.scalar import pointer
 
 ROWS_PER_TASK = 64
+_PANELS_AT_ONCE = 32
 
 _MAX_BYTE = 127.0  # of a signed byte, with as much below zero
 
@@ -112,16 +113,14 @@ def pack(
         raise ValueError(f"minimum is {minimum!r} for {dtype}, allowed: for {' or '.join(map(repr, GROUPED))} only")
     if dtype in GROUPED:
         return from_groups([quantise(part, dtype, minimum) for part in parts])
-    array = side_by_side(parts, COLUMNS[np.dtype(_PANELS[dtype])]) if paired else parts[0]
+    width = COLUMNS[np.dtype(_PANELS[dtype])]
+    array = side_by_side(parts, width) if paired else parts[0]
     if strassen > 0:
         return PackedWeight(read_only(pack_sums(array, strassen)), shape, dtype, strassen=strassen)
     if dtype == "bfloat16":
-        return PackedWeight(pack_transposed(_rounded(array)), shape, dtype, paired=paired)
+        return PackedWeight(_in_parts(array, width, _rounded)[0], shape, dtype, paired=paired)
     if dtype == "int8":
-        words, scales, corrections = _quantised(array)
-        panels = pack_transposed(words)
-        padding = (0, len(panels) * panels.shape[2] - len(array))
-        quantisation = read_only(np.pad(scales, padding)), read_only(np.pad(corrections, padding))
+        panels, quantisation = _in_parts(array, width, _quantised)
         return PackedWeight(panels, shape, dtype, quantisation, paired=paired)
     return PackedWeight(pack_transposed(array), shape, dtype, paired=paired)
 
@@ -198,12 +197,37 @@ def round_rows(task: int, x: Any, words: Any) -> None:
     take_rows(x, first, rows, copy, pointer(x, 0), False)
 
 
-def _rounded(weight: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _in_parts(
+    array: NDArray[Any], width: int, convert: Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
+) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+    """The panels of an array's rows as words, and what is told of each row, with zeros behind the last.
+
+    width : columns of a panel
+    convert : called with some rows at a time, since all at once take several times the memory of the result; it returns
+        their words, then arrays with a number for each of them
+    """
+    at_once = _PANELS_AT_ONCE * width
+    panels: NDArray[Any] | None = None
+    told = []
+    for first in range(0, len(array), at_once):
+        words, *numbers = convert(array[first : first + at_once])
+        if panels is None:
+            panels = aligned_empty(panels_shape(len(array), words.shape[1], words.dtype), words.dtype)
+        pack_into(words, panels[first // width : (first + at_once) // width])
+        told.append(numbers)
+    assert panels is not None
+    padding = (0, len(panels) * width - len(array))
+    return read_only(panels), tuple(
+        read_only(np.pad(np.concatenate(each), padding)) for each in zip(*told, strict=True)
+    )
+
+
+def _rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint32]]:
     """[N, K] as bfloat16 words [N, ceil(K / 2)]."""
     rows = weight if weight.strides[1] == weight.itemsize else np.ascontiguousarray(weight)
     words = np.empty((len(rows), whole_words(rows.shape[1], types.uint32)), np.uint32)
     round_rows(-(-len(rows) // ROWS_PER_TASK), rows, words)
-    return words
+    return (words,)
 
 
 def _quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fastsedd_kernels import uniform
 
 from fastsedd.block_layout import BlockLayout
+from fastsedd.choices import QUOTAS
 from fastsedd.diffusion.sampler import FREE, Batch, StepRecord
 from fastsedd.diffusion.unmasking import reference
 from fastsedd.diffusion.unmasking.quota import quotas
@@ -64,9 +67,16 @@ def one_seed(indices: Sequence[int], seed: int, given: np.ndarray) -> Batch:
     return Batch.of(indices, [seed] * len(indices), [given] * len(indices))
 
 
+def order_numbers(given: np.ndarray, seed: int = 1) -> reference.Numbers:
+    """The random numbers of a text's order, by step and position."""
+    batch = one_seed([0], seed, given)
+    return lambda step, position: float(uniform(batch.seeds_of_draws(), batch.order_streams(step))[0, position])
+
+
 SETTINGS = {
     **{f"{order} {quota}": {"order": order, "quota": quota} for order in ("confidence", "margin", "entropy")
-       for quota in ("dllm", "llada", "dream")},
+       for quota in ("dllm", "llada", "dream", "smdm")},
+    **{f"independent {quota}": {"order": "independent", "quota": quota} for quota in ("dllm", "dream", "smdm")},
     "p2": {"order": "p2"},
     "threshold": {"threshold": 0.3}, "threshold by margin": {"threshold": 0.3, "order": "margin"},
     "a threshold that none reaches": {"threshold": 2.0}, "factor": {"factor": 1.5},
@@ -90,7 +100,8 @@ def test_every_state_is_the_references(case: str, steps: int) -> None:
         network = Tied()
         first = layout.begin(int(np.flatnonzero(given == FREE)[0]))
         spans = list(layout.spans(first, length))
-        expected = list(reference.unmask(network.of, given.tolist(), MASK, spans, settings))
+        numbers = order_numbers(given)
+        expected = list(reference.unmask(network.of, given.tolist(), MASK, spans, settings, numbers))
         sampler = UnmaskingSampler(MASK, layout, settings)
         records = [
             (each.step, each.steps, each.tokens[0].tolist()) for each in sampler.run(network, one_seed([0], 1, given))
@@ -173,7 +184,7 @@ def test_a_text_of_a_joint_batch_is_that_alone(settings: dict, ends: bool) -> No
 @pytest.mark.parametrize("steps", [1, 2, 5, 8, 13, 40])
 @pytest.mark.parametrize("masks", [0, 1, 2, 7, 8, 32])
 def test_quotas_add_up(masks: int, steps: int) -> None:
-    for name in ("dllm", "llada", "dream"):
+    for name in QUOTAS:
         found = quotas(name, masks, steps)
         assert sum(found) == masks and 0 not in found and len(found) <= steps
 
@@ -183,6 +194,7 @@ def test_quotas_of_the_authors() -> None:
     assert quotas("dllm", 10, 4) == [2, 3, 2, 3]  # 2.5 rounds to 2, then 8/3, 5/2, all
     assert quotas("dllm", 3, 8) == [1, 1, 1]  # those of 0 cost no step
     assert quotas("dream", 8, 4) == [1, 2, 2, 3]
+    assert quotas("smdm", 8, 4) == [1, 2, 2, 3] and quotas("smdm", 200, 2) == [99, 101]
 
 
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -231,14 +243,55 @@ def first_positions(settings: Settings, logits: np.ndarray, count: int) -> np.nd
 def test_positions_are_chosen_by_the_law_of_their_order() -> None:
     count, length = 4000, 6
     logits = np.random.default_rng(5).standard_normal((length, VOCABULARY)) * 2
-    uniform = first_positions(Settings(steps=length, order="random"), logits, count)
-    assert chi_square(uniform, np.full(length, count / length)) < 4.5
+    alike = first_positions(Settings(steps=length, order="random"), logits, count)
+    assert chi_square(alike, np.full(length, count / length)) < 4.5
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights[:, MASK] = 0.0
     confidence = (weights / weights.sum(axis=1, keepdims=True)).max(axis=1)
     law = np.exp(confidence / 0.2)
     noisy = first_positions(Settings(steps=length, order_temperature=0.2), logits, count)
     assert chi_square(noisy, count * law / law.sum()) < 4.5
+
+
+@pytest.mark.parametrize("order", ["random", "independent"])
+def test_a_token_does_not_depend_on_when_it_is_committed(order: str) -> None:
+    """Every step's first positions have the law of all: the numbers of the order are not those of the tokens."""
+    count = 4000
+    logits = np.random.default_rng(6).standard_normal(VOCABULARY)
+    settings = Settings(steps=3, order=order, temperature=1.0)
+    sampler = UnmaskingSampler(MASK, BlockLayout(3), settings)
+    given = np.full(3, FREE, np.int32)
+    record = next(iter(sampler.run(Constant(np.tile(logits, (3, 1))), one_seed(range(count), 11, given))))
+    drawn = record.tokens[record.tokens != MASK]
+    weights = np.exp(logits)
+    weights[MASK] = 0.0
+    counts = np.bincount(drawn, minlength=VOCABULARY)
+    assert chi_square(counts, len(drawn) * weights / weights.sum()) < 4.5
+
+
+@pytest.mark.parametrize(("quota", "share"), [("dllm", 1 / 6), ("dream", 0.999 / 6), ("smdm", (1 - 1e-5) / 6)])
+def test_independent_positions_are_as_many_as_chance_has_it(quota: str, share: float) -> None:
+    """The first of six steps: binomial, each position as often as any other."""
+    count, length = 4000, 5
+    settings = Settings(steps=6, order="independent", quota=quota)
+    sampler = UnmaskingSampler(MASK, BlockLayout(length), settings)
+    given = np.full(length, FREE, np.int32)
+    record = next(iter(sampler.run(Constant(np.ones((length, VOCABULARY))), one_seed(range(count), 5, given))))
+    committed = record.tokens != MASK
+    numbers = np.bincount(committed.sum(axis=1), minlength=length + 1)
+    law = [math.comb(length, k) * share**k * (1 - share) ** (length - k) for k in range(length + 1)]
+    some = np.array(law) * count > 5
+    assert chi_square(numbers[some], count * np.array(law)[some]) < 4.5
+    assert chi_square(committed.sum(axis=0), np.full(length, committed.sum() / length)) < 4.5
+
+
+def test_a_step_to_which_no_position_falls_runs_no_network() -> None:
+    network = Tied()
+    given = np.full(2, FREE, np.int32)
+    sampler = UnmaskingSampler(MASK, BlockLayout(2), Settings(steps=50, order="independent"))
+    records = list(sampler.run(network, one_seed([0], 3, given)))
+    assert 1 <= len(network.asked) <= 2 < len(records)
+    assert (records[-1].tokens != MASK).all() and records[-1].step == records[-1].steps == 50
 
 
 def test_an_answer_that_has_ended_is_filled_and_stops() -> None:
@@ -267,14 +320,18 @@ def test_a_text_without_gaps() -> None:
     ("changes", "said"),
     [
         ({"steps": 0}, "steps is 0, allowed: 1 to 65534"),
-        ({"order": "best"}, "order is 'best', allowed: 'confidence', 'margin', 'entropy', 'random', 'p2'"),
-        ({"quota": "even"}, "quota is 'even', allowed: 'dllm', 'llada', 'dream'"),
+        (
+            {"order": "best"},
+            "order is 'best', allowed: 'confidence', 'margin', 'entropy', 'random', 'independent', 'p2'",
+        ),
+        ({"quota": "even"}, "quota is 'even', allowed: 'dllm', 'llada', 'dream', 'smdm'"),
         ({"temperature": -1.0}, "temperature is -1.0, allowed: 0 or above, finite"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0.0, allowed: 0 < top_p <= 1"),
         ({"cfg_scale": float("inf")}, "cfg_scale is inf"),
         ({"threshold": 0.5, "factor": 1.0}, "threshold and factor are given, allowed: one of them"),
         ({"threshold": 0.5, "order": "p2"}, "threshold is given with the order p2"),
+        ({"factor": 0.5, "order": "independent"}, "factor is given with the order independent"),
         ({"entropy_bound": "x"}, "entropy_bound is 'x'"),
         ({"top_k": -1}, "top_k is -1"),
     ],
