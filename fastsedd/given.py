@@ -31,21 +31,33 @@ class Layout:
         """
         length = request.length
         if length is not None:
-            check_integer("length", length, 1, self.config.length)
+            check_integer("length", length, 1, self._room)
         if request.prompt is not None or request.messages is not None:
-            return self._asked(request)
+            return np.concatenate([self.start, self._asked(request)])
         if request.template is None:
             given = self._between(request.prefix, request.suffix, self._length(request))
         else:
             given = templates.lay_out(
-                request.template, lambda part: self.encode("template", part), length, self.config.length, FREE
+                request.template, lambda part: self.encode("template", part), length, self._room, FREE
             )
-        return given if request.fixed is None else _with_fixed(given, request.fixed, self.config)
+        given = given if request.fixed is None else _with_fixed(given, request.fixed, self.config)
+        return np.concatenate([self.start, given])
+
+    @property
+    def start(self) -> NDArray[np.int32]:
+        """The token that stands before every text: int32 [1], or [0] where there is none."""
+        backbone = self.config.backbone
+        return np.array([] if backbone is None or backbone.start is None else [backbone.start], np.int32)
+
+    @property
+    def _room(self) -> int:
+        """The most tokens of a text."""
+        return self.config.length - len(self.start)
 
     def _length(self, request: Request) -> int:
         """Positions of a text between prefix and suffix."""
         if request.length is not None or self.config.backbone is None:
-            return self.config.length if request.length is None else request.length
+            return self._room if request.length is None else request.length
         written = request.max_new_tokens or self.config.backbone.unmasking.max_new_tokens
         known = len(self.encode("prefix", request.prefix)) + len(self.encode("suffix", request.suffix))
         self._check_room("prefix and suffix have", known, written)
@@ -62,10 +74,10 @@ class Layout:
         return np.concatenate([known, np.full(written, FREE, np.int32)])
 
     def _check_room(self, words: str, known: int, written: int) -> None:
-        if known + written > self.config.length:
+        if known + written > self._room:
             raise ValueError(
                 f"{words} {known} tokens, and {written} are to be written (max_new_tokens), allowed: "
-                f"{self.config.length} together, the length"
+                f"{self._room} together, the length"
             )
 
     def _conversation(self, request: Request) -> str:

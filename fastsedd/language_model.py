@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from fastsedd.engine import Model, Writing
 from fastsedd.given import token_array
 from fastsedd.models.backbone.network import Backbone
 from fastsedd.models.backbone.session import Session
+from fastsedd.models.backbone.started import Started
 from fastsedd.request import Request, check_batch_size
 from fastsedd.results import Evaluation
 from fastsedd.unmasking_process import UnmaskingProcess
@@ -36,7 +38,7 @@ class LanguageModel(Model):
         template: text.ChatTemplate | None = None,
     ) -> None:  # fmt: skip
         super().__init__(read, name, dtype, tokenizer, template)
-        self._network = Backbone(read.config, read.tensors, models.Precision(dtype))
+        self._network = cast(Backbone, models.build(read.config, read.tensors, dtype))
         heap.give_back()  # hundreds of megabytes, of tensors as they were read
         self._process = UnmaskingProcess(read.config)
 
@@ -89,7 +91,7 @@ class LanguageModel(Model):
             ended = np.flatnonzero(np.isin(tokens[begin:], self._process.ends))
             last = begin + int(ended[0]) if len(ended) else last
         asked = request.prompt is not None or request.messages is not None
-        before = "" if asked else self.tokenizer.decode(tokens[:begin])
+        before = "" if asked else self.tokenizer.decode(tokens[len(self._layout.start) : begin])
         written = self.tokenizer.decode(tokens[begin:last])
         cuts = [at for each in request.stop if (at := written.find(each)) >= 0]
         return before + written[: min(cuts, default=len(written))]
@@ -113,7 +115,8 @@ class LanguageModel(Model):
         progress(done, total) : called after each batch, of all masked windows
         Raises ValueError, naming the argument, its value and what is allowed.
         """
-        windows, left_out = self._windows(text, min(self.config.length, _WINDOW))
+        start = self._layout.start
+        windows, left_out = self._windows(text, min(self.config.length - len(start), _WINDOW))
         if batch_size is not None:
             check_batch_size(batch_size)
         length = windows.shape[1]
@@ -121,8 +124,10 @@ class LanguageModel(Model):
         assert mask is not None
         blocks = None if backbone.block is None else BlockLayout(backbone.block)
 
-        def networks(texts: int) -> Session:
-            return Session(self._network, texts, length, blocks, shift=backbone.shift, window=length)
+        def networks(texts: int) -> Started:
+            whole = length + len(start)
+            session = Session(self._network, texts, whole, blocks, shift=backbone.shift, window=whole)
+            return Started(session, length, start)
 
         size = batch_size or max(1, _BATCH_BYTES // networks(1).nbytes)
         by_window = likelihood.bound(

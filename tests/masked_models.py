@@ -12,8 +12,17 @@ from safetensors.numpy import save_file
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import config_json
 
-LLAMAS = ("a2d-qwen3", "a2d-qwen2", "a2d-llama", "qwen2", "Fast_dLLM_Qwen", "sdar", "Dream")  # whose keys are Llama's
-FAMILIES = (*LLAMAS, "llada")
+LLAMAS = (
+    "a2d-qwen3",
+    "a2d-qwen2",
+    "a2d-llama",
+    "qwen2",
+    "Fast_dLLM_Qwen",
+    "sdar",
+    "Dream",
+    "llama",
+)  # whose keys are Llama's
+FAMILIES = (*LLAMAS, "llada", "gpt2")
 
 MASK, END, PAD, END_OF_TURN = "<|mask|>", "<|endoftext|>", "<|pad|>", "<|im_end|>"
 SPECIAL = (END, "<|im_start|>", END_OF_TURN, MASK)
@@ -24,6 +33,11 @@ CHAT_TEMPLATE = (
 )
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "vocab_size": 300, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": None,
+        "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "mask_token_id": 259, "bos_token_id": 256,
+        "eos_token_id": 256, "architectures": ["DiscreteDiffusionModel"],
+    },
     "llada": {
         "vocab_size": 300, "embedding_size": 300, "d_model": 48, "mlp_hidden_size": 56, "n_layers": 2, "n_heads": 4,
         "n_kv_heads": 2, "max_sequence_length": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "weight_tying": False,
@@ -42,7 +56,7 @@ def document(family: str, **changes: Any) -> dict[str, Any]:
         "model_type": family, "vocab_size": 300, "hidden_size": 36, "intermediate_size": 56, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": family != "sdar",
-        "mask_token_id": 259, "eos_token_id": 256, "sliding_window": None, "use_cache": True,
+        "mask_token_id": 259, "bos_token_id": 257, "eos_token_id": 256, "sliding_window": None, "use_cache": True,
     }  # fmt: skip
     return found | changes
 
@@ -60,7 +74,7 @@ def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         values = rng.standard_normal(shape)
         if len(shape) == 2:
             values *= 0.5 if any(part in name for part in EMBEDDINGS) else 0.2
-        elif name.endswith(("norm.weight", "ln_f.weight")):
+        elif name.endswith(("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")):
             values = 1 + 0.2 * values
         found[name] = values.astype(np.float32)
     return found

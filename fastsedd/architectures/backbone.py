@@ -51,6 +51,7 @@ class Backbone:
     head_norms : whether queries and keys are normed per head (Qwen3)
     block : length of a block that attends to itself and to all before it; None: every position attends to all
     origin : where blocks are counted from; shift : whether the logits at position i - 1 predict token i
+    start : id that stands before every text, and is not part of it; None if there is none
     ends : ids at which an answer ends; pad : id that fills a text beyond its end, None if there is none
     unmasking : the family's defaults
     Raises ValueError, naming the field, its value and what is allowed.
@@ -69,6 +70,7 @@ class Backbone:
     block: int | None = None
     origin: Origin = "start"
     shift: bool = False
+    start: int | None = None
     ends: tuple[int, ...] = ()
     pad: int | None = None
     unmasking: Unmasking = field(default_factory=Unmasking)
@@ -90,5 +92,5 @@ class Backbone:
             raise ValueError(f"num_key_value_heads is {self.kv_heads}, allowed: divisors of the {heads} heads")
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}, allowed: even")
-        for token in (*self.ends, *(() if self.pad is None else (self.pad,))):
+        for token in (*self.ends, *(each for each in (self.pad, self.start) if each is not None)):
             check_range("eos_token_id or pad_token_id", token, 0, vocab_size - 1)

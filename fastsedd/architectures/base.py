@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -168,7 +169,7 @@ class ModelConfig:
         return self.family.widths(self)
 
     @property
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> Shapes:
         """Every tensor of the model: name -> shape."""
         return self.family.tensor_shapes(self)
 
@@ -185,6 +186,7 @@ class Architecture(ABC):
     states : tensors that have a row per id of the vocabulary
     predictor : the default one of its requests
     Document : the keys of its config.json that matter; ignored : tensors that its files may hold beside the model's
+    aliases : other beginnings of its tensors' names, without those of wrappers, and what they stand for
     mask_in_tokenizer : whether a tokenizer's own mask is the model's; else the mask is added behind the tokens
     mask_required : whether a model whose files name no mask is refused: it would be an ordinary language model
     may_scale, may_ignore_time : whether `scale_by_sigma` may be true, and `time_conditioning` false
@@ -196,6 +198,7 @@ class Architecture(ABC):
     Document: type[msgspec.Struct]
     predictor: Literal["analytic", "ddpm"] = "analytic"
     ignored: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = MappingProxyType({})
     mask_in_tokenizer = False
     mask_required = False
     may_scale = False
@@ -220,7 +223,7 @@ class Architecture(ABC):
         """The config.json from which `config` reads the same sizes; all keys but those of `documents.common`."""
 
     @abstractmethod
-    def tensor_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    def tensor_shapes(self, config: ModelConfig) -> Shapes:
         """Every tensor of a model: name -> shape."""
 
     def network_shapes(self, config: ModelConfig) -> Shapes:
@@ -230,6 +233,10 @@ class Architecture(ABC):
     def own_name(self, name: str) -> str:
         """The name in its authors' files of a tensor of `network_shapes`."""
         return name
+
+    def fitted(self, config: ModelConfig, shapes: Shapes) -> ModelConfig:
+        """The config of a file with tensors of these shapes, of what its document may leave behind."""
+        return config
 
     @abstractmethod
     def widths(self, config: ModelConfig) -> Widths:

@@ -6,16 +6,16 @@ A family is a `model_type`: its attention, whether its logits are shifted, and h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from fastsedd.architectures.backbone import Backbone, Origin, Unmasking
-from fastsedd.architectures.base import Architecture, ModelConfig, Output, Widths
+from fastsedd.architectures.base import Architecture, ModelConfig, Output, Shapes, Widths
 from fastsedd.config import GenerationConfig, NoiseConfig
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 class Stored(msgspec.Struct, kw_only=True):
@@ -38,6 +38,7 @@ class Stored(msgspec.Struct, kw_only=True):
     mlp_bias: bool = False
     hidden_act: str = "silu"
     mask_token_id: int | None = None
+    bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     block_size: int | None = None
@@ -52,7 +53,7 @@ class Traits:
     qkv_bias, output_bias : whether attention's projections have biases, where config.json does not say
     head_norms : Qwen3's norms of queries and keys; theta : where config.json does not say
     block : where config.json does not say, None for full attention; origin, shift, unmasking : see `Backbone`
-    temperature : the default one
+    temperature, steps : the default ones; starts : whether config.json's `bos_token_id` stands before every text
     """
 
     qkv_bias: bool = False
@@ -64,6 +65,8 @@ class Traits:
     shift: bool = False
     unmasking: Unmasking = field(default_factory=Unmasking)
     temperature: float = 0.0
+    steps: int = 128
+    starts: bool = False
 
 
 class MaskedLanguageModel(Architecture):
@@ -77,8 +80,8 @@ class MaskedLanguageModel(Architecture):
     mask_required = True
     may_ignore_time = True
 
-    def __init__(self, name: str, traits: Traits) -> None:
-        self.name, self.traits = name, traits
+    def __init__(self, name: str, traits: Traits, aliases: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.name, self.traits, self.aliases = name, traits, aliases
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MaskedLanguageModel) and other.name == self.name
@@ -95,7 +98,10 @@ class MaskedLanguageModel(Architecture):
     def network_shapes(self, config: ModelConfig) -> Shapes:
         backbone, width = backbone_of(config), config.width
         queries, keys = config.heads * backbone.head_dim, backbone.kv_heads * backbone.head_dim
-        found: Shapes = {"model.embed_tokens.weight": (config.vocab_size, width), "model.norm.weight": (width,)}
+        found: dict[str, tuple[int, ...]] = {
+            "model.embed_tokens.weight": (config.vocab_size, width),
+            "model.norm.weight": (width,),
+        }
         if not backbone.tied:
             found["lm_head.weight"] = (config.vocab_size, width)
         for i in range(config.blocks):
@@ -145,7 +151,8 @@ class LlamaKeys(MaskedLanguageModel):
             output_bias=traits.output_bias if stored.attention_bias is None else stored.attention_bias,
             head_norms=traits.head_norms, block=block, origin=traits.origin,
             shift=traits.shift if stored.shift is None else stored.shift,
-            ends=tuple(several(stored.eos_token_id)), pad=stored.pad_token_id, unmasking=traits.unmasking,
+            start=stored.bos_token_id if traits.starts else None, ends=tuple(several(stored.eos_token_id)),
+            pad=stored.pad_token_id, unmasking=traits.unmasking,
         )  # fmt: skip
         if self.traits.qkv_bias and not self.traits.output_bias:  # Qwen2's biases are not an option
             backbone = replace(backbone, qkv_bias=True, output_bias=False)
@@ -153,7 +160,7 @@ class LlamaKeys(MaskedLanguageModel):
             family=self, tokens=stored.vocab_size - 1, width=stored.hidden_size, blocks=stored.num_hidden_layers,
             heads=heads, cond_dim=1, length=stored.max_position_embeddings, graph="absorb",
             noise=NoiseConfig("loglinear"), time_conditioning=False, mask=stored.mask_token_id, backbone=backbone,
-            generation=GenerationConfig(temperature=traits.temperature),
+            generation=GenerationConfig(traits.steps, traits.temperature),
         )  # fmt: skip
 
     def document(self, config: ModelConfig) -> dict[str, Any]:
@@ -165,7 +172,8 @@ class LlamaKeys(MaskedLanguageModel):
             "head_dim": backbone.head_dim, "max_position_embeddings": config.length, "rms_norm_eps": backbone.eps,
             "rope_theta": backbone.theta, "rope_scaling": dict(backbone.scaling) or None,
             "tie_word_embeddings": backbone.tied, "attention_bias": backbone.qkv_bias,
-            "mask_token_id": config.mask_id, "eos_token_id": list(backbone.ends), "pad_token_id": backbone.pad,
+            "mask_token_id": config.mask_id, "bos_token_id": backbone.start,
+            "eos_token_id": list(backbone.ends), "pad_token_id": backbone.pad,
             "block_size": backbone.block, "shift": backbone.shift,
         }  # fmt: skip
 
@@ -197,6 +205,10 @@ def _rope(stored: Stored, default: float) -> tuple[float, tuple[tuple[str, float
     kept = [(key, value) for key, value in parameters.items() if isinstance(value, (str, int, float))]
     return float(theta), tuple(sorted(kept))
 
+
+# How DiffuGPT and DiffuLLaMA write: `generate_samples` of their model.py, as their quick starts call it.
+BY_CHANCE = Unmasking(max_new_tokens=64, block_length=None, order="independent", of_draws=True, top_p=0.9)
+BY_CHANCE_STEPS = 64
 
 FAMILIES = [
     # dllm's conversions of Qwen and Llama: blocks where config.json states block_size, else full attention.
@@ -238,5 +250,11 @@ FAMILIES = [
             temperature=0.2,
             unmasking=Unmasking(block_length=None, order="entropy", quota="dream", of_draws=True, top_p=0.95),
         ),
+    ),
+    # DiffuLLaMA: Llama 2 without a causal mask.
+    LlamaKeys(
+        "llama",
+        Traits(shift=True, unmasking=BY_CHANCE, steps=BY_CHANCE_STEPS, temperature=0.9, starts=True),
+        aliases={"denoise_model.": ""},
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastsedd.architectures.annotated import Annotated
 from fastsedd.architectures.base import Architecture
 from fastsedd.architectures.ddit import DDiT
+from fastsedd.architectures.diffugpt import DiffuGPT
 from fastsedd.architectures.llada import LLaDA
 from fastsedd.architectures.masked_language import FAMILIES
 from fastsedd.architectures.mdlm import MDLM
@@ -14,6 +15,7 @@ ARCHITECTURES: list[Architecture] = [
     MDLM(),
     *FAMILIES,
     LLaDA(),
+    DiffuGPT(),
     RADD(),
     Annotated(),
     DDiT(),

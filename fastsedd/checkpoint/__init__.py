@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastsedd.architectures.base import ModelConfig
@@ -17,6 +18,7 @@ from fastsedd.checkpoint import (
     layout,
     location,
     mask,
+    prefixes,
     special_tokens,
     weights,
 )
@@ -71,14 +73,17 @@ def read(
     found = location.find(_path(source, revision, offline))
     stated = None if found.config is None else _config(found.config)  # refused before the weights are looked at
     stored = weights.read(found.weights)
-    shapes = {name: tensor.shape for name, tensor in stored.items()}
     if stated is None:
+        shapes = {name: tensor.shape for name, tensor in stored.items()}
         config, assumed = bare.read(found.weights, shapes, weights.read_beside(found.weights), heads)
     else:
         config, assumed = stated, ""
     if heads is not None and heads != config.heads:
         where = found.config or found.weights
         raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
+    stored = prefixes.own_names(config, stored)
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    config = config_json.checked(found.weights, partial(config.family.fitted, config, shapes))
     config = special_tokens.read(mask.read(config, found.weights.parent), found.weights.parent)
     layout.check(found.weights, config, shapes)
     grid_path = found.weights.with_name(grid_json.NAME)

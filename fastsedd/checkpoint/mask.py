@@ -67,7 +67,7 @@ def read(config: ModelConfig, folder: Path) -> ModelConfig:
     """
     if not config.family.mask_in_tokenizer or config.mask is not None:
         return config
-    present = tuple(folder / name for name in ("tokenizer.json", *FILES) if (folder / name).is_file())
+    present = tuple(folder / name for name in ("tokenizer.json", "vocab.json", *FILES) if (folder / name).is_file())
     found = _in_generation_config(folder)
     if found is None:
         found = find(present)

@@ -65,7 +65,12 @@ def of_outline(outline: Outline) -> Facts:
         ("width", f"{config.width}, {backbone.hidden} in its MLPs"),
         ("layers", f"{config.blocks}"),
         ("heads", f"{config.heads} of {config.head_dim}, {backbone.kv_heads} of keys and values"),
-        ("positions", f"rotary, theta {backbone.theta:g}{kind and f', {kind} scaling'}"),
+        (
+            "positions",
+            "learned"
+            if config.family.network == "gpt2"
+            else f"rotary, theta {backbone.theta:g}{kind and f', {kind} scaling'}",
+        ),
         ("length", _counted(config.length, "token")),
         ("vocabulary", f"{config.tokens} tokens and a mask, {config.mask_id}"),
         ("ends", ", ".join(map(str, backbone.ends)) or "none"),

@@ -38,7 +38,8 @@ def test_every_family_answers_by_its_own_defaults(folders: dict, family: str) ->
     result = model.chat(
         HELLO, max_new_tokens=12, seed=3, on_step=lambda step, steps, tokens: states.append(tokens.copy())
     )
-    prompt = model.tokenizer.encode(RENDERED)
+    start = [] if model.config.backbone.start is None else [model.config.backbone.start]
+    prompt = [*start, *model.tokenizer.encode(RENDERED)]
     assert result.tokens.shape == (1, len(prompt) + 12)
     for state in states:
         np.testing.assert_array_equal(state[0, : len(prompt)], prompt)

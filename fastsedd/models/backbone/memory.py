@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.diffugpt import POSITIONS
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.choices import Dtype
 from fastsedd.models.precision import Precision
@@ -27,7 +28,7 @@ def weight_bytes(config: ModelConfig, dtype: Dtype, *, narrow: bool) -> int:
             total += _embedding(config, size, precision, narrow=narrow)
         elif name == "lm_head.weight":
             total += size * _BYTES[precision.head]
-        elif len(shape) == 2:
+        elif len(shape) == 2 and name != POSITIONS:
             total += _matrix(*shape, dtype)
         else:
             total += 4 * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -18,16 +19,43 @@ from fastsedd.models.precision import Precision
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer's weights, packed.
+class Layer(Protocol):
+    """One layer's weights, packed, as sessions run it.
 
     queries : to [heads * dim]; keys_values : to keys, then values, [2 * kv_heads * dim]
-    gate_up : a pair, whose `linear` is silu(gate) * up; query_norm, key_norm : [dim], None without
+    query_norm, key_norm : [dim], None without
     """
+
+    @property
+    def queries(self) -> Linear: ...
+
+    @property
+    def keys_values(self) -> Linear: ...
+
+    @property
+    def query_norm(self) -> Floats | None: ...
+
+    @property
+    def key_norm(self) -> Floats | None: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the packed weights."""
+
+    def take_in(self, x: Floats, normed: Floats) -> Floats:
+        """The norm before attention: of x [..., width], into normed."""
+
+    def finish(self, attended: Floats, x: Floats, normed: Floats, hidden: Floats) -> None:
+        """The rest, once attended: x [..., width] in place. normed, hidden : scratch memory"""
+
+
+@dataclass(frozen=True)
+class LlamaLayer:
+    """A `Layer` of Qwen2, Qwen3 and Llama; gate_up : a pair, whose `linear` is silu(gate) * up"""
 
     norm1: Floats
     norm2: Floats
+    eps: float
     queries: Linear
     keys_values: Linear
     query_norm: Floats | None
@@ -37,12 +65,13 @@ class Layer:
     down: Linear
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str, dtype: str) -> Layer:
+    def read(cls, tensors: Tensors, name: str, eps: float, dtype: str) -> LlamaLayer:
         attention, mlp = f"{name}.self_attn", f"{name}.mlp"
         gate_up = [tensors[f"{mlp}.{part}_proj.weight"] for part in ("gate", "up")]
         return cls(
             norm1=tensors[f"{name}.input_layernorm.weight"],
             norm2=tensors[f"{name}.post_attention_layernorm.weight"],
+            eps=eps,
             queries=Linear.read(tensors, f"{attention}.q_proj", dtype),
             keys_values=_stacked(tensors, [f"{attention}.k_proj", f"{attention}.v_proj"], dtype),
             query_norm=tensors.get(f"{attention}.q_norm.weight"),
@@ -57,12 +86,24 @@ class Layer:
         layers = (self.queries, self.keys_values, self.output, self.down)
         return self.gate_up.nbytes + sum(layer.weight.nbytes for layer in layers)
 
+    def take_in(self, x: Floats, normed: Floats) -> Floats:
+        return fk.rms_norm(x, self.norm1, self.eps, out=normed)
+
+    def finish(self, attended: Floats, x: Floats, normed: Floats, hidden: Floats) -> None:
+        self.output(attended, x, residual=x)
+        fk.rms_norm(x, self.norm2, self.eps, out=normed)
+        fk.linear(normed, self.gate_up, activation="silu", out=hidden)
+        self.down(hidden, x, residual=x)
+
 
 class Backbone:
     """The weights of a masked language model, read-only: any number of sessions run them, each in memory of its own.
 
     embedding : of tokens; head : from the width to a logit for each of them
     """
+
+    layers: tuple[Layer, ...]
+    head: Linear
 
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config = config
@@ -76,11 +117,14 @@ class Backbone:
         del table
         if not self.sizes.tied:
             self.head = Linear.read(tensors, "lm_head", precision.head)
-        self.layers = tuple(Layer.read(tensors, f"model.layers.{i}", precision.blocks) for i in range(config.blocks))
+        self.layers = tuple(
+            LlamaLayer.read(tensors, f"model.layers.{i}", self.sizes.eps, precision.blocks)
+            for i in range(config.blocks)
+        )
         self.norm = tensors["model.norm.weight"]
 
-    def rotary_table(self, length: int) -> fk.RotaryTable:
-        """Angles of the positions 0 to length - 1."""
+    def rotary_table(self, length: int) -> fk.RotaryTable | None:
+        """Angles of the positions 0 to length - 1; None where positions are not told by rotations."""
         return fk.rotary_table(length, self.sizes.head_dim, self.sizes.theta, dict(self.sizes.scaling) or None)
 
     @property
@@ -88,16 +132,13 @@ class Backbone:
         """Memory of the packed weights and of the embedding."""
         return sum(layer.nbytes for layer in self.layers) + self.head.weight.nbytes + self.embedding.nbytes
 
-    def take_in(self, layer: Layer, x: Floats, normed: Floats) -> Floats:
-        """The norm before a layer's attention: of x [..., width], into normed."""
-        return fk.rms_norm(x, layer.norm1, self.sizes.eps, out=normed)
+    def embed(self, tokens: NDArray[np.int32], start: int, x: Floats) -> None:
+        """What goes into the first layer: of tokens [B, L], at the positions from `start` on, into x [B * L, width]."""
+        self.embedding(tokens.reshape(-1), x)
 
-    def finish(self, layer: Layer, attended: Floats, x: Floats, normed: Floats, hidden: Floats) -> None:
-        """The rest of a layer, once attended: x [..., width] in place. normed, hidden : scratch memory"""
-        layer.output(attended, x, residual=x)
-        fk.rms_norm(x, layer.norm2, self.sizes.eps, out=normed)
-        fk.linear(normed, layer.gate_up, activation="silu", out=hidden)
-        layer.down(hidden, x, residual=x)
+    def last_norm(self, x: Floats, out: Floats) -> Floats:
+        """The norm before the head."""
+        return fk.rms_norm(x, self.norm, self.sizes.eps, out=out)
 
 
 def _stacked(tensors: Tensors, names: list[str], dtype: str) -> Linear:

@@ -123,8 +123,8 @@ class Session:
     def _pass(self, tokens: NDArray[np.int32], start: int, stop: int) -> None:
         """All layers of some positions, but for what the last one does after its attention."""
         self._first, self._last = start, stop
-        flat = tokens[:, start:stop].reshape(-1)
-        self._network.embedding(flat, self._x[: len(flat)])
+        window = tokens[:, start:stop]
+        self._network.embed(window, start, self._x[: window.size])
         if (start, stop) not in self._recorded:
             if len(self._recorded) == _MAX_RECORDINGS:
                 self._recorded.clear()
@@ -136,8 +136,8 @@ class Session:
         x, normed, attended, hidden = (each[:rows] for each in (self._x, self._normed, self._attended, self._hidden))
         for i, layer in enumerate(network.layers):
             if i > 0:
-                network.finish(network.layers[i - 1], attended, x, normed, hidden)
-            network.take_in(layer, x, normed)
+                network.layers[i - 1].finish(attended, x, normed, hidden)
+            layer.take_in(x, normed)
             self._attend(layer, self._caches[i] if self._caches else None, start, stop)
 
     def _attend(self, layer: Layer, cache: fk.KVCache | None, start: int, stop: int) -> None:
@@ -147,9 +147,10 @@ class Session:
         layer.keys_values(self._normed[:rows], self._kv[:rows])
         queries, attended = self._heads(self._q[:rows]), self._heads(self._attended[:rows])
         keys, values = np.split(self._heads(self._kv[:rows]), 2, axis=1)
-        angles = fk.RotaryTable(self._table.cosines[start:stop], self._table.sines[start:stop])
-        for each, norm in ((queries, layer.query_norm), (keys, layer.key_norm)):
-            fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
+        if self._table is not None:
+            angles = fk.RotaryTable(self._table.cosines[start:stop], self._table.sines[start:stop])
+            for each, norm in ((queries, layer.query_norm), (keys, layer.key_norm)):
+                fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
         if cache is None or self._blocks is None:
             fk.attention(queries, keys, values, out=attended, dtype=self._network.attention)
             return
@@ -173,5 +174,5 @@ class Session:
         fk.embedding(places, self._attended.reshape(-1, self._queries), out=attended)
         normed = fk.aligned_empty((count, width))
         hidden = fk.padded_empty((count, network.sizes.hidden))
-        network.finish(network.layers[-1], attended, x, normed, hidden)
-        return fk.rms_norm(x, network.norm, network.sizes.eps, out=normed)
+        network.layers[-1].finish(attended, x, normed, hidden)
+        return network.last_norm(x, normed)

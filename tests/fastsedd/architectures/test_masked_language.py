@@ -25,7 +25,7 @@ SCALINGS = {
 }  # fmt: skip
 CLASSES = {
     "a2d-qwen3": "Qwen3", "sdar": "Qwen3", "a2d-qwen2": "Qwen2", "qwen2": "Qwen2", "Fast_dLLM_Qwen": "Qwen2",
-    "Dream": "Qwen2", "a2d-llama": "Llama",
+    "Dream": "Qwen2", "a2d-llama": "Llama", "llama": "Llama",
 }  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def test_families_state_their_facts() -> None:
         "a2d-qwen3": (True, False, None, False), "a2d-qwen2": (False, True, None, False),
         "a2d-llama": (False, False, None, False), "qwen2": (False, True, None, True),
         "Fast_dLLM_Qwen": (False, True, 32, True), "sdar": (True, False, 4, False), "Dream": (False, True, None, True),
+        "llama": (False, False, None, True),
     }  # fmt: skip
     blocks = masked_models.config("a2d-qwen3", block_size=32).backbone
     assert (blocks.block, blocks.origin) == (32, "prompt")

@@ -37,7 +37,7 @@ def close(found: np.ndarray, expected: np.ndarray, bound: float) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", masked_models.FAMILIES)
+@pytest.mark.parametrize("family", [family for family in masked_models.FAMILIES if family != "gpt2"])
 def test_logits_are_the_references(family: str, layout: str) -> None:
     config = masked_models.config(family, rope_scaling={"rope_type": "linear", "factor": 2.0}, attention_bias=None)
     tensors = masked_models.tensors(config)

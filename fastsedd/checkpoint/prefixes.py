@@ -1,0 +1,49 @@
+"""Names of a language model's tensors as wrappers and trainers left them -> those that its authors' files have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.checkpoint.stored import StoredTensor
+
+# What DistributedDataParallel, torch.compile, DeepSpeed, Lightning's modules and transformers' heads put before a name.
+_BEFORE = ("module.", "_orig_mod.", "_forward_module.", "model.")
+_WITHIN = ("_orig_mod.", "module.")  # of parts that were wrapped by themselves
+
+
+def own_names(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Stored tensors under the names of `config.tensor_shapes`, where a name differs by such parts alone.
+
+    A tied embedding that is stored as the head only is found there. What fits no name keeps its own, and so do all
+    where two of them would fit the same. Models without a backbone are left as they are.
+    """
+    expected = config.tensor_shapes
+    if config.backbone is None or expected.keys() <= stored.keys():
+        return dict(stored)
+    aliases = config.family.aliases
+    wanted = {_plain(name, {}): name for name in expected}
+    found = {name: _plain(name, aliases) for name in stored}
+    twice = {plain for plain, count in Counter(found.values()).items() if count > 1}
+    if len(wanted) < len(expected) or twice & wanted.keys():
+        return dict(stored)
+    named = {wanted.get(plain, name): stored[name] for name, plain in found.items()}
+    embedding, head = (config.family.own_name(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))
+    if config.backbone.tied and embedding not in named:
+        by_plain = {plain: stored[name] for name, plain in found.items()}
+        if (stand_in := by_plain.get(_plain(head, {}))) is not None:
+            named[embedding] = stand_in
+    return named
+
+
+def _plain(name: str, aliases: Mapping[str, str]) -> str:
+    """A name without the parts of wrappers; aliases : other names of its first part"""
+    for part in _WITHIN:
+        name = name.replace(f".{part}", ".")
+    while (before := next((each for each in _BEFORE if name.startswith(each)), None)) is not None:
+        name = name.removeprefix(before)
+    for other, own in aliases.items():
+        if name.startswith(other):
+            return own + name.removeprefix(other)
+    return name

@@ -1,0 +1,118 @@
+"""The transformer of GPT-2 on kernels, run by `models.backbone.session`: layer norms, learned positions, tanh GELU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fastsedd_kernels as fk
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsedd.architectures.base import ModelConfig
+from fastsedd.architectures.diffugpt import EMBEDDING, POSITIONS, TRUNK
+from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.models.backbone.embedding import Embedding
+from fastsedd.models.backbone.naming import Named
+from fastsedd.models.backbone.network import Backbone, Floats
+from fastsedd.models.layers import Linear, Tensors
+from fastsedd.models.precision import Precision
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm."""
+
+    weight: Floats
+    bias: Floats
+    eps: float
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str, eps: float) -> Norm:
+        return cls(tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
+
+    def __call__(self, x: Floats, out: Floats) -> Floats:
+        return fk.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights, packed: see `models.backbone.network.Layer`."""
+
+    norm1: Norm
+    norm2: Norm
+    queries: Linear
+    keys_values: Linear
+    output: Linear
+    up: Linear
+    down: Linear
+    query_norm: None = None
+    key_norm: None = None
+
+    @classmethod
+    def read(cls, tensors: Tensors, name: str, eps: float, dtype: str) -> Layer:
+        width = len(tensors[f"{name}.ln_1.weight"])
+        weight, bias = tensors[f"{name}.attn.c_attn.weight"].T, tensors[f"{name}.attn.c_attn.bias"]
+        queries, keys_values = (
+            Linear(fk.pack(weight[some], dtype), bias[some]) for some in (slice(width), slice(width, None))
+        )
+        return cls(
+            norm1=Norm.read(tensors, f"{name}.ln_1", eps),
+            norm2=Norm.read(tensors, f"{name}.ln_2", eps),
+            queries=queries,
+            keys_values=keys_values,
+            output=_conv(tensors, f"{name}.attn.c_proj", dtype),
+            up=_conv(tensors, f"{name}.mlp.c_fc", dtype),
+            down=_conv(tensors, f"{name}.mlp.c_proj", dtype),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        layers = (self.queries, self.keys_values, self.output, self.up, self.down)
+        return sum(layer.weight.nbytes for layer in layers)
+
+    def take_in(self, x: Floats, normed: Floats) -> Floats:
+        return self.norm1(x, normed)
+
+    def finish(self, attended: Floats, x: Floats, normed: Floats, hidden: Floats) -> None:
+        self.output(attended, x, residual=x)
+        self.up(self.norm2(x, normed), hidden, activation="gelu_tanh")
+        self.down(hidden, x, residual=x)
+
+
+class GPT2(Backbone):
+    """The weights of a GPT-2 that unmasks; its head is the embedding."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
+        self.config, self.sizes, self.attention = config, backbone_of(config), precision.attention
+        tensors = Named(config, tensors)
+        table = tensors[EMBEDDING]
+        self.head = Linear(fk.pack(table, precision.head), None)
+        self.embedding = Embedding.of(table, self.head.weight)
+        del table
+        self.positions = tensors[POSITIONS]
+        eps = self.sizes.eps
+        self.layers = tuple(Layer.read(tensors, f"{TRUNK}.h.{i}", eps, precision.blocks) for i in range(config.blocks))
+        self.final = Norm.read(tensors, f"{TRUNK}.ln_f", eps)
+
+    def rotary_table(self, length: int) -> None:
+        return None
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.positions.nbytes
+
+    def embed(self, tokens: NDArray[np.int32], start: int, x: Floats) -> None:
+        super().embed(tokens, start, x)
+        texts = x.reshape(*tokens.shape, -1)
+        texts += self.positions[start : start + tokens.shape[1]]
+
+    def last_norm(self, x: Floats, out: Floats) -> Floats:
+        return self.final(x, out)
+
+
+def _conv(tensors: Tensors, name: str, dtype: str) -> Linear:
+    """A Conv1D, whose weight is [inputs, outputs]."""
+    return Linear(fk.pack(tensors[f"{name}.weight"].T, dtype), tensors[f"{name}.bias"])
+
+
+build = GPT2
