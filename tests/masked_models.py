@@ -22,7 +22,7 @@ LLAMAS = (
     "Dream",
     "llama",
 )  # whose keys are Llama's
-FAMILIES = (*LLAMAS, "llada", "gpt2")
+FAMILIES = (*LLAMAS, "llada", "gpt2", "smdm")
 
 MASK, END, PAD, END_OF_TURN = "<|mask|>", "<|endoftext|>", "<|pad|>", "<|im_end|>"
 SPECIAL = (END, "<|im_start|>", END_OF_TURN, MASK)
@@ -33,6 +33,10 @@ CHAT_TEMPLATE = (
 )
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
+    "smdm": {
+        "padded_vocab_size": 259, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_query_groups": 2, "intermediate_size": 56,
+        "block_size": 128, "norm_eps": 1e-5, "bos_token_id": 257, "eos_token_id": 256,
+    },
     "gpt2": {
         "vocab_size": 300, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_inner": None,
         "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "mask_token_id": 259, "bos_token_id": 256,
@@ -74,7 +78,7 @@ def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         values = rng.standard_normal(shape)
         if len(shape) == 2:
             values *= 0.5 if any(part in name for part in EMBEDDINGS) else 0.2
-        elif name.endswith(("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")):
+        elif name.endswith(("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")) or ".norm_" in name:
             values = 1 + 0.2 * values
         found[name] = values.astype(np.float32)
     return found

@@ -234,6 +234,10 @@ class Architecture(ABC):
         """The name in its authors' files of a tensor of `network_shapes`."""
         return name
 
+    def rows(self, config: ModelConfig, name: str) -> list[int] | None:
+        """Rows of the tensor under `own_name(name)` that are the network's, None for all; zeros are added behind."""
+        return None
+
     def fitted(self, config: ModelConfig, shapes: Shapes) -> ModelConfig:
         """The config of a file with tensors of these shapes, of what its document may leave behind."""
         return config

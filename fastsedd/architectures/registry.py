@@ -10,12 +10,14 @@ from fastsedd.architectures.llada import LLaDA
 from fastsedd.architectures.masked_language import FAMILIES
 from fastsedd.architectures.mdlm import MDLM
 from fastsedd.architectures.radd import RADD
+from fastsedd.architectures.smdm import SMDM
 
 ARCHITECTURES: list[Architecture] = [
     MDLM(),
     *FAMILIES,
     LLaDA(),
     DiffuGPT(),
+    SMDM(),
     RADD(),
     Annotated(),
     DDiT(),

@@ -3,7 +3,8 @@
 Of the annotated architecture every size follows from the shapes, but for the number of heads: a layer of width 384 is
 the same with 6 heads as with 12, and computes something else. So the file's own config is read where it has one
 (`__metadata__` of safetensors; "config" or "model_args" beside a state dict). Without one, 6 heads are assumed for the
-published model's sizes alone, and any other file is refused until its heads are given.
+published model's sizes alone, and any other file is refused until its heads are given. SMDM's files are read in the
+same way: see `fastsedd.architectures.smdm`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 from fastsedd.architectures import registry
 from fastsedd.architectures.annotated import Annotated
 from fastsedd.architectures.base import ModelConfig, Shapes
-from fastsedd.checkpoint import config_json
+from fastsedd.architectures.smdm import MARK, SMDM
+from fastsedd.checkpoint import config_json, prefixes
 from fastsedd.config import NoiseConfig
 from fastsedd.errors import CheckpointError
 from fastsedd.text.characters import TINY_SHAKESPEARE
@@ -59,6 +61,9 @@ def read(path: Path, shapes: Shapes, beside: Mapping[str, Any], heads: int | Non
     if None not in (stated, heads) and stated != heads:
         raise CheckpointError(f"{path}: states {stated} heads, but {heads} were requested")
     known = stated if heads is None else heads
+    plain = {prefixes.plain_name(name): shape for name, shape in shapes.items()}
+    if MARK in plain:
+        return _smdm(path, plain, known)
     guess = config_json.checked(path, lambda: Annotated().from_shapes(shapes, known or 1))
     sizes = {name: getattr(guess, name) for name in _SIZES}
     configs = [place for place in places if any(alias in place for alias in _HEADS)]
@@ -78,6 +83,12 @@ def read(path: Path, shapes: Shapes, beside: Mapping[str, Any], heads: int | Non
     final = known
     config = config_json.checked(path, lambda: replace(guess, heads=final, noise=_noise(configs)))
     return Bare(_with_characters(config), assumed)
+
+
+def _smdm(path: Path, shapes: Shapes, heads: int | None) -> Bare:
+    config = config_json.checked(path, lambda: SMDM().from_shapes(shapes, heads))
+    assumed = f"{config.heads} heads of {config.head_dim}, as the authors' models of its sizes have (--heads N)"
+    return Bare(config, assumed if heads is None else "")
 
 
 def _places(beside: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

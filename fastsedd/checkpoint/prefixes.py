@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint.stored import StoredTensor
@@ -23,8 +24,8 @@ def own_names(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[s
     if config.backbone is None or expected.keys() <= stored.keys():
         return dict(stored)
     aliases = config.family.aliases
-    wanted = {_plain(name, {}): name for name in expected}
-    found = {name: _plain(name, aliases) for name in stored}
+    wanted = {plain_name(name): name for name in expected}
+    found = {name: plain_name(name, aliases) for name in stored}
     twice = {plain for plain, count in Counter(found.values()).items() if count > 1}
     if len(wanted) < len(expected) or twice & wanted.keys():
         return dict(stored)
@@ -32,12 +33,12 @@ def own_names(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[s
     embedding, head = (config.family.own_name(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))
     if config.backbone.tied and embedding not in named:
         by_plain = {plain: stored[name] for name, plain in found.items()}
-        if (stand_in := by_plain.get(_plain(head, {}))) is not None:
+        if (stand_in := by_plain.get(plain_name(head))) is not None:
             named[embedding] = stand_in
     return named
 
 
-def _plain(name: str, aliases: Mapping[str, str]) -> str:
+def plain_name(name: str, aliases: Mapping[str, str] = MappingProxyType({})) -> str:
     """A name without the parts of wrappers; aliases : other names of its first part"""
     for part in _WITHIN:
         name = name.replace(f".{part}", ".")

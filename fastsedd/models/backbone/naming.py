@@ -15,13 +15,18 @@ class Named(Mapping[str, NDArray[np.float32]]):
     """Tensors by the names of `Architecture.network_shapes`; each is read when it is looked up."""
 
     def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
-        self._own_name, self._tensors = config.family.own_name, tensors
-        self._names = dict.fromkeys(config.family.network_shapes(config))
+        self._config, self._tensors = config, tensors
+        self._names = config.family.network_shapes(config)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         if name not in self:
             raise KeyError(name)
-        return self._tensors[self._own_name(name)]
+        family = self._config.family
+        tensor, rows = self._tensors[family.own_name(name)], family.rows(self._config, name)
+        if rows is not None:
+            tensor = tensor[rows]
+        missing = self._names[name][0] - len(tensor)
+        return np.pad(tensor, ((0, missing), (0, 0))) if missing else tensor
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

@@ -42,7 +42,7 @@ def test_logits_are_the_references(family: str, layout: str) -> None:
     config = masked_models.config(family, rope_scaling={"rope_type": "linear", "factor": 2.0}, attention_bias=None)
     tensors = masked_models.tensors(config)
     network = models.build(config, tensors)
-    tokens = np.random.default_rng(1).integers(0, 300, (3, 21)).astype(np.int32)
+    tokens = np.random.default_rng(1).integers(0, config.vocab_size, (3, 21)).astype(np.int32)
     expected = reference.logits(config, tensors, tokens, LAYOUTS[layout])
     close(poisoned(network, 3, 21, LAYOUTS[layout]).all_logits(tokens), expected, 1e-4)
 
