@@ -85,7 +85,7 @@ def test_a_tied_embedding_may_be_stored_as_the_head(tmp_path: Path, family: str)
     np.testing.assert_array_equal(found, expected["model.embed_tokens.weight"])
 
 
-def test_what_fits_no_name_is_told_by_its_own(tmp_path: Path) -> None:
+def test_a_tensor_that_fits_no_name_is_told_by_its_own(tmp_path: Path) -> None:
     tensors = written(tmp_path / "model", "Dream", "safetensors", LAYOUTS["torch.compile"])
     wrapped = {f"_orig_mod.{name}": each for name, each in tensors.items()}
     as_safetensors(tmp_path / "model", wrapped | {"a.b": np.ones(1)})
