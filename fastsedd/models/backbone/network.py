@@ -133,7 +133,7 @@ class Backbone:
         return sum(layer.nbytes for layer in self.layers) + self.head.weight.nbytes + self.embedding.nbytes
 
     def embed(self, tokens: NDArray[np.int32], start: int, x: Floats) -> None:
-        """Write the input of the first layer: of tokens [B, L], at the positions from `start` on, into x [B * L, width]."""
+        """Write the first layer's input, of tokens [B, L] at the positions from `start` on, into x [B * L, width]."""
         self.embedding(tokens.reshape(-1), x)
 
     def last_norm(self, x: Floats, out: Floats) -> Floats:
