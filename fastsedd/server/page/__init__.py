@@ -1,4 +1,7 @@
-"""The page at `/`: one file of HTML, with its own style and script, that asks nobody but the server it came from."""
+"""The page at `/`: one file of HTML, with its own style and script, that asks nobody but the server it came from.
+
+It is put together from the files beside this one, which index.html names.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ class Page:
 
     @classmethod
     def read(cls) -> Page:
-        text = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
+        # <style>/* style.css */</style> stands for that file, and so do several names in a script.
+        text = re.sub(
+            r"(?<=>)/\* ([\w. ]+) \*/(?=</)", lambda found: _joined(found[1].split()), _joined(["index.html"])
+        )
         policy = "; ".join(
             (
                 "default-src 'none'", f"script-src {_hash('script', text)}", f"style-src {_hash('style', text)}",
@@ -30,6 +36,10 @@ class Page:
             text.encode(),
             {"content-security-policy": policy, "referrer-policy": "no-referrer", "cache-control": "no-cache"},
         )
+
+
+def _joined(names: list[str]) -> str:
+    return "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
 
 
 def _hash(tag: str, text: str) -> str:

@@ -84,7 +84,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def until(page: Any, condition: str) -> None:
     """Wait for an expression of JavaScript to be true; Playwright's own way would break the page's policy."""
-    end = time.monotonic() + 60.0
+    end = time.monotonic() + 120.0  # in which kernels may be compiled
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
         page.wait_for_timeout(5)
@@ -124,11 +124,15 @@ def shown(page: Any) -> str:
     return str(page.evaluate("document.querySelector('#text').textContent"))
 
 
-def filled(address: str, template: str, seed: int = 7, steps: int = STEPS) -> str:
-    body = json.dumps({"template": template, "seed": seed, "steps": steps}).encode()
-    asked = urllib.request.Request(f"{address}/v1/fill", body, {"Content-Type": "application/json"})
+def answer(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The first choice of a reply."""
+    asked = urllib.request.Request(f"{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(asked) as reply:
-        return str(json.load(reply)["choices"][0]["text"])
+        return dict(json.load(reply)["choices"][0])
+
+
+def filled(address: str, template: str, seed: int = 7, steps: int = STEPS) -> str:
+    return str(answer(address, "/v1/fill", {"template": template, "seed": seed, "steps": steps})["text"])
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)], ids=["phone", "desk"])
@@ -221,3 +225,79 @@ def test_a_key_is_asked_for(open_page, tmp_path: Path, pictures: Path) -> None:
         assert (
             not page.is_visible("#error") and shown(page).startswith("Good") and "tokens" in page.inner_text("#model")
         )
+
+
+@pytest.fixture(scope="module")
+def chat_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("tokenizers", reason="an extra")
+    pytest.importorskip("jinja2", reason="an extra")
+    import masked_models
+
+    folder = masked_models.write(tmp_path_factory.mktemp("models") / "talker", "sdar")
+    with serving("--model", str(folder)) as server:
+        yield server.address
+
+
+def said(page: Any) -> list[str]:
+    return list(page.evaluate("[...document.querySelectorAll('.message .emerging')].map(e => e.textContent)"))
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)], ids=["phone", "desk"])
+def test_a_conversation(open_page, chat_address: str, pictures: Path, width: int, dark: bool) -> None:
+    page = open_page(width, dark, chat_address, "/?seed=3&tokens=12&steps=8")
+    page.fill("#message", "Hello")
+    page.keyboard.press("Enter")
+    settled(page)
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "steps": 8, "seed": 3}
+    first = answer(chat_address, "/v1/chat/completions", body)["message"]
+    assert said(page) == ["Hello", first["content"]] and page.input_value("#message") == ""
+    assert page.evaluate("spoken.textContent") == f"The model: {first['content']}"
+    page.fill("#message", "And then?")
+    page.click("#write")
+    until(page, "document.querySelectorAll('.message').length === 4")
+    settled(page)
+    body["messages"] += [first, {"role": "user", "content": "And then?"}]
+    second = answer(chat_address, "/v1/chat/completions", body)["message"]["content"]
+    assert said(page) == ["Hello", first["content"], "And then?", second]
+    assert faults(page) == []
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    assert said(page)[-1] == "·" * masked(page) and masked(page) == 12
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert 0 < said(page)[-1].count("·") < 12 and faults(page) == []
+    page.screenshot(path=pictures / f"talk-{width}.png", full_page=True)
+    page.keyboard.press("End")
+    assert said(page)[-1] == second
+    page.click("#anew")
+    assert said(page) == [] and page.is_disabled("#slider")
+    page.click("#mode")
+    assert page.is_visible("#template") and not page.is_visible("#message") and faults(page) == []
+
+
+def test_an_answer_that_is_stopped_is_not_told_to_the_model(open_page, chat_address: str, pictures: Path) -> None:
+    page = open_page(390, at=chat_address, path="/?seed=3&tokens=12&steps=12")
+    page.evaluate("""() => {
+        take = Run.prototype.take;
+        Run.prototype.take = function (state) {
+            take.call(this, state);
+            if (this.states.length === 4) $("stop").click();
+        };
+    }""")
+    page.fill("#message", "Hello")
+    page.keyboard.press("Enter")
+    until(page, "!write.disabled && document.querySelectorAll('.dropped').length === 2")
+    assert page.evaluate("told.length") == 0 and page.input_value("#message") == "Hello" and "·" in said(page)[1]
+    assert not page.is_visible("#error") and faults(page) == []
+    page.screenshot(path=pictures / "talk-stopped.png", full_page=True)
+    page.evaluate("() => { Run.prototype.take = take; }")
+    page.click("summary")
+    assert faults(page) == []
+    page.fill("#tokens", "60000")
+    page.click("#write")
+    until(page, "error.textContent !== ''")
+    assert "max_tokens" in page.inner_text("#error") and page.input_value("#message") == "Hello"
+    page.fill("#tokens", "12")
+    page.click("#write")
+    until(page, "told.length === 2")
+    assert page.evaluate("told[0].content") == "Hello" and not page.is_visible("#error")
