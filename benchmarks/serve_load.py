@@ -4,7 +4,7 @@
     python benchmarks/serve_load.py --clients 8 --seconds 30 --hang-ups 50
 
 It starts a server of the shipped model on this machine, and ends it. Load comes in slices, between which the clients
-are still and the library writes as many texts by itself: both rates are then of the same minutes.
+are still and the library writes texts by itself: both rates are then of the same minutes.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ def measure(load: Load, model: fastsedd.Model, pid: int, seconds: float, slices:
         served.append(texts / taken)
         memory.append(_memory(pid))
         started = time.perf_counter()
-        _write(model, load.steps, texts, i)
-        alone.append(texts / (time.perf_counter() - started))
+        count = 16 * max(2, texts // 48)
+        _write(model, load.steps, count, i)
+        alone.append(count / (time.perf_counter() - started))
         print(f"slice {i}: served {served[-1]:.2f}, alone {alone[-1]:.2f} texts/s, {memory[-1]:.1f} MiB", flush=True)
     cuts = statistics.quantiles(load.seconds, n=100)
     print(

@@ -59,6 +59,15 @@ def text_file(path: Path) -> Iterator[TextIO]:
             yield file
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; a device or a pipe, which cannot be replaced, is written to."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    with replaced(path) as incomplete:
+        incomplete.write_bytes(content)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove files and folders that killed processes have left of `path`, unfinished. Only its one writer may."""
     target = path.resolve()

@@ -139,7 +139,7 @@ PARTS: dict[str, set[str]] = {
         "typing_extensions",
     },
     "fastsedd.denoising": {"fastsedd.diffusion", "fastsedd.engine"},
-    "fastsedd.recording": {"fastsedd.atomic", "fastsedd.text", "numpy"},
+    "fastsedd.recording": {"PIL", "fastsedd.atomic", "fastsedd.text", "numpy"},
     "fastsedd.server": {
         "fastsedd.choices",
         "fastsedd.denoising",

@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     help="Write there: with --json text by text, else whole or not at all.",
 )
 @click.option(
-    "--record", metavar="FILE", type=opt.FILE, help="Keep how the first text emerges, as one file: .html or .svg."
+    "--record", metavar="FILE", type=opt.FILE, help="Keep how the first text emerges, as one file: .html, .svg or .gif."
 )
 @click.option("--resume", is_flag=True, help="Write the texts still missing in --output FILE, with --json.")
 @click.option(

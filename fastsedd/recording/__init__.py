@@ -8,16 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsedd import atomic
-from fastsedd.recording import html, svg
+from fastsedd.recording import gif, html, layout, svg
 from fastsedd.text import Tokenizer
 
-KINDS = (".html", ".svg")
+KINDS = (".html", ".svg", ".gif")
 
 
 def check_path(path: Path) -> None:
-    """Raise ValueError for a name whose ending is none of KINDS."""
+    """Raise ValueError for a name whose ending is none of KINDS, or one that needs what is not installed."""
     if path.suffix.lower() not in KINDS:
-        raise ValueError(f"record is {str(path)!r}, allowed: a name that ends in {' or '.join(KINDS)}")
+        raise ValueError(
+            f"record is {str(path)!r}, allowed: a name that ends in {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        )
+    if path.suffix.lower() == ".gif":
+        gif.require()
 
 
 class Recording:
@@ -39,12 +43,15 @@ class Recording:
         check_path(path)
         if not self._states:
             raise ValueError("record: no text has been written")
+        if path.suffix.lower() == ".gif":
+            atomic.write_bytes(path, gif.gif(*self._settled()))
+            return
         with atomic.text_file(path) as file:
-            file.write(self._svg() if path.suffix.lower() == ".svg" else self._html())
+            file.write(svg.svg(*self._settled()) if path.suffix.lower() == ".svg" else self._html())
 
-    def _svg(self) -> str:
-        last = self._states[-1]
-        return svg.svg([self._text(int(token)) for token in last], svg.settled(self._states))
+    def _settled(self) -> tuple[list[str], NDArray[np.intp]]:
+        """The tokens' texts, and the step from which on each is the final one."""
+        return [self._text(int(token)) for token in self._states[-1]], layout.settled(self._states)
 
     def _html(self) -> str:
         before = np.full_like(self._states[0], -1 if self._mask is None else self._mask)

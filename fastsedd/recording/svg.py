@@ -8,6 +8,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.recording import layout
+
 SECONDS = 12.0  # of a loop
 SETTLING = 0.7  # share of the loop in which tokens appear; the whole text stays for the rest
 LINE, WIDTH, SIZE, MARGIN = 20, 8.4, 14, 16  # pixels: a line's height, a character's width, the font, the border
@@ -21,33 +23,15 @@ tspan {{ animation-duration: {seconds}s; animation-iteration-count: infinite; an
 """
 
 
-def settled(states: Sequence[NDArray[np.int32]]) -> NDArray[np.intp]:
-    """The step, counted from 0, from which on each token is the final one: intp [L]. states : int32 [L] per step"""
-    differs = np.stack(states) != states[-1]
-    return np.where(differs.any(axis=0), len(states) - np.argmax(differs[::-1], axis=0), 0)
-
-
 def svg(pieces: Sequence[str], steps: NDArray[np.intp]) -> str:
     """The animation as one SVG: dots for what is masked, and each piece fading in, green at first."""
     last = max(1, int(steps.max()))
-    lines = _lines(pieces, steps)
+    lines = layout.lines(pieces, steps)
     style = _STYLE.format(size=SIZE, seconds=SECONDS) + "\n".join(_keyframes(step, last) for step in range(last + 1))
     width = 2 * MARGIN + WIDTH * max(sum(len(text) for text, _ in line) for line in lines)
     rows = "\n".join(_row(line, MARGIN + LINE * (i + 0.75)) for i, line in enumerate(lines))
     size = f'width="{width:.0f}" height="{2 * MARGIN + LINE * len(lines)}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>\n{style}\n</style>\n{rows}\n</svg>\n'
-
-
-def _lines(pieces: Sequence[str], steps: NDArray[np.intp]) -> list[list[tuple[str, int]]]:
-    """The text line by line, each a list of (characters, step)."""
-    lines: list[list[tuple[str, int]]] = [[]]
-    for piece, step in zip(pieces, steps, strict=True):
-        for i, part in enumerate(piece.split("\n")):
-            if i > 0:
-                lines.append([])
-            if part:
-                lines[-1].append((part, int(step)))
-    return lines
 
 
 def _row(line: Sequence[tuple[str, int]], y: float) -> str:
