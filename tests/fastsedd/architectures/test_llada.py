@@ -115,6 +115,10 @@ def test_a_config_as_published() -> None:
     assert (backbone.head_dim, backbone.hidden, backbone.theta, backbone.eps) == (128, 12288, 5e5, 1e-5)
     assert (backbone.shift, backbone.block, backbone.tied, backbone.unmasking.quota) == (False, None, False, "llada")
     assert config_json.from_document(Path("config.json"), config_json.document(config)) == config
+    improved = {"n_kv_heads": 8, "mlp_hidden_size": 14336, "vocab_size": 155136, "embedding_size": 155136}
+    improved |= {"max_sequence_length": 8192, "weight_tying": True, "mask_token_id": 5}  # iLLaDA, by its model card
+    stated = {"model_type": "llada", **PUBLISHED, **improved}
+    assert round(config_json.from_document(Path("config.json"), stated).parameters / 1e9, 2) == 7.62
     other = config_json.from_document(Path("config.json"), {"model_type": "llada", **PUBLISHED, "mask_token_id": 5})
     assert other.mask_id == 5
 
