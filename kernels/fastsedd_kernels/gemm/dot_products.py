@@ -20,7 +20,7 @@ from numba import float32, float64, int32, uint32
 
 from fastsedd_kernels.runtime.cpu import Unit, dot_unit, isa
 from fastsedd_kernels.runtime.machines import AMX_TILE, NEON, Shape
-from fastsedd_kernels.simd import byte_pairs, emit
+from fastsedd_kernels.simd import arm_dots, byte_pairs, emit
 
 UNROLL = isa().unroll
 SUMS = {float32: float32, float64: float64, uint32: float32, int32: int32}
@@ -80,6 +80,20 @@ class _DotProduct(Arithmetic):
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
         return byte_pairs.call(builder, self._instruction, self.total, total, a, b)
+
+
+class _ArmBytes(Arithmetic):
+    """One instruction as well, one of whose factors is a lane of a register."""
+
+    by_lanes = True
+
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        return arm_dots.add_products_of_bytes(builder, a, b, total)
+
+
+class _ArmBFloat16(_ArmBytes):
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        return arm_dots.add_products_of_bfloat16(builder, a, b, total)
 
 
 class _BytePairs(Arithmetic):
@@ -153,7 +167,7 @@ def of_a(element: Any) -> int:
 
 # Of int8: what stands for 0 among A's bytes, which some units take without a sign; whether sums of two products must
 # fit 16 bits.
-ZERO_POINT = 0 if unit_of(int32) in (Unit.SHORT_PAIRS, Unit.WIDENED) else 128
+ZERO_POINT = 0 if unit_of(int32) in (Unit.SHORT_PAIRS, Unit.SDOT, Unit.WIDENED) else 128
 SUMS_OF_PAIRS_FIT = unit_of(int32) is Unit.BYTE_PAIRS
 
 
@@ -162,6 +176,8 @@ def arithmetic_of(element: Any) -> Arithmetic:
     if element == uint32:
         if unit_of(element) is Unit.AVX512:
             return _DotProduct("avx512bf16.dpbf16ps.512", _floats(float32))
+        if unit_of(element) is Unit.BFDOT:
+            return _ArmBFloat16(_words(), _floats(float32))
         return _WidenedPairs(_words(), _floats(float32))
     if element == int32:
         return _of_bytes(unit_of(element))
@@ -171,6 +187,8 @@ def arithmetic_of(element: Any) -> Arithmetic:
 def _of_bytes(unit: Unit | None) -> Arithmetic:
     if unit in (Unit.AVX512, Unit.AVX_VNNI):
         return _DotProduct(f"avx512.vpdpbusd.{32 * isa().lanes}", _words())  # in either encoding
+    if unit is Unit.SDOT:
+        return _ArmBytes(_words(), _words())
     if unit is Unit.BYTE_PAIRS:
         return _BytePairs(_words(), _words())
     return _ShortPairs(_words(), _words()) if unit is Unit.SHORT_PAIRS else _WidenedQuads(_words(), _words())
@@ -188,7 +206,7 @@ def _shape_of(element: Any) -> Shape:
 
 def _widest_of(element: Any) -> Shape:
     """The widest tile: `wide_tile` where it has the panel's element and unit."""
-    wide = element in (float32, uint32) and unit_of(element) in (None, Unit.AVX512)
+    wide = element in (float32, uint32) and unit_of(element) in (None, Unit.AVX512, Unit.BFDOT)
     return isa().wide_tile if wide else _shape_of(element)
 
 

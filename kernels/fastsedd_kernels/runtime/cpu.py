@@ -42,6 +42,7 @@ define i32 @probe(<64 x i8> %a, <64 x i8> %b) {
 }
 declare i32 @llvm.vector.reduce.add.v64i32(<64 x i32>)
 """
+_SIGNED_DOT_PROBE = _DOT_PROBE.replace("zext", "sext")
 _BFLOAT16_PROBE = """
 define <16 x bfloat> @probe(<16 x float> %x) {
   %r = fptrunc <16 x float> %x to <16 x bfloat>
@@ -105,6 +106,8 @@ class Unit(enum.Enum):
     AVX_VNNI = "avx-vnni"  # vpdpbusd in registers of AVX2
     BYTE_PAIRS = "pmaddubsw"  # and pmaddwd: two instructions and an addition for four products
     SHORT_PAIRS = "pmaddwd"  # of bytes widened to 16 bits
+    SDOT = "sdot"  # of ARM's dot product extension: bytes with signs
+    BFDOT = "bfdot"  # of ARM's BF16 extension
     WIDENED = "widened"  # none: operands are unpacked to float32 or int32
 
 
@@ -127,6 +130,8 @@ def vector_unit(dtype: str) -> Unit:
     same feature, is made for, it uses it or does not.
     """
     machine = isa()
+    if machine is NEON:
+        return _arm_unit(dtype)
     if dtype == "bfloat16":
         rounds = machine is AVX512 and "zmm" in _registers(_BFLOAT16_PROBE, "vcvtneps2bf16")
         return Unit.AVX512 if rounds else Unit.WIDENED
@@ -140,6 +145,13 @@ def vector_unit(dtype: str) -> Unit:
     return Unit.SHORT_PAIRS if machine is PORTABLE and "pmaddwd" in _translated(_DOT_PROBE) else Unit.WIDENED
 
 
+def _arm_unit(dtype: str) -> Unit:
+    """`vector_unit` of a target with NEON."""
+    if dtype == "bfloat16":
+        return Unit.BFDOT if "bfcvtn" in _translated(_BFLOAT16_PROBE) else Unit.WIDENED
+    return Unit.SDOT if "sdot" in _translated(_SIGNED_DOT_PROBE) else Unit.WIDENED
+
+
 @functools.cache
 def widens_float16() -> bool:
     """True if this process's target has an instruction that makes float32 of float16."""
@@ -147,8 +159,8 @@ def widens_float16() -> bool:
 
 
 def rounds_to_bfloat16() -> bool:
-    """True if this process's target has an instruction that does, for a register of 16 float32 values."""
-    return vector_unit("bfloat16") is Unit.AVX512
+    """True if this process's target has an instruction that does, for a register of float32 values."""
+    return vector_unit("bfloat16") in (Unit.AVX512, Unit.BFDOT)
 
 
 def _is_named(feature: str) -> bool:

@@ -9,8 +9,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastsedd_kernels.runtime.cpu import rounds_to_bfloat16, widens_float16
-from fastsedd_kernels.simd.emit import integers_like, store
+from fastsedd_kernels.runtime.cpu import isa, rounds_to_bfloat16, widens_float16
+from fastsedd_kernels.runtime.machines import NEON
+from fastsedd_kernels.simd.emit import BFloat16, integers_like, store
 from fastsedd_kernels.simd.vector import POINTER, VECTOR, vector_function
 
 
@@ -38,28 +39,17 @@ def store_pairs(builder: Any, register: Any, first: Any, second: Any, target: An
     store(builder, words, target, integers)
 
 
-class _BFloat16(ir.Type):  # type: ignore[misc]
-    """LLVM's bfloat, which llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat16)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat16)
-
-
 def _bfloat16(builder: Any, register: ir.VectorType, value: Any) -> Any:
     """Each lane as bfloat16, rounded to nearest even, in an integer of 16 bits; a NaN stays one.
 
-    The instruction for it, AVX512-BF16's, takes what is subnormal for 0, as those of the products do.
+    AVX512-BF16's instruction for it takes what is subnormal for 0; so do the products of that, and of ARM's BF16.
     """
     narrow = ir.VectorType(ir.IntType(16), register.count)
     if not rounds_to_bfloat16():
         return builder.trunc(_rounded_bits(builder, register, value), narrow)
-    signature = ir.FunctionType(ir.VectorType(_BFloat16(), register.count), [register])
+    if isa() is NEON:
+        return builder.bitcast(builder.fptrunc(value, ir.VectorType(BFloat16(), register.count)), narrow)
+    signature = ir.FunctionType(ir.VectorType(BFloat16(), register.count), [register])
     name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * register.count}"
     return builder.bitcast(
         builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [value]), narrow

@@ -11,7 +11,7 @@ from processes import run_python, run_together
 # Finds the loop that most products are in, and counts its instructions and what it does with the stack.
 HOT = """
 import re
-PRODUCT = re.compile(r"({{vex}}\\s*)?(vfn?madd|vpmaddwd|vpdpbusd|vdpbf16ps|fmla)")
+PRODUCT = re.compile(r"({{vex}}\\s*)?(vfn?madd|vpmaddwd|vpdpbusd|vdpbf16ps|fmla|sdot|bfdot)")
 
 
 def check(name, assembly, most):
@@ -63,7 +63,8 @@ from fastsedd_kernels.gemm import microkernel
 from fastsedd_kernels.gemm.dot_products import SUMS
 from fastsedd_kernels.gemm.register_tile import emit_tiles
 
-assert fk.cpu_info().isa == "neon"
+info = fk.cpu_info()
+assert (info.isa, info.bfloat16, info.int8) == ("neon", *{units!r}), info
 for name, most in {most!r}.items():
     (element,) = (each for each in SUMS if each.name == name)
     index, place = ir.IntType(64), ir.IntType(8).as_pointer()
@@ -108,7 +109,15 @@ def test_no_loop_spills_or_takes_more_instructions_than_counted(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("cpu", ["neoverse-n1", "apple-m1"])
-def test_neon_takes_factors_from_lanes(cpu: str) -> None:
-    """ARM's code is translated here, whatever this CPU is."""
-    run_python(NEON.format(cpu=cpu, most={"float32": 1.3, "float64": 1.4, "uint32": 1.6}))
+@pytest.mark.parametrize(
+    ("cpu", "units", "most"),
+    [
+        ("cortex-a57", ("widened", "widened"), {"uint32": 1.6}),
+        ("neoverse-n1", ("widened", "sdot"), {"float32": 1.3, "float64": 1.4, "int32": 1.3}),
+        ("apple-m1", ("widened", "sdot"), {"float32": 1.3, "float64": 1.4, "int32": 1.3}),
+        ("neoverse-v1", ("bfdot", "sdot"), {"float32": 1.3, "uint32": 1.55}),
+    ],
+)
+def test_neon_takes_factors_from_lanes(cpu: str, units: tuple[str, str], most: dict[str, float]) -> None:
+    """ARM's code is translated here, whatever this CPU is, with the instructions that the CPU has and no others."""
+    run_python(NEON.format(cpu=cpu, units=units, most=most))

@@ -3,6 +3,7 @@
     AVX512-VNNI, AVX-VNNI  vpdpbusd: B without a sign, A with one; four products added to a word
     AVX2, AVX512-BW      B of 0 to 15: vpmaddubsw; a group's 16 products in a lane stay below 2^15 and are added there
     AVX2                 B of 8 bits: vpmaddubsw of |B| and A with B's sign; below 2^15 as well, since |A| <= 127
+    ARM's dot products   sdot
     x86-64               B of 8 bits: pmaddwd of the even bytes, then of the odd ones, widened to 16 bits
     others               a byte at a time
 
@@ -18,7 +19,7 @@ from llvmlite import ir
 
 from fastsedd_kernels.runtime.cpu import Unit, isa, vector_unit
 from fastsedd_kernels.runtime.machines import AVX2
-from fastsedd_kernels.simd import emit
+from fastsedd_kernels.simd import arm_dots, emit
 from fastsedd_kernels.simd.byte_pairs import (
     call,
     integers,
@@ -73,6 +74,11 @@ class _Words:
 class _DotProduct(_Words):
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, sums: Any) -> Any:
         return call(builder, f"avx512.vpdpbusd.{32 * sums.type.count}", sums.type, sums, b, a)
+
+
+class _ArmDotProduct(_Words):
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, sums: Any) -> Any:
+        return arm_dots.add_products_of_bytes(builder, a, b, sums)
 
 
 class _SmallPairs(_Words):
@@ -142,6 +148,8 @@ def products_of(bits: int) -> Products:
     if ZERO_POINT:
         return _DotProduct()
     unit = vector_unit("int8")
+    if unit is Unit.SDOT:
+        return _ArmDotProduct()
     if unit is Unit.BYTE_PAIRS and (bits == 4 or isa() is AVX2):
         return _SmallPairs() if bits == 4 else _SignedPairs()
     return _Shorts() if unit in (Unit.BYTE_PAIRS, Unit.SHORT_PAIRS) else _Single()
