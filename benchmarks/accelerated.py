@@ -16,17 +16,30 @@ import numpy as np
 
 OURS, EAGER, WARM = "fastsedd", "PyTorch", "PyTorch, weights cast before"
 
-CASES = {
-    "BERT base, 128 tokens": ("BertModel", "BertConfig", {}, 128),
-    "BERT base, 512 tokens": ("BertModel", "BertConfig", {}, 512),
-    "GPT-2 small, 512 tokens": ("GPT2LMHeadModel", "GPT2Config", {"use_cache": False}, 512),
-    "ViT-B/16, 224×224": ("ViTModel", "ViTConfig", {}, 0),
+QWEN3 = {
+    "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 28, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+
+# Class, config with its settings, keywords of a call, and tokens of each text.
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], int]] = {
+    "BERT base, 128 tokens": ("BertModel", "BertConfig", {}, {}, 128),
+    "BERT base, 512 tokens": ("BertModel", "BertConfig", {}, {}, 512),
+    "BERT base, 128 tokens, 40 of them padding": ("BertModel", "BertConfig", {}, {"padding": 40}, 128),
+    "GPT-2 small, 512 tokens": ("GPT2LMHeadModel", "GPT2Config", {}, {"use_cache": False}, 512),
+    "ViT-B/16, 224×224": ("ViTModel", "ViTConfig", {}, {}, 0),
+    "Whisper base's encoder, 30 s": ("WhisperModel", "WhisperConfig", {}, {}, 0),
+    "Qwen3-0.6B, prefill of 128": ("Qwen3ForCausalLM", "Qwen3Config", QWEN3, {"logits_to_keep": 1}, 128),
+    "Qwen3-0.6B, prefill of 512": ("Qwen3ForCausalLM", "Qwen3Config", QWEN3, {"logits_to_keep": 1}, 512),
 }
 
 
 def contenders(dtype: str) -> tuple[str, ...]:
-    """In bfloat16, PyTorch under autocast: once as one calls a model, and once with its weights cast beforehand."""
-    return (OURS, EAGER) if dtype == "float32" else (OURS, EAGER, WARM)
+    """In bfloat16, PyTorch under autocast: once as one calls a model, and once with its weights cast beforehand.
+
+    In the shorter dtypes, which it has none of, in float32.
+    """
+    return (OURS, EAGER, WARM) if dtype == "bfloat16" else (OURS, EAGER)
 
 
 def prepare(contender: str, case: str, dtype: str) -> engines.Run:
@@ -37,7 +50,7 @@ def prepare(contender: str, case: str, dtype: str) -> engines.Run:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(engines.available_cores())
     torch.set_grad_enabled(False)
-    model, inputs = _model(torch, transformers, *CASES[case])
+    model, inputs = _model(torch, transformers, CASES[case])
     if contender == OURS:
         from fastsedd_kernels.torch import accelerate
 
@@ -53,19 +66,32 @@ def prepare(contender: str, case: str, dtype: str) -> engines.Run:
     return run
 
 
-def _model(torch: Any, transformers: Any, kind: str, config: str, settings: dict[str, Any], tokens: int) -> Any:
+def _model(torch: Any, transformers: Any, case: tuple[str, str, dict[str, Any], dict[str, Any], int]) -> Any:
+    """The model and the keywords of its call."""
+    kind, config, settings, keywords, tokens = case
     torch.manual_seed(0)
-    model = getattr(transformers, kind)(getattr(transformers, config)()).eval()
-    if tokens:
-        return model, {"input_ids": torch.randint(0, 30000, (1, tokens)), **settings}
-    return model, {"pixel_values": torch.randn(1, 3, 224, 224)}
+    model = getattr(transformers, kind)(getattr(transformers, config)(**settings)).eval()
+    if kind == "WhisperModel":
+        return model.encoder, {"input_features": torch.randn(1, 80, 3000)}
+    if not tokens:
+        return model, {"pixel_values": torch.randn(1, 3, 224, 224)}
+    inputs = {"input_ids": torch.randint(0, 30000, (1, tokens)), **keywords}
+    padding = inputs.pop("padding", 0)
+    if padding:
+        inputs["attention_mask"] = (torch.arange(tokens) < tokens - padding).long()[None]
+    return model, inputs
 
 
 def flops(case: str) -> int:
-    """Operations of the matrix products in a forward: all four have twelve layers of width 768."""
-    length, width = CASES[case][3] or 197, 768
-    head = 2 * length * width * 50257 if case.startswith("GPT-2") else 0
-    return 12 * (2 * length * 12 * width * width + 4 * length * length * width) + head
+    """Operations of the matrix products in a forward, those of attention included."""
+    kind, _, _, _, tokens = CASES[case]
+    if kind == "Qwen3ForCausalLM":
+        projections = 1024 * (16 + 8 + 8 + 16) * 128 + 3 * 1024 * 3072
+        layer = 2 * tokens * projections + 4 * tokens * tokens * 16 * 128
+        return 28 * layer + 2 * 1024 * 151936
+    length, width, layers = (1500, 512, 6) if kind == "WhisperModel" else (tokens or 197, 768, 12)
+    head = 2 * length * width * 50257 if kind == "GPT2LMHeadModel" else 0
+    return layers * (2 * length * 12 * width * width + 4 * length * length * width) + head
 
 
 def process(contender: str, case: str, dtype: str) -> engines.Process:

@@ -13,7 +13,7 @@ def attention(entries: list[Entry]) -> str:
     header = ["B×H×L×D", "dtype", "ms", "of the float32 peak", "× PyTorch SDPA"]
     rows = [
         [
-            shape(entry),
+            entry.get("name") or shape(entry),
             entry["dtype"],
             f"{entry['seconds'][OURS] * 1e3:.2f}",
             percent(entry["fraction"]),

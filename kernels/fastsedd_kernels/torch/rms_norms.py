@@ -17,6 +17,7 @@ from fastsedd_kernels.torch.modules import UnaryForward
 
 _EPS = ("variance_epsilon", "eps", "epsilon")
 _OFFSETS = (0.0, 1.0)
+_HEAD = 256  # elements, at most
 _AGREEMENT = 1e-5  # relative to the norm of the module's result
 
 
@@ -30,6 +31,11 @@ class RmsNormForward(UnaryForward):
     @property
     def width(self) -> int:
         return int(self.module.weight.shape[0])
+
+    def example(self, tokens: int) -> torch.Tensor:
+        """Random rows: of a width that a head may have, as many for each token as there would be heads."""
+        heads = 1024 // self.width if self.width <= _HEAD else 1
+        return super().example(tokens * heads)
 
     def takes(self, x: torch.Tensor) -> bool:
         weight = self.module.__dict__["_parameters"].get("weight")

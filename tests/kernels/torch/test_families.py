@@ -114,6 +114,17 @@ def test_gradients_flow_through_all_of_it() -> None:
         assert max(map(error, gradients(), expected)) <= RELATIVE["float32"]
 
 
+@torch.no_grad()
+def test_compiled_models_are_one_graph_of_pytorchs_own() -> None:
+    model, inputs, seen = torch_families.made("Qwen3")
+    expected = model(**inputs)[0]
+    with accelerate(model) as done:
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(**inputs)[0][seen], expected[seen])
+        assert not done.functions.taken
+    torch._dynamo.reset()
+
+
 class _OtherNorm(nn.RMSNorm):
     """Looks like an RMS norm, and is none."""
 
