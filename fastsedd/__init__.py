@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastsedd.checkpoint.convert import convert
-    from fastsedd.choices import Dtype
+    from fastsedd.choices import AnyDtype, Dtype
     from fastsedd.config import FittedTimes
     from fastsedd.engine import Model
     from fastsedd.errors import CheckpointError, UnavailableError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AnyDtype",
     "CheckpointError",
     "Dtype",
     "Evaluation",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnyDtype": "choices",
     "CheckpointError": "errors",
     "Dtype": "choices",
     "Evaluation": "results",

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Literal, TypeGuard, get_args
 
 Dtype = Literal["float32", "bfloat16", "int8", "int4"]
+AnyDtype = Literal["float32", "bfloat16", "int8", "int4", "stored"]
 Predictor = Literal["analytic", "euler", "ddpm"]
 Draw = Literal["exact", "official"]
 Grid = Literal["uniform", "log-sigma", "fitted"]
@@ -16,6 +17,8 @@ Attention = Literal["full", "block"]
 Cache = Literal["exact", "off"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+ANY_DTYPES: tuple[AnyDtype, ...] = get_args(AnyDtype)
+STORED: AnyDtype = "stored"  # each weight as its file has it
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 DRAWS: tuple[Draw, ...] = get_args(Draw)
 GRIDS: tuple[Grid, ...] = get_args(Grid)

@@ -21,7 +21,7 @@ import fastsedd_kernels
 
 from fastsedd import __version__
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.choices import Dtype
+from fastsedd.choices import AnyDtype
 from fastsedd.engine import Model
 from fastsedd.errors import UnavailableError
 from fastsedd.loading import load, name_of
@@ -167,7 +167,7 @@ class _Queue:
 def connect(
     scheduler: str,
     path: str | Path | None = None,
-    dtype: Dtype = "float32",
+    dtype: AnyDtype | None = None,
     *,
     threads: int | None = None,
     revision: str | None = None,

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd import checkpoint, models, text
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.batching import BatchSize
-from fastsedd.choices import Attention, Dtype
+from fastsedd.choices import AnyDtype, Attention
 from fastsedd.config import FittedTimes
 from fastsedd.diffusion.sampler import Batch, Sampler
 from fastsedd.given import Layout
@@ -57,7 +57,7 @@ class Model(ABC):
     """
 
     def __init__(
-        self, read: checkpoint.Checkpoint, name: str, dtype: Dtype, tokenizer: text.Tokenizer,
+        self, read: checkpoint.Checkpoint, name: str, dtype: AnyDtype, tokenizer: text.Tokenizer,
         template: text.ChatTemplate | None = None,
     ) -> None:  # fmt: skip
         self.name = name

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastsedd import checkpoint, heap, models, text
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.block_layout import BlockLayout
-from fastsedd.choices import ATTENTIONS, Attention, Dtype, check_one_of
+from fastsedd.choices import ATTENTIONS, AnyDtype, Attention, check_one_of
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.diffusion.unmasking import likelihood
 from fastsedd.diffusion.unmasking.sampler import Network
@@ -34,7 +34,7 @@ class LanguageModel(Model):
     """A loaded masked language model; see `Model`."""
 
     def __init__(
-        self, read: checkpoint.Checkpoint, name: str, dtype: Dtype, tokenizer: text.Tokenizer,
+        self, read: checkpoint.Checkpoint, name: str, dtype: AnyDtype, tokenizer: text.Tokenizer,
         template: text.ChatTemplate | None = None,
     ) -> None:  # fmt: skip
         super().__init__(read, name, dtype, tokenizer, template)

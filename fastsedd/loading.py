@@ -11,7 +11,7 @@ import fastsedd_kernels
 
 from fastsedd import checkpoint, text
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.choices import DTYPES, Dtype, check_one_of
+from fastsedd.choices import ANY_DTYPES, DTYPES, STORED, AnyDtype, check_one_of
 from fastsedd.engine import Model
 from fastsedd.errors import CheckpointError, UnavailableError
 from fastsedd.language_model import LanguageModel
@@ -29,7 +29,7 @@ SHIPPED_NAME = "shipped model"
 
 def load(
     path: str | Path | None = None,
-    dtype: Dtype = "float32",
+    dtype: AnyDtype | None = None,
     revision: str | None = None,
     *,
     offline: bool = False,
@@ -44,6 +44,8 @@ def load(
         "int4" takes 4.5 bits per weight, in groups of 32 inputs with a scale of their own; head and attention are
         bfloat16 with both; norms, the noise embedding and sums stay float32, and so does the model's output. The texts
         differ; with int4 much more than with int8.
+        "stored": as the file has them, blocks of a GGUF file in their own groups; the default for such files, and
+        else float32
     revision : a branch, tag or commit, of a name on the hub; its main branch if None
     offline : use what has been fetched before, without the network
     tokenizer : a folder, a tokenizer.json or a name on the hub, instead of the checkpoint's own
@@ -53,13 +55,23 @@ def load(
     Raises CheckpointError (a ValueError) for anything wrong with the files, UnavailableError, which is one, where they
     are out of reach, ValueError for another dtype.
     """
-    check_one_of("dtype", dtype, DTYPES)
+    if dtype is not None:
+        check_one_of("dtype", dtype, ANY_DTYPES)
     read = _read(path, revision, offline, heads)
     if read.assumed:
         note(f"assumed: {read.assumed}")
     chosen, template = _tokenizer(read, tokenizer, offline, note)
     kind = ScoreModel if read.config.backbone is None else LanguageModel
-    return kind(read, name_of(path), dtype, chosen, template)
+    return kind(read, name_of(path), _dtype(read, dtype), chosen, template)
+
+
+def _dtype(read: checkpoint.Checkpoint, dtype: AnyDtype | None) -> AnyDtype:
+    """The dtype that is meant: of "stored", one that the whole file has, if it has one of its own."""
+    if dtype is None:
+        dtype = STORED if read.is_gguf else "float32"
+    if dtype != STORED or read.in_blocks:
+        return dtype
+    return "bfloat16" if read.stored_dtype == "bfloat16" else "float32"
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Outline:
     stored_dtype: str
     tokenizer: text.Tokenizer
     chats: bool
-    memory: dict[Dtype, int]
+    memory: dict[AnyDtype, int]
     cache: int
 
 
@@ -97,7 +109,9 @@ def outline(
         return None
     chosen, template = _tokenizer(read, tokenizer, offline, note)
     narrow = read.stored_dtype == "bfloat16"
-    memory = {dtype: weight_bytes(read.config, dtype, narrow=narrow) for dtype in DTYPES}
+    types = {name: tensor.dtype for name, tensor in read.stored.items()}
+    dtypes = (STORED, *DTYPES) if read.in_blocks else DTYPES
+    memory = {dtype: weight_bytes(read.config, dtype, narrow=narrow, types=types) for dtype in dtypes}
     return Outline(
         name_of(path), read.config, read.stored_dtype, chosen, template is not None, memory, cache_bytes(read.config)
     )
@@ -118,9 +132,14 @@ def _tokenizer(
     """The requested tokenizer, or the checkpoint's own, or token ids where that is out of reach; its chat template."""
     if source is None and read.config.characters is not None:
         return text.choose(read.config), None
+    if source is None and read.embedded is not None:
+        found = read.embedded.chat()
+        chosen = text.choose(read.config, (read.path,), read.embedded.document())
+        return chosen, _template(found, read.path, note)
     try:
         files = checkpoint.find_tokenizer(read, source, offline=offline)
-        return text.choose(read.config, files), _template(read, files, note)
+        found = checkpoint.find_chat_template(files) if files and read.config.backbone is not None else None
+        return text.choose(read.config, files), _template(found, files[0].parent if files else read.path, note)
     except UnavailableError as error:
         if source is not None:
             raise
@@ -129,10 +148,9 @@ def _tokenizer(
 
 
 def _template(
-    read: checkpoint.Checkpoint, files: tuple[Path, ...], note: Callable[[str], None]
+    found: tuple[str, dict[str, str]] | None, where: Path, note: Callable[[str], None]
 ) -> text.ChatTemplate | None:
     """The chat template of a masked language model, None where there is none, or no library for it."""
-    found = checkpoint.find_chat_template(files) if files and read.config.backbone is not None else None
     if found is None:
         return None
     try:
@@ -141,13 +159,13 @@ def _template(
         note(f"no conversations: {error}")
         return None
     except ValueError as error:
-        raise CheckpointError(f"{files[0].parent}: {error}") from None
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 @shows_options
 def generate(
     model: str | Path | None = None,
-    dtype: Dtype = "float32",
+    dtype: AnyDtype | None = None,
     *,
     on_step: OnStep | None = None,
     **options: Unpack[AllOptions],

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Union
 from fastsedd.choices import (
     CACHES,
     GRIDS,
+    AnyDtype,
     Cache,
     Draw,
-    Dtype,
     Grid,
     Order,
     Predictor,
@@ -44,7 +44,7 @@ class Source:
     """The origin of a model: the arguments of `fastsedd.load`. It can be pickled."""
 
     path: str | None = None
-    dtype: Dtype = "float32"
+    dtype: AnyDtype | None = None
     revision: str | None = None
     offline: bool = False
     tokenizer: str | None = None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd import checkpoint, models, text
-from fastsedd.choices import Dtype, check_integer
+from fastsedd.choices import AnyDtype, check_integer
 from fastsedd.config import FittedTimes
 from fastsedd.diffusion import gridfit, likelihood
 from fastsedd.diffusion.grid_sampler import Network as SampledNetwork
@@ -31,7 +31,7 @@ class ScoreModel(Model):
     """A loaded checkpoint of SEDD, or of a descendant with a noise schedule; see `Model`."""
 
     def __init__(
-        self, read: checkpoint.Checkpoint, name: str, dtype: Dtype, tokenizer: text.Tokenizer,
+        self, read: checkpoint.Checkpoint, name: str, dtype: AnyDtype, tokenizer: text.Tokenizer,
         template: text.ChatTemplate | None = None,
     ) -> None:  # fmt: skip
         super().__init__(read, name, dtype, tokenizer, template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from fastsedd.checkpoint import (
     bare,
     chat_json,
     config_json,
+    gguf_model,
     grid_json,
     hub,
     hydra_config,
@@ -22,7 +24,8 @@ from fastsedd.checkpoint import (
     special_tokens,
     weights,
 )
-from fastsedd.checkpoint.stored import DTYPES, LazyTensors, StoredTensor
+from fastsedd.checkpoint.gguf_tokenizer import Embedded
+from fastsedd.checkpoint.stored import DTYPES, READ_TYPES, LazyTensors, StoredTensor
 from fastsedd.config import FittedTimes
 from fastsedd.errors import CheckpointError
 
@@ -38,6 +41,7 @@ class Checkpoint:
 
     stored : where its tensors lie; path : the weights' file; tokenizer : files beside it
     grid : the time grid that was fitted to it, if it is there
+    embedded : the tokenizer in a GGUF file
     assumed : what its files do not say and is taken for granted, one line; "" where nothing is
     """
 
@@ -47,6 +51,7 @@ class Checkpoint:
     tokenizer: tuple[Path, ...] = ()
     grid: FittedTimes | None = None
     assumed: str = ""
+    embedded: Embedded | None = None
 
     @property
     def tensors(self) -> LazyTensors:
@@ -54,10 +59,21 @@ class Checkpoint:
         return LazyTensors(self.stored)
 
     @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == weights.GGUF
+
+    @property
+    def in_blocks(self) -> bool:
+        """True if any tensor is stored as blocks of numbers with scales of their own."""
+        return any(tensor.dtype not in DTYPES for tensor in self.stored.values())
+
+    @property
     def stored_dtype(self) -> str:
-        """The dtype of most tensors."""
-        dtypes = [tensor.dtype for tensor in self.stored.values()]
-        return max(DTYPES, key=dtypes.count)
+        """The dtype of most numbers, or their type of blocks."""
+        counts = dict.fromkeys(READ_TYPES, 0)
+        for tensor in self.stored.values():
+            counts[tensor.dtype] += math.prod(tensor.shape)
+        return max(counts, key=lambda dtype: counts[dtype])
 
 
 def read(
@@ -71,6 +87,8 @@ def read(
     Raises CheckpointError, in one line, for anything else, and where a config says other heads than `heads`.
     """
     found = location.find(_path(source, revision, offline))
+    if found.weights.suffix == weights.GGUF:
+        return _read_gguf(found.weights, heads)
     stated = None if found.config is None else _config(found.config)  # refused before the weights are looked at
     stored = weights.read(found.weights)
     if stated is None:
@@ -78,9 +96,7 @@ def read(
         config, assumed = bare.read(found.weights, shapes, weights.read_beside(found.weights), heads)
     else:
         config, assumed = stated, ""
-    if heads is not None and heads != config.heads:
-        where = found.config or found.weights
-        raise CheckpointError(f"{where}: states {config.heads} heads, but {heads} were requested")
+    _check_heads(found.config or found.weights, config, heads)
     stored = prefixes.own_names(config, stored)
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     config = config_json.checked(found.weights, partial(config.family.fitted, config, shapes))
@@ -92,6 +108,19 @@ def read(
     for name, tensor in tensors.items():
         tensor.check_dtype(name)
     return Checkpoint(config, tensors, found.weights, found.tokenizer, grid, assumed)
+
+
+def _read_gguf(path: Path, heads: int | None) -> Checkpoint:
+    found = gguf_model.read(path)
+    _check_heads(path, found.config, heads)
+    layout.check(path, found.config, {name: tensor.shape for name, tensor in found.tensors.items()})
+    tensors = {name: found.tensors[name] for name in found.config.tensor_shapes}
+    return Checkpoint(found.config, tensors, path, assumed=found.assumed, embedded=found.tokenizer)
+
+
+def _check_heads(path: Path, config: ModelConfig, heads: int | None) -> None:
+    if heads is not None and heads != config.heads:
+        raise CheckpointError(f"{path}: states {config.heads} heads, but {heads} were requested")
 
 
 def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offline: bool = False) -> tuple[Path, ...]:

@@ -25,7 +25,7 @@ BERT_VOCABULARY = "vocab.txt"
 FILES = (TOKENIZER_CONFIG, SPECIAL_TOKENS, BERT_VOCABULARY)
 
 _BERT_SIZES = (30522, 28996)  # of bert-base-uncased and -cased
-_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>", "<|MASK|>", "|<MASK>|", "<M>", "<|mdm_mask|>")
+NAMES = ("[MASK]", "<mask>", "<|mask|>", "<MASK>", "<|MASK|>", "|<MASK>|", "<M>", "<|mdm_mask|>")
 _MAX_TOKENIZER = 1 << 26  # bytes
 _ID = re.compile(r"[0-9]{1,9}")  # no key is long enough for Python to refuse it as an integer
 
@@ -75,7 +75,7 @@ def read(config: ModelConfig, folder: Path) -> ModelConfig:
         raise CheckpointError(
             f"{folder}: no file names a mask, which a model of type {config.architecture!r} needs: config.json or "
             f"{GENERATION_CONFIG} (mask_token_id), {TOKENIZER_CONFIG} or {SPECIAL_TOKENS} (mask_token), or a token "
-            f"{' or '.join(_NAMES)}; a model without one is autoregressive"
+            f"{' or '.join(NAMES)}; a model without one is autoregressive"
         )
     if found is None and not present and config.vocab_size in _BERT_SIZES:
         found = BERT_MASK
@@ -106,7 +106,7 @@ def check(config: ModelConfig, files: tuple[Path, ...]) -> None:
 def find(files: tuple[Path, ...]) -> int | None:
     """The mask that a tokenizer's files state, None where they state none."""
     names = [name for file in files if (name := _stated_name(file)) is not None]
-    found = (_find(file, (*names, *_NAMES)) for file in files)
+    found = (_find(file, (*names, *NAMES)) for file in files)
     return next((token for token in found if token is not None), None)
 
 

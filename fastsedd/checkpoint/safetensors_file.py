@@ -209,19 +209,20 @@ def _broken(path: Path, problem: object) -> CheckpointError:
 
 
 def write(path: Path, stored: Mapping[str, StoredTensor], progress: Callable[[int, int], None]) -> None:
-    """Write tensors as they are stored elsewhere; `progress(done, total)` after each."""
-    names = sorted(stored, key=lambda name: -DTYPES[stored[name].dtype].itemsize)  # wide ones first: all are aligned
+    """Write tensors as they are stored elsewhere, but for blocks in float32; `progress(done, total)` after each."""
+    dtypes = {name: tensor.dtype if tensor.dtype in DTYPES else "float32" for name, tensor in stored.items()}
+    names = sorted(stored, key=lambda name: -DTYPES[dtypes[name]].itemsize)  # wide ones first: all are aligned
     formats = {dtype.name: name for name, dtype in _DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:
         tensor = stored[name]
-        begin, end = end, end + math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
-        header[name] = {"dtype": formats[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(tensor.shape) * DTYPES[dtypes[name]].itemsize
+        header[name] = {"dtype": formats[dtypes[name]], "shape": tensor.shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     with path.open("xb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for done, name in enumerate(names, 1):
-            file.write(encode(stored[name].read(name), stored[name].dtype).data)
+            file.write(encode(stored[name].read(name), dtypes[name]).data)
             progress(done, len(names))

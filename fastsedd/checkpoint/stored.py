@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.checkpoint.gguf_blocks import BLOCKS
 from fastsedd.errors import CheckpointError
 
 # Of the dtypes that weights may have: what NumPy reads them as. bfloat16 is the upper half of a float32.
@@ -27,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 CHUNK = 1 << 20  # elements that are converted at a time, so that a tensor's bytes and its values need not both fit
+READ_TYPES = (*DTYPES, *BLOCKS)
 
 # What files that are renamed by mistake begin with.
 _MISTAKEN = {
@@ -94,8 +96,10 @@ class StoredFile:
 class StoredTensor:
     """One tensor in a file.
 
-    dtype : as stored, any name; offset : of its first element, in bytes
+    dtype : as stored, any name, or one of GGUF's types of blocks; offset : of its first element, in bytes
     strides : in elements, where its elements are not adjacent in C order
+    paired_heads : of that many heads, the rows of the first half lie between those of the second, as llama.cpp rotates
+        Llama's queries and keys; they are given back one half after the other. 0: rows lie as they are given
     That the whole lies in the file is checked by the parser of its format.
     """
 
@@ -104,6 +108,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     strides: tuple[int, ...] | None = None
+    paired_heads: int = 0
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A read-only float32 array of its own. Raises CheckpointError where a value is not finite, or the file is not
@@ -113,21 +118,39 @@ class StoredTensor:
         with self.file.opened() as file:
             for first in range(0, len(values), CHUNK):
                 part = values[first : first + CHUNK]
-                self._decode(file, first, part)
-                if not np.isfinite(part).all():
+                if not self._decode(file, first, part) or not np.isfinite(part).all():
                     raise CheckpointError(f"{self.file.path}: {name} has values that are NaN or infinite")
         if self.strides is None:
-            tensor = values.reshape(self.shape)
+            tensor = self._halves_apart(values.reshape(self.shape))
         else:
             strides = [4 * stride for stride in self.strides]
             tensor = np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, self.shape, strides))
         tensor.flags.writeable = False
         return tensor
 
+    def blocks(self, name: str) -> Blocks | None:
+        """The tensor as blocks, where it is a matrix of them. Raises CheckpointError where a value is not finite."""
+        if self.dtype not in BLOCKS or len(self.shape) != 2:
+            return None
+        block = BLOCKS[self.dtype]
+        outputs, inputs = self.shape
+        size = outputs * inputs // block.count * block.nbytes
+        with self.file.opened() as file:
+            data = np.frombuffer(self.file.read(file, self.offset, size), np.uint8)
+        if not block.finite(data.reshape(-1, block.nbytes)):
+            raise CheckpointError(f"{self.file.path}: {name} has values that are NaN or infinite")
+        return Blocks(self.dtype, self._halves_apart(data.reshape(outputs, -1)), self.shape)
+
     def check_dtype(self, name: str) -> None:
         """Raise CheckpointError for a dtype that is not read: tensors that are not used may have any."""
-        if self.dtype not in DTYPES:
+        if self.dtype not in READ_TYPES:
             raise CheckpointError(f"{self.file.path}: {name!r} has dtype {self.dtype}, allowed: {', '.join(DTYPES)}")
+
+    def _halves_apart(self, rows: NDArray[Any]) -> NDArray[Any]:
+        if not self.paired_heads:
+            return rows
+        pairs = rows.reshape(self.paired_heads, -1, 2, *rows.shape[1:])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
     @property
     def _span(self) -> int:
@@ -136,18 +159,45 @@ class StoredTensor:
             return math.prod(self.shape)
         return 1 + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
 
-    def _decode(self, file: FileIO, first: int, values: NDArray[np.float32]) -> None:
-        """The elements from `first` on, into `values`."""
+    def _decode(self, file: FileIO, first: int, values: NDArray[np.float32]) -> bool:
+        """The elements from `first` on, into `values`; False where they are left out, since blocks are not finite."""
+        if self.dtype in BLOCKS:
+            block = BLOCKS[self.dtype]  # CHUNK is a multiple of every block's numbers
+            offset = self.offset + first // block.count * block.nbytes
+            data = self.file.read(file, offset, values.size // block.count * block.nbytes)
+            blocks = np.frombuffer(data, np.uint8).reshape(-1, block.nbytes)
+            finite = block.finite(blocks)
+            if finite:
+                values[...] = block.values(blocks).reshape(-1)
+            return finite
         stored = DTYPES[self.dtype]
         offset = self.offset + first * stored.itemsize
         if self.dtype == "float32":
             self.file.read_into(file, offset, values.data.cast("B"))
-            return
+            return True
         read = np.frombuffer(self.file.read(file, offset, values.size * stored.itemsize), stored)
         if self.dtype == "bfloat16":
             np.left_shift(read, 16, out=values.view(np.uint32), dtype=np.uint32, casting="unsafe")
         else:
             values[...] = read
+        return True
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix as a GGUF file has it.
+
+    type : "Q4_0" and the like; data : uint8 [outputs, bytes of a row]; shape : of the numbers
+    """
+
+    type: str
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+
+    def rows(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
+        """Rows in float32 [n, inputs]; numbers : integers [n]"""
+        block = BLOCKS[self.type]
+        return block.values(self.data[numbers].reshape(-1, block.nbytes)).reshape(len(numbers), -1)
 
 
 class LazyTensors(Mapping[str, NDArray[np.float32]]):
@@ -158,6 +208,14 @@ class LazyTensors(Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._stored[name].read(name)
+
+    def blocks(self, name: str) -> Blocks | None:
+        """A tensor as blocks of a GGUF file, None where it is not a matrix of them."""
+        return self._stored[name].blocks(name)
+
+    def dtype_of(self, name: str) -> str:
+        """The dtype of a tensor, or its type of blocks, as it is stored."""
+        return self._stored[name].dtype
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored

@@ -16,12 +16,13 @@ _READERS = {
     ".pth": torch_zip.read,
 }
 
-SUFFIXES = tuple(_READERS)
+GGUF = ".gguf"  # which holds config and tokenizer too: `gguf_model` reads it
+SUFFIXES = (*_READERS, GGUF)
 
 
 def is_weights(name: str) -> bool:
     """True if a file's name is that of weights, or of an index of them."""
-    return name.removesuffix(sharded.SUFFIX).endswith(SUFFIXES)
+    return name.removesuffix(sharded.SUFFIX).endswith(SUFFIXES) and not name.endswith(GGUF + sharded.SUFFIX)
 
 
 def read(path: Path) -> dict[str, StoredTensor]:

@@ -20,8 +20,9 @@ from fastsedd.cli import terminal
 def command(source: str, target: Path, revision: str | None, offline: bool, heads: int | None) -> None:
     """Write a checkpoint anew, as DST/model.safetensors and DST/config.json, every value bit for bit.
 
-    SRC is a folder, a file of weights (.safetensors, or .bin, .pt and .pth from PyTorch) or a name on the hub. Of a
-    training run the moving average is taken. DST is a new folder, made whole or not at all.
+    SRC is a folder, a file of weights (.safetensors, .gguf, or .bin, .pt and .pth from PyTorch) or a name on the hub.
+    Of a training run the moving average is taken; of a GGUF file its tokenizer too, and quantised weights in float32.
+    DST is a new folder, made whole or not at all.
     """
     terminal.silence_hub()
     with terminal.counting("converting") as progress:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fastsedd.choices import DTYPES, MAX_SEED
+from fastsedd.choices import ANY_DTYPES, MAX_SEED
 from fastsedd.request import Source
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -25,10 +25,8 @@ quiet = click.option("--quiet", is_flag=True, help="No progress and no notes on 
 threads = click.option("--threads", metavar="N", type=POSITIVE, help="CPU threads.  [default: all cores]")
 dtype = click.option(
     "--dtype",
-    type=click.Choice(DTYPES),
-    default=DTYPES[0],
-    show_default=True,
-    help="Compute dtype of the large layers; narrower is faster.",
+    type=click.Choice(ANY_DTYPES),
+    help="Compute dtype of the large layers; narrower is faster.  [default: float32; stored of a .gguf]",
 )
 revision = click.option("--revision", metavar="R", help="Branch, tag or commit of a name on the hub.")
 offline = click.option("--offline", is_flag=True, help="Use what the hub has sent before, and no network.")

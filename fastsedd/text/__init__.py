@@ -30,10 +30,13 @@ class Tokenizer(Protocol):
         """The text of token ids; the mask is shown as `mask`."""
 
 
-def choose(config: ModelConfig, files: tuple[Path, ...] = ()) -> Tokenizer:
-    """The tokenizer of these files; without any, the one that a model's config states, or else token ids."""
+def choose(config: ModelConfig, files: tuple[Path, ...] = (), document: str | None = None) -> Tokenizer:
+    """The tokenizer of these files; without any, the one that a model's config states, or else token ids.
+
+    document : a tokenizer.json, where the file, one, is of another format that holds it
+    """
     if files:
-        return BytePairs(files, config.tokens, config.mask)
+        return BytePairs(files, config.tokens, config.mask, document)
     if config.characters is None:
         return TokenIds(config.tokens, config.mask)
     if config.merges:

@@ -19,14 +19,16 @@ MAX_BYTES = 1 << 26
 class BytePairs:
     """Text of any characters, in pieces of a vocabulary, with ids 0 to `tokens`, of which one is the mask's."""
 
-    def __init__(self, files: tuple[Path, ...], tokens: int, mask: int | None = None) -> None:
+    def __init__(
+        self, files: tuple[Path, ...], tokens: int, mask: int | None = None, document: str | None = None
+    ) -> None:
         """files : tokenizer.json, or vocab.json and merges.txt; tokens : of the model, the mask not counted
 
-        mask : its id, the last one if None
+        mask : its id, the last one if None; document : the contents of tokenizer.json, instead of the file's
 
         Raises CheckpointError for files that hold no tokenizer, UnavailableError where the library is not installed.
         """
-        self._tokenizer = _load(files)
+        self._tokenizer = _load(files, document)
         self._tokens = tokens
         self._mask = tokens if mask is None else mask
         self.description = f"byte pairs of {files[0]}"
@@ -68,13 +70,13 @@ def _difference(text: str, kept: str) -> str:
     return f"{text[at : at + 20]!r} at position {at} would become {kept[at : at + 20]!r}"
 
 
-def _load(files: tuple[Path, ...]) -> Any:
+def _load(files: tuple[Path, ...], document: str | None) -> Any:
     """The library's tokenizer, set to encode a text whole, and the same way every time."""
     try:
         import tokenizers
     except ImportError:
         raise UnavailableError(f"{files[0]}: needs tokenizers: pip install 'fastsedd[hub]'") from None
-    contents = [_content(file) for file in files]
+    contents = [_content(file) for file in files] if document is None else [document]
     try:
         if len(files) == 1:
             tokenizer = tokenizers.Tokenizer.from_str(contents[0])

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 import fastsedd
 from fastsedd import cli, loading, output
-from fastsedd.choices import DRAWS, DTYPES, GRIDS, PREDICTORS
+from fastsedd.choices import ANY_DTYPES, DRAWS, GRIDS, PREDICTORS
 from fastsedd.cli.reading import read_text
 from fastsedd.config import GenerationConfig
 from fastsedd.request import Request
@@ -422,7 +422,7 @@ def test_the_range_of_the_noise_is_told(monkeypatch: pytest.MonkeyPatch, write_c
 
 
 @pytest.mark.parametrize(
-    ("option", "names"), [("--dtype", DTYPES), ("--predictor", PREDICTORS), ("--draw", DRAWS), ("--grid", GRIDS)]
+    ("option", "names"), [("--dtype", ANY_DTYPES), ("--predictor", PREDICTORS), ("--draw", DRAWS), ("--grid", GRIDS)]
 )
 def test_choices_are_those_of_the_library(option: str, names: tuple[str, ...]) -> None:
     assert f"{option} [{'|'.join(names)}]" in run("generate", "--help").stdout

@@ -1,4 +1,5 @@
-"""A language model's embedding: rows of a table, kept in 16 bits where that loses nothing, or of the head."""
+"""A language model's embedding: rows of a table, kept in 16 bits or in a file's blocks where these hold it, or of the
+head."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd.models.backbone.naming import Blocks
+
 _ROWS = 1024  # that are looked at, or converted, at a time
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """table : float32 [V, N]; or uint16, the upper halves of such numbers; or the head's packed weight"""
+    """table : float32 [V, N]; or uint16, the upper halves of such numbers; or blocks; or the head's packed weight"""
 
-    table: NDArray[Any] | fk.PackedWeight
+    table: NDArray[Any] | fk.PackedWeight | Blocks
 
     @classmethod
     def of(cls, weight: NDArray[np.float32], head: fk.PackedWeight | None) -> Embedding:
@@ -28,7 +31,7 @@ class Embedding:
 
     def __call__(self, tokens: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Rows of tokens, integers [n], into out, float32 [n, N]."""
-        if isinstance(self.table, fk.PackedWeight):
+        if not isinstance(self.table, np.ndarray):
             out[...] = self.table.rows(tokens)
         elif self.table.dtype == np.float32:
             np.take(self.table, tokens, axis=0, out=out)
@@ -38,7 +41,9 @@ class Embedding:
     @property
     def nbytes(self) -> int:
         """Memory of its own, beside the head's."""
-        return 0 if isinstance(self.table, fk.PackedWeight) else self.table.nbytes
+        if isinstance(self.table, fk.PackedWeight):
+            return 0
+        return self.table.nbytes if isinstance(self.table, np.ndarray) else self.table.data.nbytes
 
 
 def _is_narrow(weight: NDArray[np.float32]) -> bool:

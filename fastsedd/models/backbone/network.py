@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.choices import STORED
+from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
 from fastsedd.models.layers import Linear, Tensors
@@ -65,20 +67,20 @@ class LlamaLayer:
     down: Linear
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str, eps: float, dtype: str) -> LlamaLayer:
+    def read(cls, tensors: Named, name: str, eps: float, dtype: str) -> LlamaLayer:
         attention, mlp = f"{name}.self_attn", f"{name}.mlp"
-        gate_up = [tensors[f"{mlp}.{part}_proj.weight"] for part in ("gate", "up")]
+        gate_up = [f"{mlp}.{part}_proj.weight" for part in ("gate", "up")]
         return cls(
             norm1=tensors[f"{name}.input_layernorm.weight"],
             norm2=tensors[f"{name}.post_attention_layernorm.weight"],
             eps=eps,
-            queries=Linear.read(tensors, f"{attention}.q_proj", dtype),
+            queries=_stacked(tensors, [f"{attention}.q_proj"], dtype),
             keys_values=_stacked(tensors, [f"{attention}.k_proj", f"{attention}.v_proj"], dtype),
             query_norm=tensors.get(f"{attention}.q_norm.weight"),
             key_norm=tensors.get(f"{attention}.k_norm.weight"),
-            output=Linear.read(tensors, f"{attention}.o_proj", dtype),
-            gate_up=fk.pack(gate_up, dtype),
-            down=Linear.read(tensors, f"{mlp}.down_proj", dtype),
+            output=_stacked(tensors, [f"{attention}.o_proj"], dtype),
+            gate_up=packing.pack(tensors, gate_up, dtype, paired=True),
+            down=_stacked(tensors, [f"{mlp}.down_proj"], dtype),
         )
 
     @property
@@ -109,19 +111,13 @@ class Backbone:
         self.config = config
         self.sizes = backbone_of(config)
         self.attention = precision.attention
-        tensors = Named(config, tensors)
-        table = tensors["model.embed_tokens.weight"]
-        if self.sizes.tied:
-            self.head = Linear(fk.pack(table, precision.head), None)
-        self.embedding = Embedding.of(table, self.head.weight if self.sizes.tied else None)
-        del table
-        if not self.sizes.tied:
-            self.head = Linear.read(tensors, "lm_head", precision.head)
+        named = Named(config, tensors)
+        self.embedding, tied = _embedding(named, precision.head if self.sizes.tied else None)
+        self.head = Linear(tied or packing.pack(named, ["lm_head.weight"], precision.head), None)
         self.layers = tuple(
-            LlamaLayer.read(tensors, f"model.layers.{i}", self.sizes.eps, precision.blocks)
-            for i in range(config.blocks)
+            LlamaLayer.read(named, f"model.layers.{i}", self.sizes.eps, precision.blocks) for i in range(config.blocks)
         )
-        self.norm = tensors["model.norm.weight"]
+        self.norm = named["model.norm.weight"]
 
     def rotary_table(self, length: int) -> fk.RotaryTable | None:
         """Angles of the positions 0 to length - 1; None where positions are not told by rotations."""
@@ -141,11 +137,24 @@ class Backbone:
         return fk.rms_norm(x, self.norm, self.sizes.eps, out=out)
 
 
-def _stacked(tensors: Tensors, names: list[str], dtype: str) -> Linear:
-    weight = np.concatenate([tensors[f"{name}.weight"] for name in names])
+def _embedding(tensors: Named, head: str | None) -> tuple[Embedding, fk.PackedWeight | None]:
+    """The embedding, and, of a dtype for it, the head that it is too."""
+    name = "model.embed_tokens.weight"
+    blocks = tensors.blocks(name)
+    if blocks is not None:
+        return Embedding(blocks), None if head is None else packing.pack(tensors, [name], head)
+    table = tensors[name]  # read once: it may have gigabytes
+    if head is None:
+        return Embedding.of(table, None), None
+    packed = fk.pack(table, packing.kept([tensors.dtype_of(name)]) if head == STORED else head)
+    return Embedding.of(table, packed), packed
+
+
+def _stacked(tensors: Named, names: list[str], dtype: str) -> Linear:
+    weight = packing.pack(tensors, [f"{name}.weight" for name in names], dtype)
     has_bias = f"{names[0]}.bias" in tensors
     bias = np.concatenate([tensors[f"{name}.bias"] for name in names]) if has_bias else None
-    return Linear(fk.pack(weight, dtype), bias)
+    return Linear(weight, bias)
 
 
 build = Backbone
