@@ -17,22 +17,24 @@ MAX_PARAMETERS = 1 << 34
 MAX_STEPS = (1 << 16) - 2
 MAX_TIMES = 1 << 12
 
+LOGLINEAR_REST = 1e-3  # the share of a text that is left without noise at t = 1, so that sigma(1) is finite
 FREQUENCIES = 256  # sinusoids of sigma that condition a model
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """The noise schedule; loglinear has no parameters and ignores both sigmas."""
+    """The noise schedule; loglinear and cosine have no parameters and ignore both sigmas."""
 
-    type: Literal["geometric", "loglinear"]
+    type: Literal["geometric", "loglinear", "cosine", "linear"]
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        check_one_of("noise.type", self.type, ("geometric", "loglinear"))
+        check_one_of("noise.type", self.type, ("geometric", "loglinear", "cosine", "linear"))
         check_number("noise.sigma_min", self.sigma_min)
         check_number("noise.sigma_max", self.sigma_max)
-        if self.type == "geometric" and not 0 < self.sigma_min < self.sigma_max < math.inf:
+        least_allowed = self.sigma_min > 0 or (self.type == "linear" and self.sigma_min == 0)
+        if self.type in ("geometric", "linear") and not (least_allowed and self.sigma_min < self.sigma_max < math.inf):
             raise ValueError(
                 f"noise.sigma_min is {self.sigma_min} and noise.sigma_max is {self.sigma_max}, "
                 "allowed: 0 < sigma_min < sigma_max, finite"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import PREDICTORS
-from fastsedd.config import FittedTimes
+from fastsedd.config import FittedTimes, NoiseConfig
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.grid_sampler import GridSampler
-from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
+from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise
 from fastsedd.diffusion.timegrid import TimeGrid, fitted_grid, log_sigma_grid, uniform_grid
 from fastsedd.request import Request
 
@@ -30,10 +30,7 @@ class DiffusionProcess:
     def of(cls, config: ModelConfig, fitted: FittedTimes | None = None) -> DiffusionProcess:
         """The process that a config describes."""
         graph: Graph = Absorb(config.tokens) if config.graph == "absorb" else Uniform(config.tokens)
-        noise: Noise = LogLinear()
-        if config.noise.type != "loglinear":
-            noise = Geometric(config.noise.sigma_min, config.noise.sigma_max)
-        return cls(config, graph, noise, fitted)
+        return cls(config, graph, _noise(config.noise), fitted)
 
     def sampler(self, request: Request) -> GridSampler:
         """Raises ValueError, naming the argument, for a predictor or a grid that this model does not have."""
@@ -52,3 +49,11 @@ class DiffusionProcess:
                 raise ValueError("grid is 'fitted', but no grid was fitted to this model: run fastsedd fit-grid first")
             return fitted_grid(self.noise, steps, self.fitted.times)
         return (uniform_grid if request.grid == "uniform" else log_sigma_grid)(self.noise, steps)
+
+
+def _noise(config: NoiseConfig) -> Noise:
+    if config.type == "geometric":
+        return Geometric(config.sigma_min, config.sigma_max)
+    if config.type == "linear":
+        return Linear(config.sigma_min, config.sigma_max)
+    return Cosine() if config.type == "cosine" else LogLinear()

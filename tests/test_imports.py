@@ -195,7 +195,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd_kernels.rotary",
         "numpy",
     },
-    "fastsedd.diffusion": {"fastsedd.block_layout", "fastsedd.choices", "fastsedd_kernels", "numpy"},
+    "fastsedd.diffusion": {"fastsedd.block_layout", "fastsedd.choices", "fastsedd.config", "fastsedd_kernels", "numpy"},
     "fastsedd.text": {
         "fastsedd.architectures",
         "fastsedd.config",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from fastsedd.architectures.base import Architecture, Graph, ModelConfig
-from fastsedd.config import GenerationConfig, NoiseConfig
+from fastsedd.config import LOGLINEAR_REST, GenerationConfig, NoiseConfig
 
 
 class GraphKeys(msgspec.Struct):
@@ -15,9 +15,10 @@ class GraphKeys(msgspec.Struct):
 
 
 class NoiseKeys(msgspec.Struct):
-    type: Literal["geometric", "loglinear"]
+    type: Literal["geometric", "loglinear", "log-linear", "cosine", "linear"]
     sigma_min: float | None = None
     sigma_max: float | None = None
+    eps: float | None = None  # the share that is never noised
 
 
 class ModelKeys(msgspec.Struct):
@@ -71,7 +72,7 @@ def from_stored(family: Architecture, stored: Stored, graph: Graph, **fields: An
     model = stored.model
     return ModelConfig(
         family=family, tokens=stored.tokens, width=model.hidden_size, blocks=model.n_blocks, heads=model.n_heads,
-        cond_dim=model.cond_dim, length=model.length, graph=graph, noise=_noise(stored.noise),
+        cond_dim=model.cond_dim, length=model.length, graph=graph, noise=noise(stored.noise),
         **shared(stored), **fields,
     )  # fmt: skip
 
@@ -99,7 +100,7 @@ def document(config: ModelConfig) -> dict[str, Any]:
     return {
         "tokens": config.tokens,
         "graph": {"type": config.graph},
-        "noise": {"type": config.noise.type, "sigma_min": config.noise.sigma_min, "sigma_max": config.noise.sigma_max},
+        "noise": noise_document(config.noise),
         "model": {
             "type": config.architecture, "hidden_size": config.width, "cond_dim": config.cond_dim,
             "length": config.length, "n_blocks": config.blocks, "n_heads": config.heads,
@@ -122,9 +123,18 @@ def common(config: ModelConfig) -> dict[str, Any]:
     return found
 
 
-def _noise(stored: NoiseKeys) -> NoiseConfig:
+def noise(stored: NoiseKeys) -> NoiseConfig:
+    """The schedule. Raises ValueError for a share that is never noised other than the one of all authors."""
+    if stored.eps not in (None, LOGLINEAR_REST):
+        raise ValueError(f"noise.eps is {stored.eps}, allowed: {LOGLINEAR_REST}")
     given = {"sigma_min": stored.sigma_min, "sigma_max": stored.sigma_max}
-    return NoiseConfig(stored.type, **{name: value for name, value in given.items() if value is not None})
+    kind = "loglinear" if stored.type == "log-linear" else stored.type
+    return NoiseConfig(kind, **{name: value for name, value in given.items() if value is not None})
+
+
+def noise_document(config: NoiseConfig) -> dict[str, Any]:
+    """The keys from which `noise` reads the same schedule."""
+    return {"type": config.type, "sigma_min": config.sigma_min, "sigma_max": config.sigma_max}
 
 
 def _characters(stored: TokenizerKeys | str | None) -> dict[str, Any]:

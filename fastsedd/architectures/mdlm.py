@@ -11,6 +11,8 @@ from fastsedd.config import NoiseConfig
 
 BERT_MASK = 103
 
+BUFFERS = frozenset({"backbone.rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max"})  # the latter: trainers'
+
 _BERT = re.compile(r"(?:.*/)?(?:distil)?bert-(?:base|large)-", re.IGNORECASE)
 
 
@@ -25,6 +27,7 @@ class Stored(documents.Shared, kw_only=True):
     n_heads: int
     time_conditioning: bool = False
     tokenizer_name_or_path: str | None = None
+    noise: documents.NoiseKeys | None = None  # of models whose trainer states one
 
 
 class MDLM(Architecture):
@@ -35,7 +38,7 @@ class MDLM(Architecture):
     states = frozenset(f"backbone.{name}" for name in transformer.DDIT_STATES)
     Document = Stored
     predictor = "ddpm"
-    ignored = frozenset({"backbone.rotary_emb.inv_freq"})
+    ignored = BUFFERS
     mask_in_tokenizer = True
     may_ignore_time = True
 
@@ -47,14 +50,16 @@ class MDLM(Architecture):
         names = (stored.tokenizer, stored.tokenizer_name_or_path)
         if fields["mask"] is None and any(isinstance(name, str) and _BERT.match(name) for name in names):
             fields["mask"] = BERT_MASK
+        noise = NoiseConfig("loglinear") if stored.noise is None else documents.noise(stored.noise)
         return ModelConfig(
             family=self, tokens=stored.vocab_size - 1, width=stored.hidden_dim, blocks=stored.n_blocks,
             heads=stored.n_heads, cond_dim=stored.cond_dim, length=stored.model_length, graph="absorb",
-            noise=NoiseConfig("loglinear"), time_conditioning=stored.time_conditioning, **fields,
+            noise=noise, time_conditioning=stored.time_conditioning, **fields,
         )  # fmt: skip
 
     def document(self, config: ModelConfig) -> dict[str, Any]:
-        return {
+        stated = {} if config.noise.type == "loglinear" else {"noise": documents.noise_document(config.noise)}
+        return stated | {
             "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,
             "hidden_dim": config.width, "cond_dim": config.cond_dim, "n_blocks": config.blocks,
             "n_heads": config.heads, "time_conditioning": config.time_conditioning,

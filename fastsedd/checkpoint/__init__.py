@@ -18,6 +18,7 @@ from fastsedd.checkpoint import (
     hub,
     hydra_config,
     layout,
+    lightning,
     location,
     mask,
     prefixes,
@@ -89,15 +90,11 @@ def read(
     found = location.find(_path(source, revision, offline))
     if found.weights.suffix == weights.GGUF:
         return _read_gguf(found.weights, heads)
-    stated = None if found.config is None else _config(found.config)  # refused before the weights are looked at
+    stated = _config(found)  # refused before the weights are looked at
     stored = weights.read(found.weights)
-    if stated is None:
-        shapes = {name: tensor.shape for name, tensor in stored.items()}
-        config, assumed = bare.read(found.weights, shapes, weights.read_beside(found.weights), heads)
-    else:
-        config, assumed = stated, ""
+    config, assumed = (stated, "") if stated is not None else _stated_within(found.weights, stored, heads)
     _check_heads(found.config or found.weights, config, heads)
-    stored = prefixes.own_names(config, stored)
+    stored = layout.renamed(found.weights, config, prefixes.own_names(config, stored))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     config = config_json.checked(found.weights, partial(config.family.fitted, config, shapes))
     config = special_tokens.read(mask.read(config, found.weights.parent), found.weights.parent)
@@ -192,5 +189,18 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _config(path: Path) -> ModelConfig:
+def _config(found: location.Location) -> ModelConfig | None:
+    """The config beside the weights. Lightning's files state their own, of which Hydra's is the unresolved form."""
+    path = found.config
+    if path is None or (path.suffix == ".yaml" and found.weights.suffix == lightning.SUFFIX):
+        return None
     return hydra_config.read(path) if path.suffix == ".yaml" else config_json.read(path)
+
+
+def _stated_within(path: Path, stored: Mapping[str, StoredTensor], heads: int | None) -> bare.Bare:
+    """The config that a file of weights states itself, or that follows from its shapes."""
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    beside = weights.read_beside(path)
+    if path.suffix == lightning.SUFFIX:
+        return bare.Bare(lightning.read(path, shapes, beside), "")
+    return bare.read(path, shapes, beside, heads)

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from fastsedd.architectures.base import ModelConfig, Shapes
 from fastsedd.architectures.registry import ARCHITECTURES
 from fastsedd.errors import CheckpointError
 
-IGNORED = frozenset[str]().union(*(each.ignored for each in ARCHITECTURES))
+# Parts of a name that say what a trainer wrapped a network in, not which tensor it is.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
+COMPILED = "_orig_mod."  # torch.compile's, which may stand inside of a name
+
+_T = TypeVar("_T")
+
+
+def core(name: str) -> str:
+    """A tensor's name without its wrappers."""
+    name = name.replace(COMPILED, "")
+    while wrapper := next((each for each in WRAPPERS if name.startswith(each)), ""):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+_BUFFERS = frozenset(core(name) for each in ARCHITECTURES for name in each.ignored)
+
+
+def is_buffer(name: str) -> bool:
+    """True for what a state dict holds beside the parameters, under any wrappers."""
+    return core(name) in _BUFFERS
+
+
+def renamed(path: Path, config: ModelConfig, found: Mapping[str, _T]) -> dict[str, _T]:
+    """Tensors under the names that the model's have, where they differ by wrappers alone.
+
+    Those of language models are left as they are: see `fastsedd.checkpoint.prefixes`. Buffers that the model does not
+    need are left out. Raises CheckpointError where two tensors have one name.
+    """
+    expected = config.tensor_shapes
+    if config.backbone is not None or expected.keys() <= found.keys():
+        return dict(found)
+    names = {core(name): name for name in expected}
+    tensors: dict[str, _T] = {}
+    for name, tensor in found.items():
+        new = names.get(core(name), name)
+        if new in tensors:
+            raise CheckpointError(f"{path}: holds {new} twice, under names with and without wrappers")
+        if new in expected or not is_buffer(name):
+            tensors[new] = tensor
+    return tensors
 
 
 def check(path: Path, config: ModelConfig, found: Shapes) -> None:

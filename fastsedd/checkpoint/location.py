@@ -18,6 +18,10 @@ WEIGHTS = (
     f"pytorch_model.bin{sharded.SUFFIX}",
     "checkpoints-meta/checkpoint.pth",  # of the published trainer's runs
     "checkpoint.pth",
+    "checkpoints/best.ckpt",  # of MDLM's and BD3-LM's runs
+    "checkpoints/last.ckpt",
+    "best.ckpt",
+    "last.ckpt",
 )
 CONFIG = "config.json"
 HYDRA_CONFIG = ".hydra/config.yaml"

@@ -1,7 +1,8 @@
 """The names that a PyTorch file's pickle may mention, and the record that each call of one becomes.
 
 They are those of PyTorch's own restricted reader, `torch.load(weights_only=True)`, and of what trainers keep beside the
-weights: NumPy's scalars and arrays, and collections. Nothing of it is imported or called.
+weights: NumPy's scalars and arrays, and collections. Objects of the libraries that trainers are built on, such as
+omegaconf's configs, become records of their state. Nothing of it is imported or called.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ class Other:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+
+class Record(Other):
+    """An object of a trainer's library as it was written: the name of its class, and its state once that is known."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.state: Any = None
 
 
 _KEYS = (str, int, float, bytes, Other)  # of dicts
@@ -210,6 +219,36 @@ RECORDS: dict[Name, Callable[..., Any]] = {
     },
 }  # fmt: skip
 
+# Top-level packages whose names may be mentioned: each call of one, whatever it is, makes a Record.
+PACKAGES = frozenset({
+    "omegaconf", "transformers", "tokenizers", "huggingface_hub", "lightning", "lightning_fabric", "pytorch_lightning",
+    "torchmetrics", "typing", "pathlib", "dataloader", "noise_schedule",
+})  # fmt: skip
+_REBUILDERS = frozenset({Name("copy_reg", "_reconstructor"), Name("copyreg", "_reconstructor")})
+
+
+def is_inert(name: Any) -> bool:
+    """True for a name of a trainer's library."""
+    return isinstance(name, Name) and name.module.split(".")[0] in PACKAGES
+
+
+def called(name: Any, arguments: Any) -> Any:
+    """The record of a call. Raises PickleError for a call of anything that is not in the lists here."""
+    record = RECORDS.get(name) if isinstance(name, Name) else None
+    if record is not None:
+        return record(*as_tuple(arguments))
+    if isinstance(name, Name) and name in _REBUILDERS and isinstance(arguments, tuple) and arguments:
+        name = arguments[0]
+    return made(name)
+
+
+def made(name: Any) -> Record:
+    """The record of an object of a trainer's library. Raises PickleError for one of another class."""
+    if not is_inert(name):
+        raise PickleError("calls something that is not a function; nothing was run")
+    return Record(".".join(name))
+
+
 _STORAGE_NAMES = frozenset((module, name) for name in _STORAGES for module in ("torch", "torch.cuda"))
 _DTYPE_NAMES = frozenset(Name("torch", name) for name in _DTYPES)
 
@@ -217,7 +256,7 @@ _DTYPE_NAMES = frozenset(Name("torch", name) for name in _DTYPES)
 _CLASSES = frozenset(
     [
         Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter"), Name("torch.nn.parameter", "Buffer"),
-        Name("numpy", "ndarray"),
+        Name("numpy", "ndarray"), Name("builtins", "object"), Name("__builtin__", "object"),
     ]
 ) | frozenset(
     Name(module, name)
@@ -233,6 +272,7 @@ _QUANTIZED = frozenset(
 
 ALLOWED = (
     frozenset(RECORDS)
+    | _REBUILDERS
     | _CLASSES
     | _QUANTIZED
     | _DTYPE_NAMES

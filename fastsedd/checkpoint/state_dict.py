@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastsedd.checkpoint.layout import IGNORED
+from fastsedd.checkpoint.layout import is_buffer
 from fastsedd.checkpoint.unpickler import Other, PickleError, Tensor
 
 STATE_DICTS = ("model", "state_dict", "model_state_dict")  # the keys that trainers keep one under
@@ -58,7 +58,7 @@ def _named_tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def _averaged(tensors: Mapping[str, Tensor], shadows: Any) -> dict[str, Tensor]:
     """shadows : one per parameter, in the order of the state dict, which has buffers between the parameters."""
-    names = [name for name in tensors if name not in IGNORED]
+    names = [name for name in tensors if not is_buffer(name)]
     if not isinstance(shadows, list) or len(shadows) != len(names):
         count = len(shadows) if isinstance(shadows, list) else "no list of"
         raise PickleError(f"ema.shadow_params has {count} tensors, allowed: {len(names)}, one per parameter")

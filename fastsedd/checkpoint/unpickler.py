@@ -13,9 +13,9 @@ from io import BytesIO
 from typing import Any
 
 from fastsedd.checkpoint import pickle_names
-from fastsedd.checkpoint.pickle_names import Name, Other, PickleError, Tensor
+from fastsedd.checkpoint.pickle_names import Name, Other, PickleError, Record, Tensor
 
-__all__ = ["Other", "PickleError", "Tensor", "loads"]
+__all__ = ["Other", "PickleError", "Record", "Tensor", "loads"]
 
 MAX_INSTRUCTIONS = 1 << 20  # tens of thousands of tensors
 MAX_INTEGER = 1 << 64
@@ -67,7 +67,7 @@ def _line(file: BytesIO) -> str:
 
 
 class _Machine:
-    """The stack machine that pickles are written for, without its instructions that call, import or subclass."""
+    """The stack machine that pickles are written for; those of its instructions that call or import make records."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -103,9 +103,13 @@ class _Machine:
         self._stack.append(tuple(items))
 
     def append(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is Record:  # of a class derived from list: dropped
+            return
         self._top(list).extend(items)
 
     def set_items(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is Record:  # of a class derived from dict: dropped
+            return
         target = self._top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             pickle_names.set_item(target, key, value)
@@ -113,10 +117,11 @@ class _Machine:
     def add_items(self, _: Any) -> None:
         """The items of a set, which may be of any kind: dropped, not hashed."""
         self.pop_marked()
-        self._top(Other)
+        if type(self._stack[-1]) is not Record:
+            self._top(Other)
 
     def push_name(self, name: Name) -> None:
-        if name not in pickle_names.ALLOWED:
+        if name not in pickle_names.ALLOWED and not pickle_names.is_inert(name):
             raise PickleError(f"names {'.'.join(name)!r}, which weights are not made of; nothing was run")
         self._stack.append(name)
 
@@ -131,15 +136,21 @@ class _Machine:
 
     def reduce(self, _: Any) -> None:
         arguments, name = self.pop(), self.pop()
-        record = pickle_names.RECORDS.get(name) if isinstance(name, Name) else None
-        if record is None:
-            raise PickleError("calls something that is not a function; nothing was run")
-        self._stack.append(record(*pickle_names.as_tuple(arguments)))
+        self._stack.append(pickle_names.called(name, arguments))
+
+    def new_object(self, with_keywords: bool) -> None:
+        """A class without a call of its own, which is for objects of trainers' libraries."""
+        for _ in range(1 + with_keywords):
+            self.pop()
+        self._stack.append(pickle_names.made(self.pop()))
 
     def build(self, _: Any) -> None:
-        """The state of an OrderedDict or a NumPy array, on which no weight depends: dropped."""
-        self.pop()
-        if type(self._stack[-1]) is not Other:
+        """The state of a record; that of an OrderedDict or a NumPy array, on which no weight depends, is dropped."""
+        state = self.pop()
+        top = self._stack[-1]
+        if type(top) is Record:
+            top.state = state
+        elif type(top) is not Other:
             self._top(dict)
 
     def remember(self, index: int | None) -> None:
@@ -190,6 +201,8 @@ _EFFECTS: dict[str, Callable[[_Machine, Any], None]] = {
     "BINPERSID": _Machine.push_storage,
     "REDUCE": _Machine.reduce,
     "BUILD": _Machine.build,
+    "NEWOBJ": lambda machine, _: machine.new_object(False),
+    "NEWOBJ_EX": lambda machine, _: machine.new_object(True),
     "BINPUT": _Machine.remember,
     "LONG_BINPUT": _Machine.remember,
     "MEMOIZE": _Machine.remember,

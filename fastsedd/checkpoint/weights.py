@@ -14,6 +14,7 @@ _READERS = {
     ".bin": torch_zip.read,
     ".pt": torch_zip.read,
     ".pth": torch_zip.read,
+    ".ckpt": torch_zip.read,
 }
 
 GGUF = ".gguf"  # which holds config and tokenizer too: `gguf_model` reads it

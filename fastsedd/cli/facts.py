@@ -40,7 +40,7 @@ def of_model(model: Model) -> Facts:
         ("predicts", config.output),
         ("tokenizer", model.tokenizer.description),
         ("graph", config.graph),
-        ("noise", config.noise.type + (sigma if config.noise.type == "geometric" else "")),
+        ("noise", config.noise.type + (sigma if config.noise.type in ("geometric", "linear") else "")),
         ("fitted grid", "none" if model.fitted is None else f"{len(model.fitted.times)} times"),
         ("generation", f"{_counted(config.generation.steps, 'step')}, temperature {config.generation.temperature:g}"),
     ]

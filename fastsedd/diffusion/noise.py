@@ -9,10 +9,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Time = TypeVar("Time", float, NDArray[np.float64])
+from fastsedd.config import LOGLINEAR_REST
 
-# The loglinear schedule leaves this share of the text unmasked at t = 1, so that sigma(1) is finite.
-LOGLINEAR_REST = 1e-3
+Time = TypeVar("Time", float, NDArray[np.float64])
 
 
 class Noise(Protocol):
@@ -77,3 +76,56 @@ class LogLinear:
         """(1 - e^-sigma) / (1 - 1e-3)."""
         t: Time = -np.expm1(-sigma) / (1.0 - LOGLINEAR_REST)
         return t
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Schedule under which a share (1 - 1e-3) cos(pi t / 2) + 1e-3 has not jumped at time t (Sahoo et al. 2024)."""
+
+    def total(self, t: Time) -> Time:
+        """sigma(t) = -log(1e-3 + (1 - 1e-3) cos(pi t / 2)), by the sine of half the angle, exact near 0."""
+        moved = 2.0 * (1.0 - LOGLINEAR_REST) * np.sin(math.pi / 4.0 * t) ** 2
+        sigma: Time = -np.log1p(-moved)
+        return sigma
+
+    def rate(self, t: Time) -> Time:
+        """(1 - 1e-3) (pi / 2) sin(pi t / 2) / (1e-3 + (1 - 1e-3) cos(pi t / 2))."""
+        kept = LOGLINEAR_REST + (1.0 - LOGLINEAR_REST) * np.cos(math.pi / 2.0 * t)
+        rate: Time = (1.0 - LOGLINEAR_REST) * math.pi / 2.0 * np.sin(math.pi / 2.0 * t) / kept
+        return rate
+
+    def time(self, sigma: Time) -> Time:
+        """(4 / pi) arcsin(sqrt((1 - e^-sigma) / (2 (1 - 1e-3))))."""
+        half = np.sqrt(-np.expm1(-sigma) / (2.0 * (1.0 - LOGLINEAR_REST)))
+        t: Time = 4.0 / math.pi * np.arcsin(half)
+        return t
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Noise that grows evenly from ``sigma_min`` at t = 0 to ``sigma_max`` at t = 1.
+
+    Raises ValueError unless 0 <= sigma_min < sigma_max < infinity.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}, "
+                "allowed: 0 <= sigma_min < sigma_max < infinity"
+            )
+
+    def total(self, t: Time) -> Time:
+        """sigma(t) = sigma_min + t (sigma_max - sigma_min)."""
+        return self.sigma_min + t * (self.sigma_max - self.sigma_min)
+
+    def rate(self, t: Time) -> Time:
+        """sigma_max - sigma_min."""
+        return 0.0 * t + (self.sigma_max - self.sigma_min)
+
+    def time(self, sigma: Time) -> Time:
+        """(sigma - sigma_min) / (sigma_max - sigma_min)."""
+        return (sigma - self.sigma_min) / (self.sigma_max - self.sigma_min)

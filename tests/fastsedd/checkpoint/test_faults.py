@@ -122,7 +122,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no heads": lambda d: d["model"].update(n_heads=0),
     "no model": lambda d: d.pop("model"),
     "unknown graph": lambda d: d["graph"].update(type="ring"),
-    "unknown noise": lambda d: d["noise"].update(type="cosine"),
+    "unknown noise": lambda d: d["noise"].update(type="polynomial"),
     "infinite noise": lambda d: d["noise"].update(type="geometric", sigma_max="X1e400X"),
     "NaN in noise": lambda d: d["noise"].update(type="geometric", sigma_min="XNaNX"),
     "5000 digits": lambda d: d.update(tokens=f"X{'7' * 5000}X"),

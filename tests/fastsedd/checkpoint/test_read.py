@@ -229,7 +229,7 @@ def test_a_bare_file_of_another_architecture(write_checkpoint, make_config) -> N
         (lambda d: d["model"].update(n_blocks=0), "blocks is 0"),
         (lambda d: d["model"].update(hidden_size=1 << 40), "width is"),
         (lambda d: d["graph"].update(type="ring"), "$.graph.type"),
-        (lambda d: d["noise"].update(type="cosine"), "$.noise.type"),
+        (lambda d: d["noise"].update(type="polynomial"), "$.noise.type"),
         (lambda d: d["noise"].update(type="geometric", sigma_min=30.0), "sigma_min is 30.0"),
         (lambda d: d["tokenizer"].update(characters="ab"), "characters has 2"),
         (lambda d: d["generation"].update(steps=0), "steps is 0"),

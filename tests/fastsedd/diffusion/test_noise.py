@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsedd.diffusion.noise import Geometric, LogLinear, Noise
+from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise
 
-SCHEDULES = [Geometric(1e-4, 20.0), Geometric(0.5, 2.0), LogLinear()]
+SCHEDULES = [Geometric(1e-4, 20.0), Geometric(0.5, 2.0), LogLinear(), Cosine(), Linear(1e-3, 7.0), Linear(0.0, 10.0)]
 
 
 @pytest.mark.parametrize("noise", SCHEDULES)
@@ -32,6 +32,12 @@ def test_geometric_is_linear_in_its_logarithm(t: float) -> None:
 @given(t=st.floats(0.0, 1.0))
 def test_loglinear_noise_makes_a_linear_share_of_tokens_jump(t: float) -> None:
     assert -math.expm1(-LogLinear().total(t)) == pytest.approx(0.999 * t, rel=1e-13)
+
+
+@given(t=st.floats(0.0, 1.0))
+def test_cosine_noise_keeps_a_cosine(t: float) -> None:
+    kept = 1e-3 + (1 - 1e-3) * math.cos(math.pi / 2 * t)
+    assert math.exp(-Cosine().total(t)) == pytest.approx(kept, rel=1e-12)
 
 
 @pytest.mark.parametrize("noise", SCHEDULES)
