@@ -14,7 +14,7 @@ Grid = Literal["uniform", "log-sigma", "fitted"]
 Order = Literal["confidence", "margin", "entropy", "random", "independent", "p2"]
 Quota = Literal["dllm", "llada", "dream", "smdm"]
 Attention = Literal["full", "block"]
-Cache = Literal["exact", "off"]
+Cache = Literal["exact", "approximate", "approximate-dual", "off"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ANY_DTYPES: tuple[AnyDtype, ...] = get_args(AnyDtype)

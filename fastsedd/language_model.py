@@ -18,12 +18,13 @@ from fastsedd.diffusion.unmasking import likelihood
 from fastsedd.diffusion.unmasking.sampler import Network
 from fastsedd.engine import Model, Writing
 from fastsedd.given import token_array
+from fastsedd.models.backbone.approximate import ApproximateSession
 from fastsedd.models.backbone.network import Backbone
 from fastsedd.models.backbone.session import Session
 from fastsedd.models.backbone.started import Started
 from fastsedd.request import Request, check_batch_size
 from fastsedd.results import Evaluation
-from fastsedd.unmasking_process import UnmaskingProcess
+from fastsedd.unmasking_process import APPROXIMATE, UnmaskingProcess
 
 # Scratch memory and caches of a batch aim at this much.
 _BATCH_BYTES = 256 << 20
@@ -68,6 +69,9 @@ class LanguageModel(Model):
 
         def networks(texts: int) -> Session:
             shift = backbone_of(self.config).shift if request.shift is None else request.shift
+            if request.cache in APPROXIMATE:
+                dual = request.cache == "approximate-dual"
+                return ApproximateSession(self._network, doubled * texts, len(given), dual=dual, shift=shift)
             return Session(
                 self._network, doubled * texts, len(given), blocks, cached=request.cache == "exact", shift=shift,
                 window=sampler.blocks.length,

@@ -150,7 +150,8 @@ class Request:
         `fastsedd.diffusion.unmasking.settings.Settings`. temperature may be 0, which takes the likeliest tokens.
     stop : texts before which an answer ends
     cache : "exact" keeps the keys and values of finished blocks under block-causal attention, "off" does not; the texts
-        are the same
+        are the same. Under full attention, where nothing is kept by either, "approximate" keeps those before a block as
+        its first step has them, "approximate-dual" those behind it too: Fast-dLLM's caches. The texts differ.
     shift : logits at position i - 1 are those of token i; the family's own if None
     Raises ValueError, naming the argument, its value and what is allowed.
     """

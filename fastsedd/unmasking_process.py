@@ -23,6 +23,8 @@ OF_UNMASKING = (
     "factor", "entropy_bound", "cfg_scale", "stop", "cache", "shift",
 )  # fmt: skip
 
+APPROXIMATE = ("approximate", "approximate-dual")
+
 MAX_SHOWN = 40  # characters of a value in a message
 
 
@@ -62,6 +64,8 @@ class UnmaskingProcess:
         """Raise ValueError, naming the argument, for what this kind of model does not do, before a text is laid out."""
         refuse(request, OF_NOISE, "models with a noise schedule")
         self.settings(request)
+        if request.cache in APPROXIMATE and backbone_of(self.config).block is not None:
+            raise ValueError(f"cache is {request.cache!r}, allowed under block-causal attention: 'exact', 'off'")
 
     def begin(self, given: NDArray[np.int32]) -> int:
         """The first position to be written; the length where there is none."""

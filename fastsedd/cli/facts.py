@@ -82,7 +82,7 @@ def of_outline(outline: Outline) -> Facts:
         ("answers", f"{_counted(own.max_new_tokens, 'token')} {written}"),
         ("sampler", f"order {own.order}{sure}, quotas of {own.quota}, temperature {config.generation.temperature:g}"),
         *((f"memory, {dtype}", _megabytes(size)) for dtype, size in outline.memory.items()),
-        ("cache", f"{cache} KiB per token in float32" if backbone.block else "none: attention is full"),
+        ("cache", f"{cache} KiB per token in float32" if backbone.block else "none, or approximate: attention is full"),
     ]
 
 

@@ -40,7 +40,8 @@ _OPTIONS = (
     click.option("--stop", metavar="TEXT", multiple=True, help="End an answer before this text; may be repeated."),
     click.option(
         "--cache", type=click.Choice(CACHES), default=CACHES[0], show_default=True,
-        help="Keep keys and values of finished blocks of block-causal models; the texts are the same.",
+        help="Keys and values to keep: exact, of finished blocks under block-causal attention; the texts are the same. "
+        "Approximate, of a block's first step under full attention: faster, other texts.",
     ),
     click.option(
         "--shift/--no-shift", default=None, help="Logits at a position are of the next.  [default: the model's own]"

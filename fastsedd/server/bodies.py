@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from fastsedd.choices import Cache, Draw, Grid, Order, Predictor
+from fastsedd.choices import Draw, Grid, Order, Predictor
 from fastsedd.engine import Model
 from fastsedd.request import Request
 from fastsedd.server import errors
@@ -58,7 +58,7 @@ class Sampling(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     factor: Amount | None = None
     entropy_bound: Amount | None = None
     cfg_scale: Amount | None = None
-    cache: Cache | None = None
+    cache: Literal["exact", "off"] | None = None  # by an approximate one a text would depend on those beside it
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -186,7 +186,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         ({"template": "a{{3}}", "max_new_tokens": 3}, "max_new_tokens is given with a template or a length"),
         ({"prompt": "a", "order": "best"}, "order is 'best', allowed: 'confidence'"),
         ({"prompt": "a", "threshold": 0.9, "factor": 1.0}, "threshold and factor are given"),
-        ({"prompt": "a", "cache": "yes"}, "cache is 'yes', allowed: 'exact', 'off'"),
+        ({"prompt": "a", "cache": "yes"}, "cache is 'yes', allowed: 'exact', 'approximate', 'approximate-dual', 'off'"),
         ({"prompt": "a", "stop": [""]}, "stop holds"),
         ({"prompt": "<|mask|>"}, "a piece of the text is the mask, token 259"),
         ({"prompt": "a", "max_new_tokens": 100, "temperature": -1.0}, "temperature is -1.0"),

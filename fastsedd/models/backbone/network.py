@@ -128,8 +128,8 @@ class Backbone:
         """Memory of the packed weights and of the embedding."""
         return sum(layer.nbytes for layer in self.layers) + self.head.weight.nbytes + self.embedding.nbytes
 
-    def embed(self, tokens: NDArray[np.int32], start: int, x: Floats) -> None:
-        """Write the first layer's input, of tokens [B, L] at the positions from `start` on, into x [B * L, width]."""
+    def embed(self, tokens: NDArray[np.int32], positions: NDArray[np.intp], x: Floats) -> None:
+        """Write the first layer's input, of tokens [B, n] at positions [n] of their texts, into x [B * n, width]."""
         self.embedding(tokens.reshape(-1), x)
 
     def last_norm(self, x: Floats, out: Floats) -> Floats:

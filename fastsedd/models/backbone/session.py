@@ -53,9 +53,8 @@ class Session:
         self._kv = fk.padded_empty((rows, 2 * sizes.kv_heads * sizes.head_dim))
         self._attended = fk.aligned_empty((rows, self._queries))
         self._hidden = fk.padded_empty((rows, sizes.hidden))
-        layers = 0 if blocks is None else network.config.blocks
-        shape = (batch, sizes.kv_heads, sizes.head_dim, length)
-        self._caches = [fk.KVCache(*shape, dtype=network.attention) for _ in range(layers)]
+        self._caches = [] if blocks is None else caches(network, batch, length)
+        self._order, self._row_of = np.arange(length), np.arange(length)  # positions of rows, and rows of positions
         self._table = network.rotary_table(length)
         self._recorded: dict[tuple[int, int], Recorded] = {}
         self._logits = np.empty((0, network.config.vocab_size), np.float32)
@@ -80,7 +79,7 @@ class Session:
             start = stop
         self._pass(tokens, start, end)
         if self._shift and start < begin:
-            self._boundary[...] = self._features(self._places(np.arange(self._batch), begin - 1))
+            self._boundary[...] = self._features(self._places(np.arange(self._batch), np.intp(begin - 1)))
         self._final = begin
 
     def logits(self, rows: NDArray[np.intp]) -> Floats:
@@ -88,8 +87,8 @@ class Session:
         text, position = np.divmod(rows, self._length)
         if self._shift:
             position = np.maximum(position - 1, 0)
-        before = position < self._first
-        features = self._features(self._places(text, np.where(before, self._first, position)))
+        before = self._row_of[position] < self._first
+        features = self._features(self._places(text, np.where(before, self._order[self._first], position)))
         if before.any():
             features[before] = self._boundary[text[before]]
         if len(self._logits) < len(rows):
@@ -116,15 +115,16 @@ class Session:
         stop = self._blocks.begin(start + PREFILL)
         return min(stop if stop > start else self._blocks.end(start), self._length)
 
-    def _places(self, text: NDArray[np.intp], position: NDArray[np.intp] | int) -> NDArray[np.intp]:
+    def _places(self, text: NDArray[np.intp], position: NDArray[np.intp] | np.intp) -> NDArray[np.intp]:
         """Rows that positions of texts have in the last pass."""
-        return text * (self._last - self._first) + (position - self._first)
+        return text * (self._last - self._first) + (self._row_of[position] - self._first)
 
     def _pass(self, tokens: NDArray[np.int32], start: int, stop: int) -> None:
-        """All layers of some positions, but for what the last one does after its attention."""
+        """All layers of some rows, but for what the last one does after its attention."""
         self._first, self._last = start, stop
-        window = tokens[:, start:stop]
-        self._network.embed(window, start, self._x[: window.size])
+        places = self._order[start:stop]
+        window = tokens[:, places]
+        self._network.embed(window, places, self._x[: window.size])
         if (start, stop) not in self._recorded:
             if len(self._recorded) == _MAX_RECORDINGS:
                 self._recorded.clear()
@@ -141,7 +141,7 @@ class Session:
             self._attend(layer, self._caches[i] if self._caches else None, start, stop)
 
     def _attend(self, layer: Layer, cache: fk.KVCache | None, start: int, stop: int) -> None:
-        """Attention of some positions to all that they see, from normed to attended; their keys and values are kept."""
+        """Attention of some rows to all that they see, from normed to attended; their keys and values are kept."""
         sizes, rows = self._network.sizes, self._batch * (stop - start)
         layer.queries(self._normed[:rows], self._q[:rows])
         layer.keys_values(self._normed[:rows], self._kv[:rows])
@@ -151,11 +151,11 @@ class Session:
             angles = fk.RotaryTable(self._table.cosines[start:stop], self._table.sines[start:stop])
             for each, norm in ((queries, layer.query_norm), (keys, layer.key_norm)):
                 fk.rotary(each, table=angles, norm=norm, eps=sizes.eps, out=each)
-        if cache is None or self._blocks is None:
+        if cache is None:
             fk.attention(queries, keys, values, out=attended, dtype=self._network.attention)
             return
         cache.truncate(start)
-        for first, last in self._blocks.spans(start, stop):
+        for first, last in [(start, stop)] if self._blocks is None else self._blocks.spans(start, stop):
             some = slice(first - start, last - start)
             cache.append(keys[:, :, some], values[:, :, some])
             cache.attend(queries[:, :, some], out=attended[:, :, some])
@@ -176,3 +176,10 @@ class Session:
         hidden = fk.padded_empty((count, network.sizes.hidden))
         network.layers[-1].finish(attended, x, normed, hidden)
         return network.last_norm(x, normed)
+
+
+def caches(network: Backbone, batch: int, length: int) -> list[fk.KVCache]:
+    """Empty ones, for each layer, of texts of that length."""
+    sizes = network.sizes
+    shape = (batch, sizes.kv_heads, sizes.head_dim, length)
+    return [fk.KVCache(*shape, dtype=network.attention) for _ in network.layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -13,6 +14,7 @@ from fastsedd.architectures.diffugpt import EMBEDDING, POSITIONS, TRUNK
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
+from fastsedd.models.backbone.packing import packed, rows_together
 from fastsedd.models.backbone.network import Backbone, Floats
 from fastsedd.models.layers import Linear, Tensors
 from fastsedd.models.precision import Precision
@@ -85,10 +87,9 @@ class GPT2(Backbone):
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config, self.sizes, self.attention = config, backbone_of(config), precision.attention
         tensors = Named(config, tensors)
-        table = tensors[EMBEDDING]
-        self.head = Linear(fk.pack(table, precision.head), None)
-        self.embedding = Embedding.of(table, self.head.weight)
-        del table
+        self.head = Linear(packed(tensors, [EMBEDDING], precision.head), None)
+        shape = tensors.shapes[EMBEDDING]
+        self.embedding = Embedding.of(partial(tensors.parts, EMBEDDING, rows_together(shape)), shape, self.head.weight)
         self.positions = tensors[POSITIONS]
         eps = self.sizes.eps
         self.layers = tuple(Layer.read(tensors, f"{TRUNK}.h.{i}", eps, precision.blocks) for i in range(config.blocks))
@@ -101,10 +102,10 @@ class GPT2(Backbone):
     def nbytes(self) -> int:
         return super().nbytes + self.positions.nbytes
 
-    def embed(self, tokens: NDArray[np.int32], start: int, x: Floats) -> None:
-        super().embed(tokens, start, x)
+    def embed(self, tokens: NDArray[np.int32], positions: NDArray[np.intp], x: Floats) -> None:
+        super().embed(tokens, positions, x)
         texts = x.reshape(*tokens.shape, -1)
-        texts += self.positions[start : start + tokens.shape[1]]
+        texts += self.positions[positions]
 
     def last_norm(self, x: Floats, out: Floats) -> Floats:
         return self.final(x, out)
