@@ -14,8 +14,8 @@ from fastsedd.architectures.diffugpt import EMBEDDING, POSITIONS, TRUNK
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
-from fastsedd.models.backbone.packing import packed, rows_together
 from fastsedd.models.backbone.network import Backbone, Floats
+from fastsedd.models.backbone.packing import packed, rows_together
 from fastsedd.models.layers import Linear, Tensors
 from fastsedd.models.precision import Precision
 
