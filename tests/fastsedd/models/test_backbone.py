@@ -27,7 +27,7 @@ def poisoned(*arguments, **options) -> Session:
     """A session whose memory is all NaN."""
     made = Session(*arguments, **options)
     for value in vars(made).values():
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and value.dtype == np.float32:
             value[...] = np.nan
     return made
 
