@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import fastsedd_kernels as fk
 import numpy as np
@@ -15,7 +14,6 @@ from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
 from fastsedd.models.backbone.network import Backbone, Floats
-from fastsedd.models.backbone.packing import packed, rows_together
 from fastsedd.models.layers import Linear, Tensors
 from fastsedd.models.precision import Precision
 
@@ -87,9 +85,10 @@ class GPT2(Backbone):
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config, self.sizes, self.attention = config, backbone_of(config), precision.attention
         tensors = Named(config, tensors)
-        self.head = Linear(packed(tensors, [EMBEDDING], precision.head), None)
-        shape = tensors.shapes[EMBEDDING]
-        self.embedding = Embedding.of(partial(tensors.parts, EMBEDDING, rows_together(shape)), shape, self.head.weight)
+        table = tensors[EMBEDDING]
+        self.head = Linear(fk.pack(table, precision.head), None)
+        self.embedding = Embedding.of(table, self.head.weight)
+        del table
         self.positions = tensors[POSITIONS]
         eps = self.sizes.eps
         self.layers = tuple(Layer.read(tensors, f"{TRUNK}.h.{i}", eps, precision.blocks) for i in range(config.blocks))

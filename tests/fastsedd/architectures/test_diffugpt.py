@@ -63,7 +63,7 @@ def test_logits_in_fewer_bits_and_their_memory(dtype: str, bound: float) -> None
     network = models.build(config, tensors, dtype)
     found = Session(network, 2, 9, None).all_logits(tokens)
     assert 0 < np.sqrt(np.mean((found - expected) ** 2)) < bound * expected.std()
-    assert network.nbytes == pytest.approx(weight_bytes(config, dtype, "float32"), rel=0.02)
+    assert network.nbytes == pytest.approx(weight_bytes(config, dtype, narrow=False), rel=0.02)
 
 
 def written(model: fastsedd.Model, prompt: list[int], steps: int, chances: np.ndarray) -> list[int]:
