@@ -229,14 +229,14 @@ def test_templates_that_are_not_text_or_not_there_are_refused(model: Watched, tm
 @pytest.mark.parametrize("command", ["generate", "inspect"])
 def test_the_dtype_reaches_the_model(model: Watched, command: str) -> None:
     assert run(command, "--dtype", "int8").exit_code == 0 and model.loaded["dtype"] == "int8"
-    assert run(command).exit_code == 0 and model.loaded["dtype"] == "float32"
+    assert run(command).exit_code == 0 and model.loaded["dtype"] == None
     assert run(command, "--dtype", "float16").exit_code == 2
 
 
 @pytest.mark.parametrize("command", ["generate", "inspect"])
 def test_the_source_of_a_model_reaches_it(model: Watched, command: str) -> None:
     run(command)
-    defaults = {"revision": None, "offline": False, "tokenizer": None, "heads": None, "dtype": "float32"}
+    defaults = {"revision": None, "offline": False, "tokenizer": None, "heads": None, "dtype": None}
     assert model.loaded == defaults
     run(command, "--revision", "v1", "--offline", "--tokenizer", "gpt2", "--heads", "3")
     given = {"revision": "v1", "offline": True, "tokenizer": "gpt2", "heads": 3}
