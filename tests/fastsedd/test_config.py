@@ -157,7 +157,7 @@ def test_values_that_are_not_numbers(value: Any) -> None:
 
 
 def test_noise_of_another_type() -> None:
-    assert "noise.type is 'cosine'" in refusal(NoiseConfig, "cosine")
+    assert "noise.type is 'cosinesqr'" in refusal(NoiseConfig, "cosinesqr")
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1 << 16])
