@@ -229,7 +229,7 @@ def test_templates_that_are_not_text_or_not_there_are_refused(model: Watched, tm
 @pytest.mark.parametrize("command", ["generate", "inspect"])
 def test_the_dtype_reaches_the_model(model: Watched, command: str) -> None:
     assert run(command, "--dtype", "int8").exit_code == 0 and model.loaded["dtype"] == "int8"
-    assert run(command).exit_code == 0 and model.loaded["dtype"] == None
+    assert run(command).exit_code == 0 and model.loaded["dtype"] is None
     assert run(command, "--dtype", "float16").exit_code == 2
 
 
