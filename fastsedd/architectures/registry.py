@@ -41,3 +41,8 @@ def recognise(model_type: str, inner_type: str) -> Architecture:
 def is_model_type(text: str) -> bool:
     """True if some architecture recognises a config.json by this `model_type` alone; the catch-all does not count."""
     return any(each.recognises(text, "") for each in ARCHITECTURES[:-1])
+
+
+def model_types() -> list[str]:
+    """Names by which a config.json's `model_type` alone is recognised."""
+    return [each.name for each in ARCHITECTURES if is_model_type(each.name)]

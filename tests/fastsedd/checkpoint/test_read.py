@@ -312,3 +312,30 @@ def test_an_empty_path_is_not_the_current_folder(write_checkpoint, make_config, 
     assert checkpoint.read(".").config == make_config()
     with pytest.raises(CheckpointError, match="the model is an empty path"):
         checkpoint.read("")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "told"),
+    [
+        ("DUO", " (Duo, which is not run)"),
+        ("duo", " (Duo, which is not run)"),
+        ("udlm", " (UDLM, which is not run)"),
+        ("gidd", " (GIDD, which is not run)"),
+        ("dit", " (GIDD, which is not run)"),
+        ("bert", ""),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path, model_type: str, told: str) -> None:
+    sizes = {"vocab_size": 6, "model_length": 12, "hidden_dim": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **sizes}))
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / 'config.json'}: model_type is {model_type!r}{told}, allowed: 'mdlm', ")
+    assert message.endswith("or none with SEDD's keys")
+
+
+def test_sedds_keys_are_read_under_any_model_type(write_checkpoint, make_config) -> None:
+    folder = write_checkpoint(make_config("ddit"))
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "sedd"} | document))
+    assert checkpoint.read(folder).config == make_config("ddit")
