@@ -15,6 +15,7 @@ Order = Literal["confidence", "margin", "entropy", "random", "independent", "p2"
 Quota = Literal["dllm", "llada", "dream", "smdm"]
 Attention = Literal["full", "block"]
 Cache = Literal["exact", "approximate", "approximate-dual", "off"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ANY_DTYPES: tuple[AnyDtype, ...] = get_args(AnyDtype)
@@ -26,6 +27,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 QUOTAS: tuple[Quota, ...] = get_args(Quota)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 CACHES: tuple[Cache, ...] = get_args(Cache)
+GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)  # that are written
 
 MAX_SEED = (1 << 64) - 1
 MAX_TIMES = 1 << 16  # at which `evaluate` noises a window

@@ -175,9 +175,11 @@ PARTS: dict[str, set[str]] = {
     "fastsedd.checkpoint": {
         "fastsedd.architectures",
         "fastsedd.atomic",
+        "fastsedd.choices",
         "fastsedd.config",
         "fastsedd.errors",
         "fastsedd.text",
+        "gguf",
         "huggingface_hub",
         "msgspec",
         "numpy",

@@ -1,4 +1,5 @@
-"""A checkpoint in any format that is read -> a folder of model.safetensors, config.json and what lay beside it."""
+"""A checkpoint in any format that is read -> a folder of model.safetensors, config.json and what lay beside it; or one
+GGUF file, which holds all of this."""
 
 from __future__ import annotations
 
@@ -8,8 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastsedd import atomic, checkpoint
-from fastsedd.checkpoint import chat_json, config_json, grid_json, mask, safetensors_file, special_tokens
-from fastsedd.checkpoint.gguf_tokenizer import Embedded
+from fastsedd.checkpoint import (
+    chat_json,
+    config_json,
+    gguf_model,
+    gguf_vocabulary,
+    gguf_writer,
+    grid_json,
+    mask,
+    safetensors_file,
+    special_tokens,
+    weights,
+)
+from fastsedd.checkpoint.gguf_tokenizer import PREFIX, Embedded
+from fastsedd.choices import GGUF_TYPES, GgufType, check_one_of
+from fastsedd.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -21,6 +35,7 @@ def convert(
     target: str | Path,
     revision: str | None = None,
     *,
+    dtype: GgufType | None = None,
     offline: bool = False,
     heads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -30,23 +45,58 @@ def convert(
     their values in float32, and the tokenizer in it.
 
     source, revision, offline, heads : as `fastsedd.load` takes them
-    target : the folder to make, whole or not at all; it may be there already if it is empty
+    target : the folder to make, which may be there already if it is empty; or a name that ends in .gguf, of a file to
+        make, for masked language models of an architecture that GGUF has. It is made whole or not at all.
+    dtype : of a GGUF file's matrices: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"; None: as they are stored
     progress(done, total) : called after each tensor
-    note : called with one line for what the files do not say and is assumed
-    Returns the folder. Raises CheckpointError for anything wrong with the source, ValueError for a target that holds
-    something, OSError where it cannot be written, or another process is writing it.
+    note : called with one line for what the files do not say and is assumed, and for a tokenizer that is left out
+    Returns the target. Raises CheckpointError for anything wrong with the source, ValueError for a dtype that the
+    target does not have and for a target that holds something, OSError where it cannot be written, or another process
+    is writing it; UnavailableError for a GGUF file without the package `gguf`.
     """
-    folder = Path(target)
-    with atomic.sole_writer(folder):
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise ValueError(f"target: {folder} exists already, allowed: a new or an empty folder")
+    made = Path(target)
+    is_gguf = made.suffix == weights.GGUF
+    if dtype is not None:
+        check_one_of("dtype", dtype, GGUF_TYPES)
+        if not is_gguf:
+            raise ValueError(f"dtype is {dtype!r}, allowed of a folder: none, its values are kept")
+    with atomic.sole_writer(made):
+        if made.exists() and (is_gguf or not (made.is_dir() and not any(made.iterdir()))):
+            allowed = "a new file" if is_gguf else "a new or an empty folder"
+            raise ValueError(f"target: {made} exists already, allowed: {allowed}")
         read = checkpoint.read(source, revision, offline=offline, heads=heads)
         if read.assumed:
             note(f"assumed: {read.assumed}")
-        with atomic.replaced(folder) as incomplete:
-            incomplete.mkdir()
-            _write(incomplete, read, progress or (lambda done, total: None))
-    return folder
+        if is_gguf and gguf_writer.architecture(read.config) is None:
+            allowed = ", ".join(name for families in gguf_model.FAMILIES.values() for name in families)
+            raise CheckpointError(
+                f"{read.path}: its architecture is {read.config.architecture!r}, allowed of a GGUF file: {allowed}"
+            )
+        said = progress or (lambda done, total: None)
+        with atomic.replaced(made) as incomplete:
+            if is_gguf:
+                tokenizer = _tokenizer(read, note)
+                gguf_writer.write(incomplete, read.config, read.stored, tokenizer, dtype, said)
+            else:
+                incomplete.mkdir()
+                _write(incomplete, read, said)
+    return made
+
+
+def _tokenizer(read: checkpoint.Checkpoint, note: Callable[[str], None]) -> Embedded | None:
+    """The tokenizer that a GGUF file is to hold; None, and a note, where there is none or GGUF has no name for it."""
+    problem = "there is none beside the model"
+    if read.embedded is not None:
+        if read.embedded.model == gguf_vocabulary.BYTE_PAIRS:
+            return read.embedded
+        problem = f"{PREFIX}.model is {read.embedded.model!r}, allowed: {gguf_vocabulary.BYTE_PAIRS!r}"
+    elif read.tokenizer:
+        try:
+            return gguf_vocabulary.read(read.tokenizer, read.config)
+        except gguf_vocabulary.UnnamedError as error:
+            problem = str(error)
+    note(f"the file holds no tokenizer: {problem}")
+    return None
 
 
 def _write(folder: Path, read: checkpoint.Checkpoint, progress: Callable[[int, int], None]) -> None:

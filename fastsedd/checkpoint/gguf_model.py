@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import config_json, gguf_file, gguf_tokenizer, mask, special_tokens
@@ -21,8 +22,9 @@ from fastsedd.checkpoint.stored import StoredTensor
 from fastsedd.errors import CheckpointError
 
 ARCHITECTURE = "general.architecture"
-OWN = "fastsedd"  # of keys that llama.cpp does not have: model_type, block_size, end_token_ids
 SHIFT = "diffusion.shift_logits"
+# Keys that llama.cpp does not have: the family, the length of its blocks, all ids at which an answer ends.
+MODEL_TYPE, BLOCK_SIZE, ENDS = "fastsedd.model_type", "fastsedd.block_size", "fastsedd.end_token_ids"
 
 # Families of each architecture; the first where the file does not say.
 FAMILIES = {
@@ -52,8 +54,11 @@ PARTS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_FREQUENCIES = "rope_freqs.weight"
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_FILE_NAMES = {network: name for name, network in NAMES.items()}
+_FILE_PARTS = {network: part for part, network in PARTS.items()}
+_LAYERS = "model.layers."
+FREQUENCIES = "rope_freqs.weight"
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 # LLaDA's keys for those of Llama.
 _LLADA = {
@@ -84,10 +89,10 @@ def read(path: Path) -> Found:
         raise CheckpointError(f"{path}: {ARCHITECTURE} is {architecture!r}, allowed: {allowed}")
     if (parts := facts.integer("split.count") or 1) > 1:
         raise CheckpointError(f"{path}: is one of {parts} parts, allowed: one file (llama-gguf-split --merge)")
-    family = facts.text(f"{OWN}.model_type") or FAMILIES[architecture][0]
+    family = facts.text(MODEL_TYPE) or FAMILIES[architecture][0]
     if family not in FAMILIES[architecture]:
         allowed = ", ".join(map(repr, FAMILIES[architecture]))
-        raise CheckpointError(f"{path}: {OWN}.model_type is {family!r}, allowed for {architecture}: {allowed}")
+        raise CheckpointError(f"{path}: {MODEL_TYPE} is {family!r}, allowed for {architecture}: {allowed}")
     tokenizer = gguf_tokenizer.read(facts)
     document = _document(facts, architecture, file.tensors) | _special(facts, tokenizer)
     if family == "llada":
@@ -95,7 +100,7 @@ def read(path: Path) -> Found:
     config = config_json.from_document(path, {"model_type": family, **document})
     if tokenizer is not None and len(tokenizer.tokens) > config.vocab_size:
         raise CheckpointError(f"{path}: has {len(tokenizer.tokens)} tokens, but the model {config.vocab_size}")
-    assumed = "" if facts.text(f"{OWN}.model_type") or len(FAMILIES[architecture]) == 1 else f"model_type {family!r}"
+    assumed = "" if facts.text(MODEL_TYPE) or len(FAMILIES[architecture]) == 1 else f"model_type {family!r}"
     return Found(config, _named(config, architecture, file.tensors), tokenizer, assumed)
 
 
@@ -121,7 +126,7 @@ def _document(facts: Facts, architecture: str, tensors: dict[str, StoredTensor])
         "rms_norm_eps": _rounded(facts.number(f"{architecture}.attention.layer_norm_rms_epsilon") or 1e-6),
         "rope_theta": _rounded(theta), "rope_scaling": _scaling(facts, architecture, tensors, theta, head_dim),
         "tie_word_embeddings": "output.weight" not in tensors, "attention_bias": "blk.0.attn_q.bias" in tensors,
-        "block_size": facts.integer(f"{OWN}.block_size"), "shift": facts.boolean(SHIFT),
+        "block_size": facts.integer(BLOCK_SIZE), "shift": facts.boolean(SHIFT),
     }  # fmt: skip
 
 
@@ -137,18 +142,16 @@ def _rounded(value: float) -> float:
 
 def _special(facts: Facts, tokenizer: Embedded | None) -> dict[str, Any]:
     """Mask, ends and pad. Raises CheckpointError where there is no mask."""
-    found = {} if tokenizer is None else tokenizer.special
+    found = gguf_tokenizer.special_ids(facts)
     ids = {} if tokenizer is None else tokenizer.ids()
-    token = found.get("mask", facts.integer(f"{gguf_tokenizer.PREFIX}.mask_token_id"))
-    if token is None:
-        token = next((ids[name] for name in mask.NAMES if name in ids), None)
+    token = found.get("mask", next((ids[name] for name in mask.NAMES if name in ids), None))
     if token is None:
         raise CheckpointError(
             f"{facts.path}: names no mask, which a masked language model needs: {gguf_tokenizer.PREFIX}.mask_token_id, "
             f"or a token {' or '.join(mask.NAMES)}; a model without one is autoregressive"
         )
-    ends = [found[name] for name in ("eos", "eot") if name in found]
-    ends += [*(facts.integers(f"{OWN}.end_token_ids") or ())]
+    ends = [*(facts.integers(ENDS) or ())]
+    ends += [found[name] for name in ("eos", "eot") if name in found]
     ends += [ids[name] for name in special_tokens.ENDS_OF_TURNS if name in ids]
     return {"mask_token_id": token, "eos_token_id": list(dict.fromkeys(ends)), "pad_token_id": found.get("padding")}
 
@@ -157,8 +160,8 @@ def _scaling(
     facts: Facts, architecture: str, tensors: dict[str, StoredTensor], theta: float, head_dim: int
 ) -> dict[str, Any] | None:
     """The scaling of rotary positions as config.json states it."""
-    if _FREQUENCIES in tensors:
-        return _llama3(tensors[_FREQUENCIES], theta, head_dim)
+    if FREQUENCIES in tensors:
+        return _llama3(tensors[FREQUENCIES], theta, head_dim)
     kind = facts.text(f"{architecture}.rope.scaling.type")
     if kind in (None, "none"):
         return None
@@ -180,15 +183,21 @@ def _llama3(stored: StoredTensor, theta: float, head_dim: int) -> dict[str, Any]
     """
     path = stored.file.path
     if stored.shape != (head_dim // 2,):
-        raise CheckpointError(f"{path}: {_FREQUENCIES} has shape {list(stored.shape)}, expected {[head_dim // 2]}")
-    divisors = stored.read(_FREQUENCIES).astype(np.float64)
+        raise CheckpointError(f"{path}: {FREQUENCIES} has shape {list(stored.shape)}, expected {[head_dim // 2]}")
+    divisors = stored.read(FREQUENCIES).astype(np.float64)
     factor = float(divisors.max())
-    low, high, length = _LLAMA3.values()
+    if not factor >= 1 or not np.allclose(divisors, llama3_divisors(factor, theta, head_dim), rtol=1e-4):
+        raise CheckpointError(f"{path}: {FREQUENCIES} is not Llama 3's scaling, allowed: no other")
+    return {"rope_type": "llama3", "factor": factor, **LLAMA3}
+
+
+def llama3_divisors(factor: float, theta: float, head_dim: int) -> NDArray[np.float64]:
+    """The divisor of each frequency by Llama 3's scaling: [head_dim / 2]."""
+    low, high, length = LLAMA3.values()
     turns = length / (2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim))
     smooth = np.clip((turns - low) / (high - low), 0, 1)
-    if not factor >= 1 or not np.allclose(divisors, 1 / ((1 - smooth) / factor + smooth), rtol=1e-4):
-        raise CheckpointError(f"{path}: {_FREQUENCIES} is not Llama 3's scaling, allowed: no other")
-    return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
+    divisors: NDArray[np.float64] = 1 / ((1 - smooth) / factor + smooth)
+    return divisors
 
 
 def _named(config: ModelConfig, architecture: str, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -202,7 +211,7 @@ def _named(config: ModelConfig, architecture: str, tensors: dict[str, StoredTens
         part = network.rpartition(".")[0].split(".", 3)[-1]
         if architecture in PAIRED and part in heads:
             tensor = replace(tensor, paired_heads=heads[part])
-        if name != _FREQUENCIES:
+        if name != FREQUENCIES:
             found[config.family.own_name(network) if network in names else name] = tensor
     return found
 
@@ -212,5 +221,14 @@ def network_name(name: str) -> str:
     start, _, rest = name.removeprefix("blk.").partition(".")
     part, _, kind = rest.rpartition(".")
     if name.startswith("blk.") and part in PARTS:
-        return f"model.layers.{start}.{PARTS[part]}.{kind}"
+        return f"{_LAYERS}{start}.{PARTS[part]}.{kind}"
     return NAMES.get(name, name)
+
+
+def file_name(network: str) -> str:
+    """The inverse of `network_name`, for the tensors of a network."""
+    if network in _FILE_NAMES:
+        return _FILE_NAMES[network]
+    layer, _, rest = network.removeprefix(_LAYERS).partition(".")
+    part, _, kind = rest.rpartition(".")
+    return f"blk.{layer}.{_FILE_PARTS[part]}.{kind}"

@@ -16,7 +16,8 @@ from fastsedd.errors import CheckpointError
 PREFIX = "tokenizer.ggml"
 TEMPLATE = "tokenizer.chat_template"
 
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of tokens; the rest of them have no text of their own
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # types of tokens; the rest of them have no text of their own
+SPECIAL = ("bos", "eos", "eot", "padding", "mask")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,7 +32,7 @@ PATTERNS: dict[str, str | None] = {  # None: the library's own, which is GPT-2's
     "llada-moe": _BAILING,
     "bailingmoe": _BAILING,
 }
-_IGNORE_MERGES = ("llama-bpe", "llama3")  # a piece that is a token is one, whatever its merges say
+IGNORE_MERGES = ("llama-bpe", "llama3")  # a piece that is a token is one, whatever its merges say
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Embedded:
         ]  # fmt: skip
         found = {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-            "pre_tokenizer": _cutting(PATTERNS[self.pre]), "post_processor": None, "decoder": _bytes(use_regex=True),
+            "pre_tokenizer": cutting(PATTERNS[self.pre]), "post_processor": None, "decoder": _bytes(use_regex=True),
             "model": {
                 "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                 "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                "ignore_merges": self.pre in _IGNORE_MERGES, "vocab": vocabulary, "merges": self.merges,
+                "ignore_merges": self.pre in IGNORE_MERGES, "vocab": vocabulary, "merges": self.merges,
             },
         }  # fmt: skip
         return json.dumps(found, ensure_ascii=False)
@@ -97,22 +98,24 @@ def read(facts: Facts) -> Embedded | None:
     types = facts.integers(f"{PREFIX}.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise CheckpointError(f"{facts.path}: has {len(types)} types of {len(tokens)} tokens, allowed: one for each")
-    special = {}
-    for name in ("bos", "eos", "eot", "padding", "mask"):
-        token = facts.integer(f"{PREFIX}.{name}_token_id")
-        if token is None:
-            continue
+    special = special_ids(facts)
+    for name, token in special.items():
         if not 0 <= token < len(tokens):
             raise CheckpointError(f"{facts.path}: {PREFIX}.{name}_token_id is {token}, allowed: 0 to {len(tokens) - 1}")
-        special[name] = token
     return Embedded(
         facts.path, facts.text(f"{PREFIX}.model"), facts.text(f"{PREFIX}.pre"), tokens, types,
         facts.texts(f"{PREFIX}.merges") or [], facts.text(TEMPLATE), special,
     )  # fmt: skip
 
 
-def _cutting(pattern: str | None) -> dict[str, Any]:
-    """Cut text by a pattern, and show its bytes as characters."""
+def special_ids(facts: Facts) -> dict[str, int]:
+    """The ids of special tokens that a file states, by the names of SPECIAL."""
+    found = {name: facts.integer(f"{PREFIX}.{name}_token_id") for name in SPECIAL}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def cutting(pattern: str | None) -> dict[str, Any]:
+    """The pre_tokenizer of a tokenizer.json that cuts text by a pattern, and shows its bytes as characters."""
     if pattern is None:
         return _bytes(use_regex=True)
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
