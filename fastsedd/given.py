@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.choices import check_integer
+from fastsedd.config import MAX_LENGTH
 from fastsedd.diffusion.sampler import FREE
 from fastsedd.request import FixedTokens, Request
 from fastsedd.text import ChatTemplate, Tokenizer
@@ -52,7 +53,9 @@ class Layout:
     @property
     def _room(self) -> int:
         """The most tokens of a text."""
-        return self.config.length - len(self.start)
+        backbone = self.config.backbone
+        any_length = backbone is not None and backbone.context is not None
+        return (MAX_LENGTH if any_length else self.config.length) - len(self.start)
 
     def _length(self, request: Request) -> int:
         """Positions of a text between prefix and suffix."""

@@ -127,6 +127,7 @@ class LanguageModel(Model):
         backbone, mask = backbone_of(self.config), self.config.mask_id
         assert mask is not None
         blocks = None if backbone.block is None else BlockLayout(backbone.block)
+        own = None if blocks is None else BlockLayout(blocks.length, -len(start) % blocks.length)  # without the start
 
         def networks(texts: int) -> Started:
             whole = length + len(start)
@@ -135,7 +136,7 @@ class LanguageModel(Model):
 
         size = batch_size or max(1, _BATCH_BYTES // networks(1).nbytes)
         by_window = likelihood.bound(
-            networks, windows, mask, blocks, times=times, seed=seed, batch_size=size, progress=progress
+            networks, windows, mask, own, times=times, seed=seed, batch_size=size, progress=progress
         )
         characters = sum(len(self.tokenizer.decode(window)) for window in windows)
         return Evaluation(by_window, 0.0, windows.size, characters, left_out, times, seed)

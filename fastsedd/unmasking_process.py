@@ -53,8 +53,10 @@ class UnmaskingProcess:
         # A family's threshold is one for its own order, and gives way to any other rule, to steps and to quotas.
         if not any(value is not None for value in parallel.values()) and request.steps is None and order == own.order:
             parallel["threshold"] = own.threshold
+        even = own.quota == "single" and request.steps is not None  # steps that are asked for share the masks evenly
         return Settings(
-            steps=generation.steps, order=order, quota=own.quota, of_draws=own.of_draws,
+            steps=generation.steps, order=order, quota="llada" if even else own.quota, of_draws=own.of_draws,
+            top_p_within=own.top_p_within,
             temperature=generation.temperature,
             top_k=request.top_k or own.top_k, top_p=own.top_p if request.top_p == 1.0 else request.top_p,
             order_temperature=request.order_temperature or 0.0, cfg_scale=request.cfg_scale, **parallel,
@@ -82,8 +84,8 @@ class UnmaskingProcess:
 
     def attention(self, given: NDArray[np.int32]) -> BlockLayout | None:
         """The blocks of block-causal attention, None where it is full."""
-        block = backbone_of(self.config).block
-        return None if block is None else BlockLayout(block, self.origin(given))
+        backbone = backbone_of(self.config)
+        return None if backbone.block is None else BlockLayout(backbone.block, self.origin(given), backbone.context)
 
     def sampler(
         self, request: Request, given: NDArray[np.int32], stops: Callable[[NDArray[np.int32]], bool]

@@ -33,6 +33,11 @@ CHAT_TEMPLATE = (
 )
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
+    "bd3lm": {
+        "vocab_size": 260, "model_length": 32, "block_size": 4, "hidden_dim": 48, "cond_dim": 16, "n_blocks": 2,
+        "n_heads": 4, "dropout": 0.1, "cross_attn": True, "adaln": True, "causal": False, "attn_backend": "flex",
+        "time_conditioning": False, "var_min": True, "bos_token_id": 256,
+    },
     "smdm": {
         "padded_vocab_size": 259, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_query_groups": 2, "intermediate_size": 56,
         "block_size": 128, "norm_eps": 1e-5, "bos_token_id": 257, "eos_token_id": 256,
@@ -49,6 +54,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
         "include_bias": False, "bias_for_layer_norm": False, "mask_token_id": 259, "eos_token_id": 256,
     },
 }  # fmt: skip
+NORMS = ("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight", "norm1.weight", "norm2.weight")
 EMBEDDINGS = ("embed", "lm_head", "wte", "transformer.ff_out")
 
 
@@ -78,7 +84,7 @@ def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
         values = rng.standard_normal(shape)
         if len(shape) == 2:
             values *= 0.5 if any(part in name for part in EMBEDDINGS) else 0.2
-        elif name.endswith(("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")) or ".norm_" in name:
+        elif name.endswith(NORMS) or ".norm_" in name:
             values = 1 + 0.2 * values
         found[name] = values.astype(np.float32)
     return found

@@ -20,7 +20,7 @@ class Unmasking:
 
     max_new_tokens : of an answer; block_length : of the blocks that it is written in, left to right, None: all at once
     order, quota, threshold, of_draws : see `fastsedd.diffusion.unmasking`
-    top_k : 0 for all; top_p : 1 for all
+    top_k : 0 for all; top_p : 1 for all; top_p_within : see `fastsedd.diffusion.unmasking.settings`
     """
 
     max_new_tokens: int = 128
@@ -31,6 +31,7 @@ class Unmasking:
     of_draws: bool = False
     top_k: int = 0
     top_p: float = 1.0
+    top_p_within: bool = False
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_LENGTH)
@@ -49,7 +50,10 @@ class Backbone:
     theta, scaling : of the rotary positions, as `rope_theta` and `rope_scaling` state them
     tied : whether the head is the embedding; qkv_bias, output_bias : of attention's projections
     head_norms : whether queries and keys are normed per head (Qwen3)
+    modulated : whether an embedding of the noise, of which there is none, shifts, scales and gates (adaLN)
     block : length of a block that attends to itself and to all before it; None: every position attends to all
+    context : positions that a block sees at most, its own included, in texts of any length; None: all that are before
+        it, in texts of the model's length at most
     origin : where blocks are counted from; shift : whether the logits at position i - 1 predict token i
     start : id that stands before every text, and is not part of it; None if there is none
     ends : ids at which an answer ends; pad : id that fills a text beyond its end, None if there is none
@@ -67,7 +71,9 @@ class Backbone:
     qkv_bias: bool = False
     output_bias: bool = False
     head_norms: bool = False
+    modulated: bool = False
     block: int | None = None
+    context: int | None = None
     origin: Origin = "start"
     shift: bool = False
     start: int | None = None

@@ -189,6 +189,7 @@ class Architecture(ABC):
     aliases : other beginnings of its tensors' names, without those of wrappers, and what they stand for
     mask_in_tokenizer : whether a tokenizer's own mask is the model's; else the mask is added behind the tokens
     mask_required : whether a model whose files name no mask is refused: it would be an ordinary language model
+    ends_answers : whether a text ends at the tokenizer's end, which else stands between the documents of one text
     may_scale, may_ignore_time : whether `scale_by_sigma` may be true, and `time_conditioning` false
     """
 
@@ -201,6 +202,7 @@ class Architecture(ABC):
     aliases: Mapping[str, str] = MappingProxyType({})
     mask_in_tokenizer = False
     mask_required = False
+    ends_answers = True
     may_scale = False
     may_ignore_time = False
 

@@ -46,15 +46,11 @@ class MDLM(Architecture):
         return model_type == "mdlm"
 
     def config(self, stored: Stored) -> ModelConfig:
-        fields = documents.shared(stored)
-        names = (stored.tokenizer, stored.tokenizer_name_or_path)
-        if fields["mask"] is None and any(isinstance(name, str) and _BERT.match(name) for name in names):
-            fields["mask"] = BERT_MASK
         noise = NoiseConfig("loglinear") if stored.noise is None else documents.noise(stored.noise)
         return ModelConfig(
             family=self, tokens=stored.vocab_size - 1, width=stored.hidden_dim, blocks=stored.n_blocks,
             heads=stored.n_heads, cond_dim=stored.cond_dim, length=stored.model_length, graph="absorb",
-            noise=noise, time_conditioning=stored.time_conditioning, **fields,
+            noise=noise, time_conditioning=stored.time_conditioning, **shared(stored),
         )  # fmt: skip
 
     def document(self, config: ModelConfig) -> dict[str, Any]:
@@ -73,3 +69,12 @@ class MDLM(Architecture):
 
     def output(self, config: ModelConfig) -> Output:
         return "clean token"
+
+
+def shared(stored: Stored) -> dict[str, Any]:
+    """`documents.shared`, with the mask of BERT's tokenizer where that is named and no mask is."""
+    fields = documents.shared(stored)
+    names = (stored.tokenizer, stored.tokenizer_name_or_path)
+    if fields["mask"] is None and any(isinstance(name, str) and _BERT.match(name) for name in names):
+        fields["mask"] = BERT_MASK
+    return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastsedd.architectures.annotated import Annotated
 from fastsedd.architectures.base import Architecture
+from fastsedd.architectures.bd3lm import BD3LM
 from fastsedd.architectures.ddit import DDiT
 from fastsedd.architectures.diffugpt import DiffuGPT
 from fastsedd.architectures.llada import LLaDA
@@ -14,6 +15,7 @@ from fastsedd.architectures.smdm import SMDM
 
 ARCHITECTURES: list[Architecture] = [
     MDLM(),
+    BD3LM(),
     *FAMILIES,
     LLaDA(),
     DiffuGPT(),

@@ -52,9 +52,17 @@ def head(name: str, config: ModelConfig, *, bias: bool = False) -> Shapes:
     }
 
 
-def ddit(config: ModelConfig, *, conditioned: bool = True) -> Shapes:
-    """Lou et al.'s transformer; unconditioned, it has neither noise embedding nor adaLN, and its norms have biases."""
-    width, bias = config.width, not conditioned
+def is_conditioning(name: str) -> bool:
+    """True for tensors of the noise embedding and of adaLN layers."""
+    return "sigma_map." in name or ".adaLN_modulation." in name
+
+
+def ddit(config: ModelConfig, *, conditioned: bool = True, norm_biases: bool | None = None) -> Shapes:
+    """Lou et al.'s transformer; unconditioned, it has neither noise embedding nor adaLN.
+
+    norm_biases : whether norms have biases; None: where it is unconditioned, as RADD's have
+    """
+    width, bias = config.width, not conditioned if norm_biases is None else norm_biases
     found: Shapes = {"vocab_embed.embedding": (config.vocab_size, width)}
     for i in range(config.blocks):
         name = f"blocks.{i}"

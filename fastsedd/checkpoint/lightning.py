@@ -20,6 +20,7 @@ SUFFIX = ".ckpt"
 _MAX_DEPTH = 16
 _MAX_VALUES = 1 << 14
 _EMBEDDING = "vocab_embed.embedding"
+_NOISE = ("type", "eps", "sigma_min", "sigma_max")  # keys; blocks are written alike under any noise
 
 
 def read(path: Path, shapes: Shapes, beside: Mapping[str, Any]) -> ModelConfig:
@@ -72,19 +73,20 @@ def _document(path: Path, stated: dict[str, Any], vocab_size: int) -> dict[str, 
         "model_type": kind, "vocab_size": vocab_size, "model_length": model.get("length"),
         "hidden_dim": model.get("hidden_size"), "cond_dim": model.get("cond_dim"), "n_blocks": model.get("n_blocks"),
         "n_heads": model.get("n_heads"), "time_conditioning": value("time_conditioning", False),
-        "noise": {name: noise[name] for name in ("type", "eps", "sigma_min", "sigma_max") if name in noise} or None,
-        "tokenizer_name_or_path": data.get("tokenizer_name_or_path"),
+        "noise": {name: noise[name] for name in _NOISE if name in noise} if kind == "mdlm" and noise else None,
+        "tokenizer_name_or_path": data.get("tokenizer_name_or_path"), "block_size": stated.get("block_size"),
+        "cross_attn": algorithm.get("cross_attn"), "causal": model.get("causal_attention"),
     }  # fmt: skip
     return {key: each for key, each in found.items() if each is not None}
 
 
 def _kind(path: Path, parameterization: Any, diffusion: Any, name: Any) -> str:
     """The `model_type` of the authors' config.json. name : of the algorithm; "" in MDLM's own trainer"""
-    if parameterization == "subs" and name in ("", "mdlm") and diffusion in ("", "absorbing_state"):
-        return "mdlm"
+    if parameterization == "subs" and name in ("", "mdlm", "bd3lm") and diffusion in ("", "absorbing_state"):
+        return name or "mdlm"
     raise CheckpointError(
         f"{path}: is of the algorithm {name or parameterization!r} (parameterization {parameterization!r}), "
-        "allowed: MDLM's"
+        "allowed: MDLM's and BD3-LM's"
     )
 
 

@@ -17,17 +17,18 @@ _WITHIN = ("_orig_mod.", "module.")  # of parts that were wrapped by themselves
 def own_names(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Stored tensors under the names of `config.tensor_shapes`, where a name differs by such parts alone.
 
-    A tied embedding that is stored as the head only is found there. What fits no name keeps its own, and so do all
-    where two of them would fit the same. Models without a backbone are left as they are.
+    A tied embedding that is stored as the head only is found there. Tensors that the family ignores are renamed too.
+    What fits no name keeps its own, and so do all where two of them would fit the same. Models without a backbone are
+    left as they are.
     """
     expected = config.tensor_shapes
     if config.backbone is None or expected.keys() <= stored.keys():
         return dict(stored)
     aliases = config.family.aliases
-    wanted = {plain_name(name): name for name in expected}
+    wanted = {plain_name(name): name for name in (*config.family.ignored, *expected)}
     found = {name: plain_name(name, aliases) for name in stored}
     twice = {plain for plain, count in Counter(found.values()).items() if count > 1}
-    if len(wanted) < len(expected) or twice & wanted.keys():
+    if len({plain_name(name) for name in expected}) < len(expected) or twice & wanted.keys():
         return dict(stored)
     named = {wanted.get(plain, name): stored[name] for name, plain in found.items()}
     embedding, head = (config.family.own_name(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))

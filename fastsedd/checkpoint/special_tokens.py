@@ -38,8 +38,8 @@ class _Names(msgspec.Struct):
 def read(config: ModelConfig, folder: Path) -> ModelConfig:
     """The config with all ends of an answer, and the pad, that the folder's files state.
 
-    Configs without a backbone stay as they are. Raises CheckpointError for a file that is broken, and for a token that
-    the vocabulary does not have.
+    Configs without a backbone stay as they are, and so do families whose texts do not end at such tokens.
+    Raises CheckpointError for a file that is broken, and for a token that the vocabulary does not have.
     """
     backbone = config.backbone
     if backbone is None:
@@ -65,6 +65,8 @@ def read(config: ModelConfig, folder: Path) -> ModelConfig:
         ends += [] if end is None else [end]
         pad = filler if pad is None else pad
     ends += [ids[name] for name in ENDS_OF_TURNS if name in ids]
+    if not config.family.ends_answers:
+        return config
     try:
         return replace(config, backbone=replace(backbone, ends=tuple(dict.fromkeys(ends)), pad=pad))
     except ValueError as error:

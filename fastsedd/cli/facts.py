@@ -56,6 +56,8 @@ def of_outline(outline: Outline) -> Facts:
     sure = "" if own.threshold is None else f", all of probability {own.threshold:g} or more"
     scaling = dict(backbone.scaling)
     kind = scaling.get("rope_type", scaling.get("type", ""))
+    quota = "one mask at a time" if own.quota == "single" else f"quotas of {own.quota}"
+    length = _counted(config.length, "token") if backbone.context is None else f"any, in a window of {config.length:,}"
     cache = f"{outline.cache / 1024:g}"
     return [
         ("model", outline.name),
@@ -71,7 +73,7 @@ def of_outline(outline: Outline) -> Facts:
             if config.family.network == "gpt2"
             else f"rotary, theta {backbone.theta:g}{kind and f', {kind} scaling'}",
         ),
-        ("length", _counted(config.length, "token")),
+        ("length", length),
         ("vocabulary", f"{config.tokens} tokens and a mask, {config.mask_id}"),
         ("ends", ", ".join(map(str, backbone.ends)) or "none"),
         ("attention", "full" if backbone.block is None else f"in blocks of {backbone.block} from {origin}"),
@@ -80,7 +82,7 @@ def of_outline(outline: Outline) -> Facts:
         ("tokenizer", outline.tokenizer.description),
         ("conversations", "by its chat template" if outline.chats else "none: no chat template"),
         ("answers", f"{_counted(own.max_new_tokens, 'token')} {written}"),
-        ("sampler", f"order {own.order}{sure}, quotas of {own.quota}, temperature {config.generation.temperature:g}"),
+        ("sampler", f"order {own.order}{sure}, {quota}, temperature {config.generation.temperature:g}"),
         *((f"memory, {dtype}", _megabytes(size)) for dtype, size in outline.memory.items()),
         ("cache", f"{cache} KiB per token in float32" if backbone.block else "none, or approximate: attention is full"),
     ]

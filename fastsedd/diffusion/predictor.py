@@ -121,7 +121,9 @@ def apply_temperature(probabilities: NDArray[np.float32], tokens: NDArray[np.int
     np.put_along_axis(probabilities, current, stay, axis=-1)
 
 
-def truncate(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], top_k: int, top_p: float) -> None:
+def truncate(
+    probabilities: NDArray[np.float32], tokens: NDArray[np.int32], top_k: int, top_p: float, within: bool = False
+) -> None:
     """Leave, in place, only the likeliest jumps of each row, without changing how likely it is to jump.
 
     First the top_k likeliest of the tokens y other than the current one; then, of these, the smallest set of likeliest
@@ -131,6 +133,7 @@ def truncate(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], top_
     probabilities : float32 [rows, V], non-negative, need not be normalised; untouched at top_k = 0 and top_p = 1
     tokens : int32 [rows], the current tokens
     top_k : 1 or more, or 0 for all; top_p : 0 < top_p <= 1
+    within : whether the set is the largest one that holds at most the share top_p instead, the likeliest one at least
     """
     if top_k == 0 and top_p == 1.0:
         return
@@ -146,7 +149,8 @@ def truncate(probabilities: NDArray[np.float32], tokens: NDArray[np.int32], top_
         ordered = np.sort(probabilities, axis=-1)[..., ::-1]
         for row, likeliest in zip(probabilities, ordered, strict=True):
             sums = np.cumsum(likeliest, dtype=np.float64)
-            last = int(np.searchsorted(sums, top_p * sums[-1]))  # the sum up to it reaches the share
+            last = int(np.searchsorted(sums, top_p * sums[-1], "right" if within else "left"))
+            last = max(0, last - 1) if within else last  # the sum up to it reaches the share, or is within it
             row[row < likeliest[min(last, width - 1)]] = 0.0
     left = probabilities.sum(axis=-1, keepdims=True, dtype=np.float64)
     probabilities *= np.divide(jump, left, out=np.zeros_like(jump), where=left > 0.0)

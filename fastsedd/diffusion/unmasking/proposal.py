@@ -73,7 +73,7 @@ def _law(logits: NDArray[np.float32], settings: Settings) -> NDArray[np.float32]
     """The law that proposals are drawn from: float32 [m, V]."""
     law = _softmax(logits, settings.temperature or 1.0).astype(np.float32)
     # The mask's weight is 0: as the "current" token it neither stays nor takes part.
-    truncate(law, law.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p)
+    truncate(law, law.argmin(axis=-1).astype(np.int32), settings.top_k, settings.top_p, settings.top_p_within)
     return law
 
 

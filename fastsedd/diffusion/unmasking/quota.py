@@ -1,4 +1,4 @@
-"""Quotas, the number of masks that each step commits to: the schedules of dllm, LLaDA, Dream and SMDM."""
+"""Quotas, the number of masks that each step commits to: the schedules of dllm, LLaDA, Dream, SMDM and BD3-LM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def quotas(name: Quota, masks: int, steps: int) -> list[int]:
     "dllm"  : of those that are left, `share`, rounded half to even (MDLM's reverse process)
     "llada" : as many in each, and one more in the first masks mod steps
     "dream", "smdm" : of those that are left, `share`, rounded down
+    "single" : one in each, and so as many steps as masks: the times at which masks fall one by one (Zheng et al. 2025)
     """
+    if name == "single":
+        return [1] * masks
     if name == "llada":
         least, more = divmod(masks, steps)
         return [count for j in range(steps) if (count := least + (j < more))]
@@ -32,7 +35,7 @@ def quotas(name: Quota, masks: int, steps: int) -> list[int]:
 def share(name: Quota, j: int, steps: int) -> float:
     """The share 1 - s / t of the masks that step j of so many unmasks, under masks that are there with probability t.
 
-    "dllm", "llada" : t falls evenly from 1 to 0, t = (steps - j) / steps and s = t - 1 / steps
+    "dllm", "llada", "single" : t falls evenly from 1 to 0, t = (steps - j) / steps and s = t - 1 / steps
     "dream", "smdm" : from 1 to 1/1000 or 1/100,000; the last step takes all
     """
     if name not in _LAST_TIMES:

@@ -131,6 +131,8 @@ class UnmaskingSampler:
             asked = asked & (numbers < share(self.settings.quota, j, steps))
             if not asked.any():
                 return
+        if self.settings.order == "random" and not self.settings.parallel:  # the order is known before any proposal
+            asked = _largest(uniform(batch.seeds_of_draws(), batch.order_streams(number)), asked, count)
         rows = np.flatnonzero(asked)
         seeds = batch.seeds_of_draws().reshape(-1)[rows]
         proposal = self._propose(network, batch, tokens, span, rows, (seeds, batch.streams(number).reshape(-1)[rows]))
@@ -194,3 +196,11 @@ class UnmaskingSampler:
         ended = np.array([self.stopping.ended(row[self.stopping.begin : last]) for row in tokens])
         tokens[ended, last:] = self.stopping.fill
         return ended
+
+
+def _largest(numbers: NDArray[np.float64], among: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The places of the largest numbers of each row, `count` of those that are among these: bool [B, L]."""
+    found = np.zeros_like(among)
+    order = np.argsort(-np.where(among, numbers, -1.0), axis=-1, kind="stable")[:, :count]
+    np.put_along_axis(found, order, True, axis=-1)
+    return found & among

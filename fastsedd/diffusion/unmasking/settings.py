@@ -24,6 +24,7 @@ class Settings:
     quota : how many at each step, see `quota`
     temperature : of proposals: 0 takes the likeliest token
     top_k, top_p : proposals are among the k likeliest tokens, 0 for all, and the smallest set of them with the share p
+    top_p_within : and the largest set of them with at most the share p instead, the likeliest one at least (BD3-LM)
     of_draws : confidence, margin and entropy are of the law that proposals are drawn from, with its temperature and
         truncation (Dream, SDAR), not of softmax(logits) (LLaDA, dllm, Fast-dLLM)
     order_temperature : above 0, positions are ordered by score / order_temperature + Gumbel noise
@@ -42,6 +43,7 @@ class Settings:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    top_p_within: bool = False
     of_draws: bool = False
     order_temperature: float = 0.0
     threshold: float | None = None

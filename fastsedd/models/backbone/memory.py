@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.diffugpt import POSITIONS
 from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.architectures.transformer import is_conditioning
 from fastsedd.choices import STORED, AnyDtype
 from fastsedd.models.backbone.packing import kept
 from fastsedd.models.precision import Precision
@@ -33,6 +34,8 @@ def weight_bytes(config: ModelConfig, dtype: AnyDtype, *, narrow: bool, types: M
             total += _embedding(config, shape, precision, kind, narrow=narrow)
         elif name == "lm_head.weight":
             total += _matrix(shape, precision.head, kind)
+        elif len(shape) == 2 and is_conditioning(name):
+            pass  # what is kept of an adaLN layer is as long as its bias
         elif len(shape) == 2 and name != POSITIONS:
             total += _matrix(shape, dtype, kind)
         else:

@@ -158,7 +158,12 @@ class Session:
         for first, last in [(start, stop)] if self._blocks is None else self._blocks.spans(start, stop):
             some = slice(first - start, last - start)
             cache.append(keys[:, :, some], values[:, :, some])
-            cache.attend(queries[:, :, some], out=attended[:, :, some])
+            cache.attend(queries[:, :, some], out=attended[:, :, some], mask=self._seen(first, last))
+
+    def _seen(self, first: int, last: int) -> NDArray[np.bool_] | None:
+        """Positions before `last` that the block from `first` on sees: bool [1, 1, 1, last]; None for all of them."""
+        begin = 0 if self._blocks is None else self._blocks.first_seen(first)
+        return np.arange(last)[None, None, None] >= begin if begin > 0 else None
 
     def _heads(self, rows: Floats) -> Floats:
         """[texts * positions, heads * dim] as a view [texts, heads, positions, dim]."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import masked_models
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -138,6 +139,29 @@ def test_a_lightning_run_of_pytorch_and_omegaconf(tmp_path: Path, make_config: A
     assert found.config == config
     for name, tensor in found.tensors.items():
         np.testing.assert_array_equal(tensor, state[name] + np.float32(1))
+
+
+def test_a_lightning_run_of_bd3lm(tmp_path: Path, torch_file: Any, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trainer's config, for what a model depends on: buffers of its clipped noise lie before the weights."""
+    config = masked_models.config("bd3lm", vocab_size=50258, hidden_dim=8, n_heads=2, bos_token_id=None)
+    weights, averaged = (in_order(masked_models.tensors(config, seed)) for seed in (0, 1))
+    shadows = [tensor for name, tensor in averaged.items() if not name.endswith("inv_freq")]
+    bounds = {f"sampling_eps_{end}": np.ones((), np.float32) for end in ("min", "max")}
+    sizes = {"hidden_size": 8, "cond_dim": 16, "length": 32, "n_blocks": 2, "n_heads": 2, "adaln": False}
+    algorithm = {"name": "bd3lm", "backbone": "dit", "parameterization": "subs", "time_conditioning": False,
+                 "cross_attn": True, "sampler": "semi_ar"}  # fmt: skip
+    for block, said in ((4, ""), ("${model.length}", "block_size")):
+        stated = trainers_config(algo=algorithm, model=sizes, noise={"type": "square"}, block_size=block)
+        pickled = raw(pickle.dumps(as_omegaconf(stated, monkeypatch), protocol=2)[2:-1])
+        torch_file(tmp_path / "last.ckpt", lightnings(pickled, OrderedDict(bounds | weights), shadows) | bounds)
+        if said:
+            with pytest.raises(CheckpointError, match=said):
+                checkpoint.read(tmp_path)
+            continue
+        found = checkpoint.read(tmp_path)
+        assert found.config == config and found.config.backbone.start == 50256
+        for name, tensor in found.tensors.items():
+            np.testing.assert_array_equal(tensor, averaged[name])
 
 
 def test_a_lightning_file_is_inspected_run_and_converted(

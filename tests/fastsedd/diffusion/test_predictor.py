@@ -124,10 +124,14 @@ def test_the_steps_of_a_clean_prediction_are_radds(step: Step, name: str, predic
     np.testing.assert_allclose(rows / rows.sum(-1, keepdims=True), expected, rtol=0.0, atol=1e-6)
 
 
-def truncated(row: NDArray[np.float64], own: int, top_k: int, top_p: float) -> NDArray[np.float64]:
+def truncated(
+    row: NDArray[np.float64], own: int, top_k: int, top_p: float, within: bool = False
+) -> NDArray[np.float64]:
     jumps = sorted((p for y, p in enumerate(row) if y != own), reverse=True)
     kept = jumps[: top_k or None]
     nucleus = next(i for i in range(1, len(kept) + 1) if sum(kept[:i]) >= top_p * sum(kept) * (1 - 1e-12))
+    if within:
+        nucleus = max(i for i in range(1, len(kept) + 1) if i == 1 or sum(kept[:i]) <= top_p * sum(kept))
     least = kept[nucleus - 1]
     left = np.where((row >= least) & (np.arange(len(row)) != own), row, 0.0)
     left *= sum(jumps) / left.sum()
@@ -146,6 +150,12 @@ def test_truncation_keeps_the_likeliest_jumps_and_their_mass(top_k: int, top_p: 
     np.testing.assert_allclose(after, expected, rtol=1e-6)
     if top_k == 0 and top_p == 1.0:
         np.testing.assert_array_equal(after, before)
+    after = before.copy()
+    truncate(after, tokens, top_k, top_p, within=True)
+    if top_p < 1.0:
+        rows = zip(before.astype(np.float64), tokens, strict=True)
+        expected = [truncated(row, own, top_k, top_p, within=True) for row, own in rows]
+    np.testing.assert_allclose(after, expected, rtol=1e-6)
 
 
 def test_truncation_keeps_ties_and_rows_that_never_jump() -> None:

@@ -1,0 +1,1 @@
+"""BD3-LM's transformer: network and reference."""
