@@ -102,7 +102,7 @@ def _noise(tensors: Tensors) -> Floats:
 
 
 def _modulation(tensors: Tensors, name: str, noise: Floats | None, count: int) -> Modulation:
-    """What a layer's adaLN makes of the noise: `count` arrays [1, width]; None each without noise."""
+    """A layer's adaLN of the noise: `count` arrays [1, width]; None each without noise."""
     if noise is None:
         return (None,) * count
     return tuple(np.split(Linear.read(tensors, f"{name}.adaLN_modulation")(noise), count, axis=1))

@@ -38,7 +38,7 @@ def logits(config: ModelConfig, tensors: Tensors, tokens: NDArray[Any], blocks: 
 
 
 def _seen(length: int, blocks: BlockLayout | None) -> NDArray[np.bool_]:
-    """Whether a query, a row, sees a key, a column."""
+    """True where a query, a row, sees a key, a column: bool [length, length]."""
     if blocks is None:
         return np.ones((length, length), bool)
     rows, keys = range(length), np.arange(length)

@@ -50,11 +50,11 @@ def as_training_run(folder: Path, tensors: Tensors) -> None:
 
 
 FORMATS = {"safetensors": as_safetensors, "shards": as_shards, "bin": as_bin, "training run": as_training_run}
-FAMILIES = ("a2d-qwen3", "Dream", "llama", "llada", "gpt2", "smdm")  # one of each set of names
+FAMILIES = ("a2d-qwen3", "Dream", "llama", "llada", "gpt2", "smdm", "bd3lm")  # one of each set of names
 TABLE = [
     *((layout, "safetensors", family) for layout in LAYOUTS for family in FAMILIES),
     *((layout, form, family) for layout in ("as published", "both") for form in FORMATS if form != "safetensors"
-      for family in ("Dream", "llada", "smdm")),
+      for family in ("Dream", "llada", "smdm", "bd3lm")),
 ]  # fmt: skip
 
 
