@@ -17,7 +17,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from numba.np.ufunc.parallel import _check_tbb_version_compatible
 
 from fastsedd_kernels.runtime.cores import available_cores
 from fastsedd_kernels.runtime.jit import compile_symbol
+from fastsedd_kernels.runtime.pool import Pool
 from fastsedd_kernels.runtime.region import (
     COUNTERS,
     FAILED,
@@ -191,8 +191,7 @@ def run_on_pool(entry: Callable[..., int], tasks: int, threads: int, arguments: 
     if threading_layer() != "pool":
         return False
     bounds = [tasks * share // threads for share in range(threads + 1)]
-    shares = [_pool().submit(entry, 0, first, last, *arguments) for first, last in itertools.pairwise(bounds)]
-    check(sum([share.result() for share in shares]))
+    check(_pool().sum(entry, [(0, first, last, *arguments) for first, last in itertools.pairwise(bounds)]))
     return True
 
 
@@ -214,8 +213,8 @@ _REGION = (types.intp, types.intp, types.CPointer(types.intp))
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS, thread_name_prefix="fastsedd-kernel")
+def _pool() -> Pool:
+    return Pool(numba.config.NUMBA_NUM_THREADS, "fastsedd-kernel")
 
 
 def _is_lost(layer: str) -> bool:
