@@ -26,6 +26,8 @@ from pathlib import Path
 
 import fastsedd
 
+REST = 2.0  # seconds after which a server that has nothing to do holds no more memory than it needs
+
 
 @dataclass
 class Load:
@@ -102,10 +104,12 @@ def measure(load: Load, model: fastsedd.Model, pid: int, seconds: float, slices:
     _write(model, load.steps, 8, 0)
     load.seconds.clear()
     load.statuses.clear()
+    time.sleep(REST)
     memory, served, alone = [_memory(pid)], [], []
     for i in range(slices):
         texts, taken = load.slice(seconds / slices)
         served.append(texts / taken)
+        time.sleep(REST)
         memory.append(_memory(pid))
         started = time.perf_counter()
         count = 16 * max(2, texts // 48)

@@ -145,6 +145,7 @@ PARTS: dict[str, set[str]] = {
         "fastsedd.denoising",
         "fastsedd.diffusion",
         "fastsedd.engine",
+        "fastsedd.heap",
         "fastsedd.request",
         "fastsedd.results",
         "anyio",

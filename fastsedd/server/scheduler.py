@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsedd import heap
 from fastsedd.denoising import Denoising
 from fastsedd.diffusion.sampler import Batch, StepRecord
 from fastsedd.engine import Writing
@@ -23,6 +24,7 @@ from fastsedd.server import errors
 from fastsedd.server.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
+_REST = 1.0  # seconds without a task, after which the memory of the last ones goes back to the system
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +158,9 @@ class Scheduler:
     def _take(self) -> list[Row] | Call | None:
         """The next call, or texts to write together; None where the scheduler has been closed."""
         with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
+            if not self._is_due(_REST):
+                heap.give_back()
+                self._is_due()
             if not self._queue:
                 return None
             first = self._queue[0]
@@ -173,6 +176,10 @@ class Scheduler:
             self._queue = [each for each in self._queue if isinstance(each, Call) or each.waiting]
             self._metrics.waiting.set(len(self._queue))
             return rows if isinstance(first, Job) else first
+
+    def _is_due(self, timeout: float | None = None) -> bool:
+        """Wait, with the lock held, until there is a task, or no more will come; False where the time is over."""
+        return self._changed.wait_for(lambda: bool(self._queue) or self._closed, timeout)
 
     def _call(self, call: Call) -> None:
         def check() -> None:
