@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from fastsedd import models
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.checkpoint import config_json
+from fastsedd.models.backbone.session import Session
 
 LLAMAS = (
     "a2d-qwen3",
@@ -88,6 +91,26 @@ def tensors(of: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
             values = 1 + 0.2 * values
         found[name] = values.astype(np.float32)
     return found
+
+
+def full_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """The logits of a model of transformers for ids [B, L], every position attending to all: an additive mask of 0"""
+    import torch
+
+    length = tokens.shape[1]
+    with torch.no_grad():
+        output = model(torch.tensor(tokens).long(), attention_mask=torch.zeros(len(tokens), 1, length, length))
+    return output.logits.numpy()
+
+
+def assert_logits(of: ModelConfig, expected: np.ndarray, tokens: np.ndarray, reference: ModuleType) -> None:
+    """Both the reference and the kernels give such logits, within 1e-4 of 1 + |x|, for the weights of `tensors`."""
+    weights = tensors(of)
+    for found in (
+        reference.logits(of, weights, tokens),
+        Session(models.build(of, weights), *tokens.shape, None).all_logits(tokens),
+    ):
+        assert (np.abs(found - expected) <= 1e-4 * (1 + np.abs(expected))).all()
 
 
 def write(folder: Path, family: str = "a2d-qwen3", *, template: str | None = CHAT_TEMPLATE, **changes: Any) -> Path:

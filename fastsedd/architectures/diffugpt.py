@@ -16,8 +16,9 @@ from fastsedd.architectures.masked_language import (
     Traits,
     backbone_of,
     several,
+    width_of_heads,
 )
-from fastsedd.config import MAX_BLOCKS, GenerationConfig, NoiseConfig
+from fastsedd.config import MAX_BLOCKS, GenerationConfig
 
 TRUNK = "denoise_model"
 POSITIONS = f"{TRUNK}.wpe.weight"
@@ -67,21 +68,18 @@ class DiffuGPT(MaskedLanguageModel):
             if getattr(stored, name) not in values:
                 raise ValueError(f"{name} is {getattr(stored, name)!r}, allowed: {' or '.join(map(repr, values))}")
         heads = stored.n_head
-        if heads < 1 or stored.n_embd % heads:
-            raise ValueError(f"n_head is {heads}, allowed: divisors of n_embd, {stored.n_embd}")
+        head_dim = width_of_heads("n_head", heads, "n_embd", stored.n_embd)
         ends = several(stored.eos_token_id)
         start = stored.bos_token_id if stored.bos_token_id is not None else next(iter(ends), None)
         backbone = Backbone(
-            kv_heads=heads, head_dim=stored.n_embd // heads, hidden=stored.n_inner or 4 * stored.n_embd,
+            kv_heads=heads, head_dim=head_dim, hidden=stored.n_inner or 4 * stored.n_embd,
             eps=stored.layer_norm_epsilon, theta=1e4, tied=True, qkv_bias=True, output_bias=True,
             shift=True if stored.shift is None else stored.shift, ends=tuple(ends), pad=stored.pad_token_id,
             start=start, unmasking=BY_CHANCE,
         )  # fmt: skip
-        return ModelConfig(
-            family=self, tokens=stored.vocab_size - 1, width=stored.n_embd, blocks=stored.n_layer, heads=heads,
-            cond_dim=1, length=stored.n_positions, graph="absorb", noise=NoiseConfig("loglinear"),
-            time_conditioning=False, mask=stored.mask_token_id, backbone=backbone,
-            generation=GenerationConfig(BY_CHANCE_STEPS, 0.95),
+        return self.sized(
+            backbone, tokens=stored.vocab_size - 1, width=stored.n_embd, blocks=stored.n_layer, heads=heads,
+            length=stored.n_positions, mask=stored.mask_token_id, generation=GenerationConfig(BY_CHANCE_STEPS, 0.95),
         )  # fmt: skip
 
     def document(self, config: ModelConfig) -> dict[str, Any]:

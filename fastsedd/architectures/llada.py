@@ -11,8 +11,8 @@ import msgspec
 
 from fastsedd.architectures.backbone import Backbone, Unmasking
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of, several
-from fastsedd.config import GenerationConfig, NoiseConfig
+from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of, several, width_of_heads
+from fastsedd.config import GenerationConfig
 
 # Keys with one value that is read, which is the published models'.
 _FIXED: dict[str, Any] = {
@@ -98,21 +98,19 @@ class LLaDA(MaskedLanguageModel):
             if getattr(stored, name) not in (None, allowed):
                 raise ValueError(f"{name} is {getattr(stored, name)!r}, allowed: {allowed!r}")
         heads = stored.n_heads
-        if heads < 1 or stored.d_model % heads:
-            raise ValueError(f"n_heads is {heads}, allowed: divisors of d_model, {stored.d_model}")
+        head_dim = width_of_heads("n_heads", heads, "d_model", stored.d_model)
         shared = 1 if stored.multi_query_attention else heads
         vocab_size = stored.embedding_size or stored.vocab_size
         backbone = Backbone(
-            kv_heads=shared if stored.n_kv_heads is None else stored.n_kv_heads, head_dim=stored.d_model // heads,
+            kv_heads=shared if stored.n_kv_heads is None else stored.n_kv_heads, head_dim=head_dim,
             hidden=stored.mlp_hidden_size or stored.mlp_ratio * stored.d_model,
             eps=stored.rms_norm_eps, theta=stored.rope_theta, tied=stored.weight_tying,
             qkv_bias=bool(stored.include_qkv_bias), shift=bool(stored.shift), ends=tuple(several(stored.eos_token_id)),
             pad=stored.pad_token_id, unmasking=self.traits.unmasking,
         )  # fmt: skip
-        return ModelConfig(
-            family=self, tokens=vocab_size - 1, width=stored.d_model, blocks=stored.n_layers, heads=heads, cond_dim=1,
-            length=stored.max_sequence_length, graph="absorb", noise=NoiseConfig("loglinear"), time_conditioning=False,
-            mask=stored.mask_token_id, backbone=backbone, generation=GenerationConfig(temperature=0.0),
+        return self.sized(
+            backbone, tokens=vocab_size - 1, width=stored.d_model, blocks=stored.n_layers, heads=heads,
+            length=stored.max_sequence_length, mask=stored.mask_token_id, generation=GenerationConfig(temperature=0.0),
         )  # fmt: skip
 
     def document(self, config: ModelConfig) -> dict[str, Any]:

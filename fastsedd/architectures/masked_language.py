@@ -128,6 +128,13 @@ class MaskedLanguageModel(Architecture):
     def output(self, config: ModelConfig) -> Output:
         return "clean token"
 
+    def sized(self, backbone: Backbone, **fields: Any) -> ModelConfig:
+        """The config of such sizes: a model of masks, which is not told the time."""
+        return ModelConfig(
+            family=self, cond_dim=1, graph="absorb", noise=NoiseConfig("loglinear"), time_conditioning=False,
+            backbone=backbone, **fields,
+        )  # fmt: skip
+
 
 class LlamaKeys(MaskedLanguageModel):
     """A family whose config.json has the keys of Qwen2, Qwen3 and Llama."""
@@ -156,10 +163,9 @@ class LlamaKeys(MaskedLanguageModel):
         )  # fmt: skip
         if self.traits.qkv_bias and not self.traits.output_bias:  # Qwen2's biases are not an option
             backbone = replace(backbone, qkv_bias=True, output_bias=False)
-        return ModelConfig(
-            family=self, tokens=stored.vocab_size - 1, width=stored.hidden_size, blocks=stored.num_hidden_layers,
-            heads=heads, cond_dim=1, length=stored.max_position_embeddings, graph="absorb",
-            noise=NoiseConfig("loglinear"), time_conditioning=False, mask=stored.mask_token_id, backbone=backbone,
+        return self.sized(
+            backbone, tokens=stored.vocab_size - 1, width=stored.hidden_size, blocks=stored.num_hidden_layers,
+            heads=heads, length=stored.max_position_embeddings, mask=stored.mask_token_id,
             generation=GenerationConfig(traits.steps, traits.temperature),
         )  # fmt: skip
 
@@ -183,6 +189,13 @@ def backbone_of(config: ModelConfig) -> Backbone:
     if config.backbone is None:
         raise ValueError(f"backbone is missing, not allowed for the {config.architecture} architecture")
     return config.backbone
+
+
+def width_of_heads(key: str, heads: int, of: str, width: int) -> int:
+    """The width of each of so many heads of a network so wide. Raises ValueError, naming the keys that say so."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"{key} is {heads}, allowed: divisors of {of}, {width}")
+    return width // heads
 
 
 def several(tokens: int | list[int] | None) -> list[int]:

@@ -13,8 +13,8 @@ import msgspec
 
 from fastsedd.architectures.backbone import Backbone, Unmasking
 from fastsedd.architectures.base import ModelConfig, Shapes
-from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of
-from fastsedd.config import GenerationConfig, NoiseConfig
+from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of, width_of_heads
+from fastsedd.config import GenerationConfig
 
 # Heads of the authors' models, of 6 million to 2.1 billion weights, by their width and that of their MLPs.
 _HEADS = {
@@ -72,18 +72,16 @@ class SMDM(MaskedLanguageModel):
 
     def config(self, stored: Stored) -> ModelConfig:
         heads = stored.n_head
-        if heads < 1 or stored.n_embd % heads:
-            raise ValueError(f"n_head is {heads}, allowed: divisors of n_embd, {stored.n_embd}")
+        head_dim = width_of_heads("n_head", heads, "n_embd", stored.n_embd)
         backbone = Backbone(
             kv_heads=heads if stored.n_query_groups is None else stored.n_query_groups,
-            head_dim=stored.n_embd // heads, hidden=stored.intermediate_size, eps=stored.norm_eps, theta=1e4,
+            head_dim=head_dim, hidden=stored.intermediate_size, eps=stored.norm_eps, theta=1e4,
             tied=False, shift=bool(stored.shift), start=stored.bos_token_id,
             ends=() if stored.eos_token_id is None else (stored.eos_token_id,), unmasking=self.traits.unmasking,
         )  # fmt: skip
-        return ModelConfig(
-            family=self, tokens=stored.padded_vocab_size, width=stored.n_embd, blocks=stored.n_layer, heads=heads,
-            cond_dim=1, length=stored.block_size, graph="absorb", noise=NoiseConfig("loglinear"),
-            time_conditioning=False, backbone=backbone, generation=GenerationConfig(temperature=1.0),
+        return self.sized(
+            backbone, tokens=stored.padded_vocab_size, width=stored.n_embd, blocks=stored.n_layer, heads=heads,
+            length=stored.block_size, generation=GenerationConfig(temperature=1.0),
         )  # fmt: skip
 
     def from_shapes(self, shapes: Shapes, heads: int | None) -> ModelConfig:

@@ -71,7 +71,7 @@ _LLADA = {
 
 
 class Found(NamedTuple):
-    """tensors : under the family's names; assumed : what the file does not say, one line, or """ ""
+    """tensors : under the family's names; assumed : what the file does not say, one line, empty if nothing"""
 
     config: ModelConfig
     tensors: dict[str, StoredTensor]
@@ -109,7 +109,8 @@ def _document(facts: Facts, architecture: str, tensors: dict[str, StoredTensor])
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{facts.path}: token_embd.weight is missing, or not a matrix")
-    width, heads = facts.required(f"{architecture}.embedding_length"), _several(facts, architecture, "head_count")
+    width = facts.required(f"{architecture}.embedding_length")
+    heads = facts.integer(f"{architecture}.attention.head_count")
     if heads is None or heads < 1:
         raise CheckpointError(f"{facts.path}: {architecture}.attention.head_count is {heads}, allowed: 1 or more")
     head_dim = facts.integer(f"{architecture}.attention.key_length") or width // heads
@@ -121,17 +122,13 @@ def _document(facts: Facts, architecture: str, tensors: dict[str, StoredTensor])
         "vocab_size": embedding.shape[0], "hidden_size": width,
         "intermediate_size": facts.required(f"{architecture}.feed_forward_length"),
         "num_hidden_layers": facts.required(f"{architecture}.block_count"), "num_attention_heads": heads,
-        "num_key_value_heads": _several(facts, architecture, "head_count_kv"), "head_dim": head_dim,
+        "num_key_value_heads": facts.integer(f"{architecture}.attention.head_count_kv"), "head_dim": head_dim,
         "max_position_embeddings": facts.required(f"{architecture}.context_length"),
         "rms_norm_eps": _rounded(facts.number(f"{architecture}.attention.layer_norm_rms_epsilon") or 1e-6),
         "rope_theta": _rounded(theta), "rope_scaling": _scaling(facts, architecture, tensors, theta, head_dim),
         "tie_word_embeddings": "output.weight" not in tensors, "attention_bias": "blk.0.attn_q.bias" in tensors,
         "block_size": facts.integer(BLOCK_SIZE), "shift": facts.boolean(SHIFT),
     }  # fmt: skip
-
-
-def _several(facts: Facts, architecture: str, key: str) -> int | None:
-    return facts.integer(f"{architecture}.attention.{key}")
 
 
 def _rounded(value: float) -> float:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from fastsedd.architectures.base import ModelConfig, Shapes
 from fastsedd.architectures.registry import ARCHITECTURES
+from fastsedd.checkpoint.prefixes import unwrapped
 from fastsedd.errors import CheckpointError
 
 # Parts of a name that say what a trainer wrapped a network in, not which tensor it is.
@@ -19,10 +20,7 @@ _T = TypeVar("_T")
 
 def core(name: str) -> str:
     """A tensor's name without its wrappers."""
-    name = name.replace(COMPILED, "")
-    while wrapper := next((each for each in WRAPPERS if name.startswith(each)), ""):
-        name = name.removeprefix(wrapper)
-    return name
+    return unwrapped(name, WRAPPERS, (COMPILED,))
 
 
 _BUFFERS = frozenset(core(name) for each in ARCHITECTURES for name in each.ignored)

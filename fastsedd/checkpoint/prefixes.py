@@ -1,9 +1,9 @@
-"""Names of a language model's tensors as wrappers and trainers left them -> those that its authors' files have."""
+"""Names of tensors without what wrappers and trainers put around them -> those that a model's authors' files have."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from fastsedd.architectures.base import ModelConfig
@@ -41,11 +41,17 @@ def own_names(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[s
 
 def plain_name(name: str, aliases: Mapping[str, str] = MappingProxyType({})) -> str:
     """A name without the parts of wrappers; aliases : other names of its first part"""
-    for part in _WITHIN:
-        name = name.replace(f".{part}", ".")
-    while (before := next((each for each in _BEFORE if name.startswith(each)), None)) is not None:
-        name = name.removeprefix(before)
+    name = unwrapped(name, _BEFORE, _WITHIN)
     for other, own in aliases.items():
         if name.startswith(other):
             return own + name.removeprefix(other)
+    return name
+
+
+def unwrapped(name: str, before: Iterable[str], within: Iterable[str]) -> str:
+    """A name without any of some parts before it, whatever their order, and without some others inside of it."""
+    for part in within:
+        name = name.replace(f".{part}", ".")
+    while (wrapper := next((each for each in before if name.startswith(each)), None)) is not None:
+        name = name.removeprefix(wrapper)
     return name

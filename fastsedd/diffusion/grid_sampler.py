@@ -109,14 +109,10 @@ class GridSampler:
         if not rows.size:
             return
         flat = tokens.reshape(-1)
-        before = flat[rows]
+        before = None if confidence is None else flat[rows]
         flat[rows] = network.draw(tokens, at.sigma, rows, law, seeds, streams)
-        jumped = np.flatnonzero(flat[rows] != before)
-        if confidence is not None and jumped.size:
-            rows, before = rows[jumped], before[jumped]
-            for part, scores in network.last_scores(rows):
-                some = rows[part]
-                confidence.reshape(-1)[some] = jump_probability(scores, before[part], flat[some])
+        if confidence is not None and before is not None:
+            _note(confidence.reshape(-1), network, rows, before, flat)
 
     def _take_in_rows(
         self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws,
@@ -139,6 +135,20 @@ class GridSampler:
                 probability = jump_probability(kept[jumped], current[part][jumped], drawn[part][jumped])
                 confidence.reshape(-1)[rows[part][jumped]] = probability
         tokens.reshape(-1)[rows] = drawn
+
+
+def _note(
+    confidence: NDArray[np.float32], network: Network, rows: NDArray[np.intp], before: NDArray[np.int32],
+    tokens: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """Write the confidence of the rows that the network's last draw changed. before : their tokens until then"""
+    jumped = np.flatnonzero(tokens[rows] != before)
+    if not jumped.size:
+        return
+    rows, before = rows[jumped], before[jumped]
+    for part, scores in network.last_scores(rows):
+        some = rows[part]
+        confidence[some] = jump_probability(scores, before[part], tokens[some])
 
 
 def jump_probability(

@@ -45,13 +45,7 @@ def test_logits_are_those_of_transformers() -> None:
     for block in model.transformer.h:  # as the authors take the causal mask away
         if hasattr(block.attn, "bias"):
             block.attn.bias.fill_(True)
-    with torch.no_grad():
-        expected = model(torch.tensor(tokens).long(), attention_mask=torch.zeros(2, 1, 23, 23)).logits.numpy()
-    for found in (
-        gpt2_reference.logits(config, tensors, tokens),
-        Session(models.build(config, tensors), 2, 23, None).all_logits(tokens),
-    ):
-        assert (np.abs(found - expected) <= 1e-4 * (1 + np.abs(expected))).all()
+    masked_models.assert_logits(config, masked_models.full_logits(model, tokens), tokens, gpt2_reference)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("int8", 0.15)])

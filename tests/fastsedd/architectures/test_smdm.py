@@ -11,12 +11,11 @@ from fastsedd_kernels import uniform
 from safetensors.numpy import load_file, save_file
 
 import fastsedd
-from fastsedd import CheckpointError, checkpoint, models
+from fastsedd import CheckpointError, checkpoint
 from fastsedd.architectures.smdm import SMDM, Stored
 from fastsedd.checkpoint import config_json
 from fastsedd.diffusion.sampler import FREE, Batch
 from fastsedd.models.backbone import reference
-from fastsedd.models.backbone.session import Session
 
 NEW = 10
 LLAMA = {
@@ -57,13 +56,7 @@ def test_logits_are_those_of_transformers(groups: int) -> None:
     model = transformers.LlamaForCausalLM(settings).eval()
     model.load_state_dict({name: torch.tensor(each) for name, each in as_llama(tensors, groups, 12).items()})
     tokens = np.random.default_rng(1).integers(0, 260, (2, 19)).astype(np.int32)
-    with torch.no_grad():
-        expected = model(torch.tensor(tokens).long(), attention_mask=torch.zeros(2, 1, 19, 19)).logits.numpy()
-    for found in (
-        reference.logits(config, tensors, tokens),
-        Session(models.build(config, tensors), 2, 19, None).all_logits(tokens),
-    ):
-        assert (np.abs(found - expected) <= 1e-4 * (1 + np.abs(expected))).all()
+    masked_models.assert_logits(config, masked_models.full_logits(model, tokens), tokens, reference)
 
 
 def written(model: fastsedd.Model, prompt: list[int], alg: str, steps: int, chances: np.ndarray) -> list[int]:
