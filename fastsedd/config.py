@@ -23,14 +23,14 @@ FREQUENCIES = 256  # sinusoids of sigma that condition a model
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """The noise schedule; loglinear and cosine have no parameters and ignore both sigmas."""
+    """The noise schedule; loglinear, cosine and sine have no parameters and ignore both sigmas."""
 
-    type: Literal["geometric", "loglinear", "cosine", "linear"]
+    type: Literal["geometric", "loglinear", "cosine", "sine", "linear"]
     sigma_min: float = 1e-4
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        check_one_of("noise.type", self.type, ("geometric", "loglinear", "cosine", "linear"))
+        check_one_of("noise.type", self.type, ("geometric", "loglinear", "cosine", "sine", "linear"))
         check_number("noise.sigma_min", self.sigma_min)
         check_number("noise.sigma_max", self.sigma_max)
         least_allowed = self.sigma_min > 0 or (self.type == "linear" and self.sigma_min == 0)

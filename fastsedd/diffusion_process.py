@@ -9,7 +9,8 @@ from fastsedd.choices import PREDICTORS
 from fastsedd.config import FittedTimes, NoiseConfig
 from fastsedd.diffusion.graph import Absorb, Graph, Uniform
 from fastsedd.diffusion.grid_sampler import GridSampler
-from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise
+from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise, Sine
+from fastsedd.diffusion.posterior_sampler import PosteriorSampler
 from fastsedd.diffusion.timegrid import TimeGrid, fitted_grid, log_sigma_grid, uniform_grid
 from fastsedd.request import Request
 
@@ -36,10 +37,13 @@ class DiffusionProcess:
         """Raises ValueError, naming the argument, for a predictor or a grid that this model does not have."""
         generation = request.generation(self.config.generation)
         choice = request.choice(self.config.family.predictor, generation.temperature)
-        if choice.predictor == "ddpm" and not self.config.normalised:
-            allowed = ", ".join(repr(each) for each in PREDICTORS if each != "ddpm")
-            raise ValueError(f"predictor is 'ddpm', allowed for this model: {allowed}")
-        return GridSampler(self.graph, self._time_grid(request, generation.steps), choice)
+        posterior = self.config.normalised and self.config.graph == "uniform"
+        refused = "euler" if posterior else "" if self.config.normalised else "ddpm"
+        if choice.predictor == refused:
+            allowed = ", ".join(repr(each) for each in PREDICTORS if each != refused)
+            raise ValueError(f"predictor is {refused!r}, allowed for this model: {allowed}")
+        kind = PosteriorSampler if posterior else GridSampler
+        return kind(self.graph, self._time_grid(request, generation.steps), choice)
 
     def _time_grid(self, request: Request, steps: int) -> TimeGrid:
         if isinstance(request.grid, FittedTimes):
@@ -56,4 +60,5 @@ def _noise(config: NoiseConfig) -> Noise:
         return Geometric(config.sigma_min, config.sigma_max)
     if config.type == "linear":
         return Linear(config.sigma_min, config.sigma_max)
-    return Cosine() if config.type == "cosine" else LogLinear()
+    without_parameters: dict[str, Noise] = {"loglinear": LogLinear(), "cosine": Cosine(), "sine": Sine()}
+    return without_parameters[config.type]

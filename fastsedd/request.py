@@ -132,8 +132,9 @@ class Request:
     template : instead of prefix and suffix, text with gaps: "{{40}}" is one of 40 tokens, "{{}}" one of all that are
         left; without the latter the template decides the length. See `fastsedd.text.template`.
     fixed : tokens at any other positions
-    predictor : "analytic" (the default), "euler", or "ddpm" (MDLM and RADD only; MDLM's default). For these models the
-        network is skipped on steps where no token changes, whichever predictor is chosen.
+    predictor : "analytic" (the default), "euler" (not of UDLM and Duo), or "ddpm", whose last step takes the likeliest
+        token (MDLM, RADD, UDLM and Duo only; MDLM's default). For MDLM and RADD the network is skipped on steps where
+        no token changes, whichever predictor is chosen.
     top_k, top_p : keep only the k likeliest of the tokens that a position may jump to, or the smallest set of them
         whose probabilities sum to p; 0 and 1.0 keep all. They and the official draw need whole rows of probabilities,
         which takes longer.

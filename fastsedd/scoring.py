@@ -62,6 +62,12 @@ class Scoring:
             self.parametrisation.to_log_scores(scores, current[part], noise)
             yield part, scores
 
+    def logits(
+        self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Logits of some positions, a block of rows at a time: see `Forward.logits`."""
+        yield from self.forward.logits(tokens, sigma, rows)
+
     def last_scores(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Log scores of some positions of the last draw, up to a number per row: see `Forward.last_logits`."""
         yield from self.forward.last_logits(rows)

@@ -31,10 +31,12 @@ for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
 
 Tensors = dict[str, np.ndarray]
 
+UNIFORM_STATE = ("udlm", "duo")
+
 
 def small_config(architecture: str = "ddit", graph: str = "absorb", **changes: object) -> ModelConfig:
     """A model of a few thousand parameters."""
-    noise = NoiseConfig("loglinear" if graph == "absorb" else "geometric")
+    noise = NoiseConfig("loglinear" if graph == "absorb" or architecture in UNIFORM_STATE else "geometric")
     sizes = {"tokens": 5, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "length": 12, "characters": "\nabcd"}
     scaled = architecture == "ddit" and graph == "absorb"
     process = {"noise": noise, "scale_by_sigma": scaled, "time_conditioning": architecture not in ("mdlm", "radd")}
@@ -64,12 +66,17 @@ def config_document(config: ModelConfig) -> dict:
         own["tokenizer"] = {"type": "characters", "characters": config.characters}
     if config.merges:
         own["tokenizer"] |= {"type": "character merges", "merges": config.merges}
-    if config.architecture == "mdlm":
-        return own | {
-            "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,
+    if config.architecture in ("mdlm", *UNIFORM_STATE):
+        name = {"mdlm": "mdlm", "udlm": "udlm", "duo": "DUO"}[config.architecture]
+        sizes = {
+            "model_type": name, "vocab_size": config.vocab_size, "model_length": config.length,
             "hidden_dim": config.width, "cond_dim": config.cond_dim, "n_blocks": config.blocks,
-            "n_heads": config.heads, "time_conditioning": config.time_conditioning, "architectures": ["MDLM"],
+            "n_heads": config.heads, "dropout": 0.1, "architectures": [name.upper()],
         }  # fmt: skip
+        if config.architecture == "duo":
+            return own | sizes | {"causal": False, "var_min": True}
+        guidance = {"cfg": False, "cfg_num_classes": -1} if config.architecture == "udlm" else {}
+        return own | sizes | guidance | {"time_conditioning": config.time_conditioning}
     return own | {
         "tokens": config.tokens,
         "graph": {"type": config.graph},

@@ -99,8 +99,9 @@ class ModelConfig:
         self._check_characters()
         if self.mask is not None:
             self._check_mask(self.mask)
-        if self.normalised and self.graph != "absorb":
-            raise ValueError(f"graph is {self.graph!r}, allowed for the {self.architecture} architecture: 'absorb'")
+        if self.normalised and self.graph != self.family.clean_graph:
+            allowed = repr(self.family.clean_graph)
+            raise ValueError(f"graph is {self.graph!r}, allowed for the {self.architecture} architecture: {allowed}")
         self.family.check(self)
         check_range("parameters", self.parameters, 1, MAX_PARAMETERS)
 
@@ -184,7 +185,7 @@ class Architecture(ABC):
 
     name : in `ModelConfig.architecture`; network : folder of fastsedd/models that runs it
     states : tensors that have a row per id of the vocabulary
-    predictor : the default one of its requests
+    predictor : the default one of its requests; clean_graph : the one graph, where it predicts the clean token
     Document : the keys of its config.json that matter; ignored : tensors that its files may hold beside the model's
     aliases : other beginnings of its tensors' names, without those of wrappers, and what they stand for
     mask_in_tokenizer : whether a tokenizer's own mask is the model's; else the mask is added behind the tokens
@@ -198,6 +199,7 @@ class Architecture(ABC):
     states: frozenset[str]
     Document: type[msgspec.Struct]
     predictor: Literal["analytic", "ddpm"] = "analytic"
+    clean_graph: Graph = "absorb"
     ignored: frozenset[str] = frozenset()
     aliases: Mapping[str, str] = MappingProxyType({})
     mask_in_tokenizer = False

@@ -15,7 +15,7 @@ class GraphKeys(msgspec.Struct):
 
 
 class NoiseKeys(msgspec.Struct):
-    type: Literal["geometric", "loglinear", "log-linear", "cosine", "linear"]
+    type: Literal["geometric", "loglinear", "log-linear", "cosine", "sine", "linear"]
     sigma_min: float | None = None
     sigma_max: float | None = None
     eps: float | None = None  # the share that is never noised

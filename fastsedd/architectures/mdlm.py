@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from fastsedd.architectures import documents, transformer
 from fastsedd.architectures.base import Architecture, ModelConfig, Output, Widths
@@ -37,7 +37,7 @@ class MDLM(Architecture):
     network = "ddit"
     states = frozenset(f"backbone.{name}" for name in transformer.DDIT_STATES)
     Document = Stored
-    predictor = "ddpm"
+    predictor: Literal["analytic", "ddpm"] = "ddpm"
     ignored = BUFFERS
     mask_in_tokenizer = True
     may_ignore_time = True
@@ -56,7 +56,7 @@ class MDLM(Architecture):
     def document(self, config: ModelConfig) -> dict[str, Any]:
         stated = {} if config.noise.type == "loglinear" else {"noise": documents.noise_document(config.noise)}
         return stated | {
-            "model_type": "mdlm", "vocab_size": config.vocab_size, "model_length": config.length,
+            "model_type": self.name, "vocab_size": config.vocab_size, "model_length": config.length,
             "hidden_dim": config.width, "cond_dim": config.cond_dim, "n_blocks": config.blocks,
             "n_heads": config.heads, "time_conditioning": config.time_conditioning,
         }  # fmt: skip

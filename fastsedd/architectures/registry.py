@@ -12,9 +12,12 @@ from fastsedd.architectures.masked_language import FAMILIES
 from fastsedd.architectures.mdlm import MDLM
 from fastsedd.architectures.radd import RADD
 from fastsedd.architectures.smdm import SMDM
+from fastsedd.architectures.uniform_state import UDLM, Duo
 
 ARCHITECTURES: list[Architecture] = [
     MDLM(),
+    UDLM(),
+    Duo(),
     BD3LM(),
     *FAMILIES,
     LLaDA(),

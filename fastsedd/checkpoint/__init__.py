@@ -128,7 +128,7 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
     where a source has none, UnavailableError where it is out of reach.
     """
     if source is None:
-        if read.tokenizer or read.config.tokens != GPT2_TOKENS:
+        if read.tokenizer or not _is_of_gpt2(read.config):
             return read.tokenizer
         return location.tokenizer_in(hub.fetch_tokenizer(GPT2, offline=offline))
     path = Path(source)
@@ -149,6 +149,12 @@ def find_tokenizer(read: Checkpoint, source: str | Path | None = None, *, offlin
         read.config, tuple(file for name in ("tokenizer.json", *mask.FILES) if (file := folder / name).is_file())
     )
     return files
+
+
+def _is_of_gpt2(config: ModelConfig) -> bool:
+    """True for a vocabulary of GPT-2's size; trainers of uniform-state models add one, a mask or padding."""
+    added = config.normalised and config.graph == "uniform"
+    return config.tokens - added == GPT2_TOKENS
 
 
 def find_chat_template(files: tuple[Path, ...]) -> tuple[str, dict[str, str]] | None:

@@ -13,7 +13,7 @@ from fastsedd.architectures.base import Architecture, ModelConfig
 from fastsedd.checkpoint import small_file
 from fastsedd.errors import CheckpointError
 
-_NOT_RUN = {"duo": "Duo", "udlm": "UDLM", "gidd": "GIDD", "dit": "GIDD"}
+_NOT_RUN = {"gidd": "GIDD", "dit": "GIDD"}
 
 
 class _Kind(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Lightning's `.ckpt` of MDLM's trainer and its descendants -> the config.json that its authors would publish.
+"""Lightning's `.ckpt` of the trainers of MDLM, BD3-LM, UDLM and Duo -> the config.json that their authors publish.
 
 The hyper-parameters lie in the pickle as omegaconf's objects. These are read as records: an interpolation that they
 hold stays the text that it is, and is refused where a size is expected.
@@ -6,7 +6,7 @@ hold stays the text that it is, and is refused where a size is expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ SUFFIX = ".ckpt"
 _MAX_DEPTH = 16
 _MAX_VALUES = 1 << 14
 _EMBEDDING = "vocab_embed.embedding"
-_NOISE = ("type", "eps", "sigma_min", "sigma_max")  # keys; blocks are written alike under any noise
+_NOISE = ("type", "eps", "sigma_min", "sigma_max")  # keys
+_DUOS = ("duo_base", "duo", "distillation")  # algorithms of Duo's trainer; the last one makes duo-distilled
 
 
 def read(path: Path, shapes: Shapes, beside: Mapping[str, Any]) -> ModelConfig:
@@ -67,27 +68,59 @@ def _document(path: Path, stated: dict[str, Any], vocab_size: int) -> dict[str, 
         return algorithm.get(name, stated.get(name, default))
 
     kind = _kind(path, value("parameterization"), value("diffusion", ""), algorithm.get("name", ""))
+    if kind in ("udlm", "duo"):
+        _check_uniform(path, kind, value)
     if value("backbone", "dit") != "dit":
         raise CheckpointError(f"{path}: its backbone is {value('backbone')!r}, allowed: 'dit'")
     found = {
         "model_type": kind, "vocab_size": vocab_size, "model_length": model.get("length"),
         "hidden_dim": model.get("hidden_size"), "cond_dim": model.get("cond_dim"), "n_blocks": model.get("n_blocks"),
         "n_heads": model.get("n_heads"), "time_conditioning": value("time_conditioning", False),
-        "noise": {name: noise[name] for name in _NOISE if name in noise} if kind == "mdlm" and noise else None,
+        "noise": _noise(kind, noise) or None,
+        "cfg": kind == "udlm" and _mapping(stated.get("training")).get("guidance") is not None,
         "tokenizer_name_or_path": data.get("tokenizer_name_or_path"), "block_size": stated.get("block_size"),
-        "cross_attn": algorithm.get("cross_attn"), "causal": model.get("causal_attention"),
+        "cross_attn": algorithm.get("cross_attn"),
+        "causal": algorithm.get("causal_attention", model.get("causal_attention")),
     }  # fmt: skip
     return {key: each for key, each in found.items() if each is not None}
+
+
+def _check_uniform(path: Path, kind: str, value: Callable[[str, Any], Any]) -> None:
+    """Raise CheckpointError for a setting that changes what the network is told or gives, and that is not run."""
+    steps, masking = value("T", 0), value("subs_masking", False)
+    if kind == "udlm" and steps != 0:  # its time, while it samples, is then one of T
+        raise CheckpointError(f"{path}: T is {steps!r}, allowed for UDLM: 0, continuous time")
+    if masking:
+        raise CheckpointError(f"{path}: subs_masking is {masking!r}, allowed: False")
 
 
 def _kind(path: Path, parameterization: Any, diffusion: Any, name: Any) -> str:
     """The `model_type` of the authors' config.json. name : of the algorithm; "" in MDLM's own trainer"""
     if parameterization == "subs" and name in ("", "mdlm", "bd3lm") and diffusion in ("", "absorbing_state"):
         return name or "mdlm"
+    if parameterization == "d3pm" and name == "" and diffusion == "uniform":
+        return "udlm"
+    if parameterization == "mean" and name in _DUOS:
+        return "duo"
     raise CheckpointError(
         f"{path}: is of the algorithm {name or parameterization!r} (parameterization {parameterization!r}), "
-        "allowed: MDLM's and BD3-LM's"
+        "allowed: MDLM's, BD3-LM's, UDLM's and Duo's"
     )
+
+
+def _noise(kind: str, stated: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the schedule; none of BD3-LM, whose blocks are written alike under any noise.
+
+    Of Duo's trainer "cosine" is another one than MDLM's, and an `eps` of 0 was never read.
+    """
+    if kind == "bd3lm":
+        return {}
+    found: dict[str, Any] = {name: stated[name] for name in _NOISE if name in stated}
+    if kind == "duo" and found.get("type") == "cosine":
+        found["type"] = "sine"
+    if kind == "duo" and found.get("eps") == 0:
+        del found["eps"]
+    return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:

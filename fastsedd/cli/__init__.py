@@ -76,7 +76,7 @@ def _settle_stdout() -> None:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fastsedd.__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Text diffusion (SEDD, MDLM, RADD, masked language models) on a CPU."""
+    """Text diffusion (SEDD, MDLM, RADD, UDLM, Duo, masked language models) on a CPU."""
 
 
 for module in (generate, chat, inspect, evaluate, fit_grid, convert, serve, warmup, bench):

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 @click.option(
     "--predictor",
     type=click.Choice(PREDICTORS),
-    help="Reverse step; ddpm for MDLM and RADD only.  [default: ddpm for MDLM, else analytic]",
+    help="Reverse step; ddpm, which ends with the likeliest tokens, for MDLM, RADD, UDLM and Duo only.  "
+    "[default: ddpm for MDLM, else analytic]",
 )
 @click.option(
     "--draw",

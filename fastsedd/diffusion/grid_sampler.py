@@ -48,19 +48,24 @@ class Network(Protocol):
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Some of the rows at a time, and their log scores, float32 [., V], 0 at each current token, to write over."""
 
+    def logits(
+        self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The same of the network's own numbers, as its head gives them."""
+
     def last_scores(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The same of some rows of the last `draw`, but for a number that is added to all of a row."""
 
 
-class _Draws(NamedTuple):
+class Draws(NamedTuple):
     """Draws of a step: rows : intp [n], positions of the batch as if it were one text; seeds, streams : uint64 [n]."""
 
     rows: NDArray[np.intp]
     seeds: NDArray[np.uint64]
     streams: NDArray[np.uint64]
 
-    def some(self, which: NDArray[np.bool_]) -> _Draws:
-        return _Draws(self.rows[which], self.seeds[which], self.streams[which])
+    def some(self, which: NDArray[np.bool_]) -> Draws:
+        return Draws(self.rows[which], self.seeds[which], self.streams[which])
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,12 @@ class GridSampler:
         for step, at in enumerate((*self.grid.predictor, self.grid.denoiser)[done:], start=done + 1):
             started = time.perf_counter()
             rows = np.flatnonzero(self.graph.changing(tokens) & (batch.given == FREE))
-            draws = _Draws(rows, seeds.reshape(-1)[rows], batch.streams(step).reshape(-1)[rows])
+            draws = Draws(rows, seeds.reshape(-1)[rows], batch.streams(step).reshape(-1)[rows])
             take(network, last if step == steps else between, at, tokens, draws, batch.confidence)
             yield StepRecord(step, steps, tokens, time.perf_counter() - started)
 
     def _take(
-        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws,
+        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: Draws,
         confidence: NDArray[np.float32] | None,
     ) -> None:  # fmt: skip
         """One step of some rows of tokens, and of their confidence, in place, by their law."""
@@ -115,7 +120,7 @@ class GridSampler:
             _note(confidence.reshape(-1), network, rows, before, flat)
 
     def _take_in_rows(
-        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: _Draws,
+        self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: Draws,
         confidence: NDArray[np.float32] | None,
     ) -> None:  # fmt: skip
         """The same by rows of probabilities, a block of rows at a time."""
@@ -124,9 +129,9 @@ class GridSampler:
             return
         drawn = np.empty(rows.shape, np.int32)
         current = tokens.reshape(-1)[rows]
-        for part, scores in network.log_scores(tokens, at.sigma, rows):
+        for part, scores in self._rows(network, tokens, at.sigma, rows):
             kept = None if confidence is None else scores.copy()
-            probabilities = predictor.transition(self.graph, scores, current[part], at)
+            probabilities = self._transition(predictor, scores, current[part], at)
             apply_temperature(probabilities, current[part], self.choice.temperature)
             truncate(probabilities, current[part], self.choice.top_k, self.choice.top_p)
             drawn[part] = sample_categorical(probabilities, seeds[part], streams[part], method=self.choice.draw)
@@ -135,6 +140,17 @@ class GridSampler:
                 probability = jump_probability(kept[jumped], current[part][jumped], drawn[part][jumped])
                 confidence.reshape(-1)[rows[part][jumped]] = probability
         tokens.reshape(-1)[rows] = drawn
+
+    def _rows(
+        self, network: Network, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of numbers from which `_transition` makes probabilities, up to a number per row."""
+        return network.log_scores(tokens, sigma, rows)
+
+    def _transition(
+        self, predictor: Predictor, scores: NDArray[np.float32], tokens: NDArray[np.int32], at: Step
+    ) -> NDArray[np.float32]:
+        return predictor.transition(self.graph, scores, tokens, at)
 
 
 def _note(

@@ -13,6 +13,8 @@ from fastsedd.config import LOGLINEAR_REST
 
 Time = TypeVar("Time", float, NDArray[np.float64])
 
+_QUARTER_TURN = (1.0 - LOGLINEAR_REST) * math.pi / 2.0
+
 
 class Noise(Protocol):
     """A schedule on 0 <= t <= 1; ``t`` is a float or a float64 array, and the result has its shape."""
@@ -98,6 +100,27 @@ class Cosine:
         """(4 / pi) arcsin(sqrt((1 - e^-sigma) / (2 (1 - 1e-3))))."""
         half = np.sqrt(-np.expm1(-sigma) / (2.0 * (1.0 - LOGLINEAR_REST)))
         t: Time = 4.0 / math.pi * np.arcsin(half)
+        return t
+
+
+@dataclass(frozen=True)
+class Sine:
+    """Schedule under which a share 1 - sin((1 - 1e-3) pi t / 2) has not jumped at time t; Duo's trainer calls it cosine
+    (Sahoo et al. 2025, published code)."""
+
+    def total(self, t: Time) -> Time:
+        """sigma(t) = -log(1 - sin((1 - 1e-3) pi t / 2))."""
+        sigma: Time = -np.log1p(-np.sin(_QUARTER_TURN * t))
+        return sigma
+
+    def rate(self, t: Time) -> Time:
+        """(1 - 1e-3) (pi / 2) cos(angle) / (1 - sin(angle)), at the same angle."""
+        rate: Time = _QUARTER_TURN * np.cos(_QUARTER_TURN * t) / (1.0 - np.sin(_QUARTER_TURN * t))
+        return rate
+
+    def time(self, sigma: Time) -> Time:
+        """(2 / pi) arcsin(1 - e^-sigma) / (1 - 1e-3)."""
+        t: Time = np.arcsin(-np.expm1(-sigma)) / _QUARTER_TURN
         return t
 
 

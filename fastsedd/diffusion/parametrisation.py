@@ -2,8 +2,10 @@
 
 score           logits are log p(y) / p(x), but for the current token's, which is 0
 scaled score    the same less the factor that a mask's score owes to the noise alone (Lou et al. 2024, appendix C)
-clean token     of a mask, log p(y) - log(e^sigma - 1), p the softmax over tokens (Sahoo et al. 2024, appendix;
-                Ou et al. 2024, theorem 1); a token could have been nothing else
+clean token     under absorb, of a mask, log p(y) - log(e^sigma - 1), p the softmax over tokens (Sahoo et al. 2024,
+                appendix; Ou et al. 2024, theorem 1); a token could have been nothing else
+                under uniform, log(a V p(y) + 1 - a) - log(a V p(x) + 1 - a), a = e^-sigma (Schiff et al. 2024, from the
+                noised p)
 """
 
 from __future__ import annotations
@@ -31,16 +33,23 @@ class Parametrisation:
 
     @property
     def normalised(self) -> bool:
-        """True if the scores of a mask are those of a distribution over tokens, and add up to 1 / (e^sigma - 1)."""
+        """True if logits are those of a distribution over tokens: the scores of a mask add up to 1 / (e^sigma - 1)."""
         return self.output == "clean token"
+
+    @property
+    def masks(self) -> bool:
+        """True if there is a mask, the last state."""
+        return self.vocab_size > self.tokens
 
     def to_log_scores(self, logits: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
         """Make logits float32 [..., V] log scores, in place.
 
         tokens : [...], the current ones; sigma : total noise, broadcasts with them
         """
-        if self.normalised:
+        if self.normalised and self.masks:
             _normalise(self.tokens, logits, tokens, sigma)
+        elif self.normalised:
+            _noised(logits, tokens, sigma)
         elif self.output == "scaled score":
             np.subtract(logits, self.sigma_term(sigma).astype(np.float32)[..., None], out=logits)
         # A token's ratio with itself is one.
@@ -57,14 +66,35 @@ class Parametrisation:
         return np.asarray(np.log(np.expm1(sigma)) + math.log(self.vocab_size - 1))
 
 
+def log_clean(logits: NDArray[np.float32]) -> None:
+    """Make logits float32 [..., V] of the clean token its log probabilities, in place."""
+    logits -= logits.max(axis=-1, keepdims=True)
+    logits -= _log_total(logits).astype(np.float32)[..., None]
+
+
+def _log_total(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """log of the sum of exponentials of each row, [...], none of them above 1."""
+    total = np.zeros(logits.shape[:-1])
+    for row in np.ndindex(total.shape):  # one row of exponentials at a time: no second array of scores
+        total[row] = np.exp(logits[row], dtype=np.float64).sum()
+    return np.log(total)
+
+
+def _noised(scores: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
+    """Log ratios of the clean token's distribution under uniform noise, from its logits, in place."""
+    log_clean(scores)
+    clean = np.exp(scores, out=scores)
+    clean *= (scores.shape[-1] * np.exp(-sigma)).astype(np.float32)[..., None]
+    clean += -np.expm1(-sigma).astype(np.float32)[..., None]
+    np.log(clean, out=scores)
+    scores -= np.take_along_axis(scores, tokens[..., None], axis=-1)
+
+
 def _normalise(mask: int, scores: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
     log_odds = np.broadcast_to(np.log(np.expm1(sigma)), tokens.shape)
     text = scores[..., :mask]
     text -= text.max(axis=-1, keepdims=True)
-    total = np.zeros(tokens.shape)
-    for row in np.ndindex(tokens.shape):  # one row of exponentials at a time: no second array of scores
-        total[row] = np.exp(text[row], dtype=np.float64).sum()
-    text -= (np.log(total) + log_odds).astype(np.float32)[..., None]
+    text -= (_log_total(text) + log_odds).astype(np.float32)[..., None]
     settled = tokens != mask
     scores[settled] = -np.inf
     scores[..., mask] = np.where(settled, log_odds, 0.0)

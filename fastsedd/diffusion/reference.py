@@ -17,7 +17,13 @@ Array = NDArray[np.float64]
 def log_scores(how: Parametrisation, logits: Array, tokens: NDArray[Any], sigma: NDArray[Any]) -> Array:
     """Log scores [B, L, V] from logits [B, L, V] at tokens [B, L] and total noise [B]."""
     log_odds = np.log(np.expm1(np.asarray(sigma, np.float64)))
-    if how.output == "clean token":
+    if how.output == "clean token" and not how.masks:
+        clean: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        clean /= clean.sum(axis=-1, keepdims=True)
+        alpha = np.exp(-np.asarray(sigma, np.float64))[:, None, None]
+        noised: Array = np.log(alpha * how.vocab_size * clean + 1.0 - alpha)
+        score: Array = noised - np.take_along_axis(noised, tokens[..., None], axis=-1)
+    elif how.output == "clean token":
         score = np.full_like(logits, -np.inf)
         text = logits[..., : how.tokens]
         highest = text.max(axis=-1, keepdims=True)
@@ -31,6 +37,21 @@ def log_scores(how: Parametrisation, logits: Array, tokens: NDArray[Any], sigma:
         score = logits.copy()
     np.put_along_axis(score, tokens[..., None], 0.0, axis=-1)
     return score
+
+
+def posterior(clean: Array, tokens: NDArray[Any], sigma: float, dsigma: float) -> Array:
+    """q(y | x) of a predicted clean token under the uniform graph, [..., V]: the terms of Schiff et al. 2024.
+
+    clean : its probabilities, [..., V]; tokens : x, [...]; dsigma : at most sigma, the noise that is taken away
+    """
+    alpha_t, alpha_s, states = math.exp(-sigma), math.exp(dsigma - sigma), clean.shape[-1]
+    ratio = alpha_t / alpha_s
+    at_x = np.zeros_like(clean)
+    np.put_along_axis(at_x, tokens[..., None], 1.0, axis=-1)
+    terms = alpha_t * states * clean * at_x + (ratio - alpha_t) * at_x + (alpha_s - alpha_t) * clean
+    terms += (1.0 - ratio) * (1.0 - alpha_s) / states
+    found: Array = terms / (alpha_t * states * (clean * at_x).sum(axis=-1, keepdims=True) + 1.0 - alpha_t)
+    return found
 
 
 def staggered_score(graph: Graph, score: Array, dsigma: float) -> Array:

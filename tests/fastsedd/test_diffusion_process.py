@@ -6,6 +6,7 @@ import pytest
 
 from fastsedd.config import FittedTimes, GenerationConfig
 from fastsedd.diffusion.choice import Choice
+from fastsedd.diffusion.posterior_sampler import PosteriorSampler
 from fastsedd.diffusion.timegrid import fitted_grid, log_sigma_grid, uniform_grid
 from fastsedd.diffusion_process import DiffusionProcess
 from fastsedd.request import Request
@@ -42,3 +43,13 @@ def test_the_default_predictor_is_the_models(make_config, architecture: str, own
     if architecture in ("ddit", "annotated"):
         with pytest.raises(ValueError, match="predictor is 'ddpm', allowed for this model: 'analytic', 'euler'"):
             process.sampler(Request(predictor="ddpm"))
+
+
+@pytest.mark.parametrize("architecture", ["udlm", "duo"])
+def test_uniform_state_models_are_sampled_by_their_posterior(make_config, architecture: str) -> None:
+    process = DiffusionProcess.of(make_config(architecture, "uniform"))
+    sampler = process.sampler(Request(steps=4))
+    assert isinstance(sampler, PosteriorSampler) and sampler.choice == Choice("analytic")
+    assert process.sampler(Request(steps=4, predictor="ddpm")).choice == Choice("ddpm")
+    with pytest.raises(ValueError, match="predictor is 'euler', allowed for this model: 'analytic', 'ddpm'"):
+        process.sampler(Request(predictor="euler"))

@@ -23,6 +23,9 @@ CASES = {
     "ddit uniform scaled": ("ddit", "uniform", {**ARTICLE, "blocks": 1, "scale_by_sigma": True}),
     "mdlm": ("mdlm", "absorb", {**ARTICLE, "blocks": 1}),
     "mdlm told the noise": ("mdlm", "absorb", {**ARTICLE, "blocks": 1, "time_conditioning": True}),
+    "udlm": ("udlm", "uniform", {**ARTICLE, "blocks": 1}),
+    "udlm not told the noise": ("udlm", "uniform", {**ARTICLE, "blocks": 1, "time_conditioning": False}),
+    "duo": ("duo", "uniform", {**ARTICLE, "blocks": 2}),
     "radd": ("radd", "absorb", {**ARTICLE, "blocks": 2}),
     "tiny": ("ddit", "absorb", {}),
 }
@@ -100,7 +103,7 @@ def test_rows_of_log_scores_are_those_of_all(make_config, make_tensors, case: st
     assert seen.all()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case.split()[0] not in ("udlm", "duo")])
 def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_thread, case: str) -> None:
     """As the kernel draws from the reference's: no array of log scores lies between."""
     architecture, graph, changes = CASES[case]

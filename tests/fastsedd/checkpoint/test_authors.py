@@ -8,6 +8,7 @@ import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 import fastsedd
 from fastsedd import checkpoint, cli
 from fastsedd.checkpoint import lightning, unpickler
+from fastsedd.config import NoiseConfig
 from fastsedd.errors import CheckpointError
 
 NAMES = {
@@ -48,6 +50,26 @@ def trainers_config(**changes: Any) -> dict[str, Any]:
         "training": {"ema": 0.9999, "antithetic_sampling": True}, "callbacks": {"list": [1, 2.5, None]},
     }  # fmt: skip
     return config | changes
+
+
+# Settings of UDLM's trainer, which is MDLM's own, and of Duo's, whose algorithm stands in a part of its own.
+UDLM: dict[str, Any] = {
+    "diffusion": "uniform", "parameterization": "d3pm", "time_conditioning": True, "zero_recon_loss": True,
+    "training": {"ema": 0.9999, "guidance": None},
+}  # fmt: skip
+
+
+def duos(name: str, noise: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    algorithm = {
+        "name": name, "backbone": "dit", "parameterization": "mean", "time_conditioning": True, "T": 0,
+        "subs_masking": False, "causal_attention": False, "loss_type": "elbo", "ignore_bos": False,
+    }  # fmt: skip
+    return {
+        "algo": algorithm | changes, "noise": noise or {"type": "log-linear", "eps": 1e-3}, "prior": {"type": "none"},
+        "sampling": {"predictor": "ancestral", "steps": 1000, "noise_removal": "ancestral", "use_float64": True},
+        "data": {"train": "openwebtext", "modality": "text", "tokenizer_name_or_path": "gpt2"},
+        **dict.fromkeys(("diffusion", "backbone", "parameterization", "time_conditioning", "T"), None),
+    }  # fmt: skip
 
 
 def as_omegaconf(value: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -100,8 +122,11 @@ def in_order(tensors: dict[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
 def ckpt(tmp_path: Path, make_config: Any, make_tensors: Any, torch_file: Any, raw: Any) -> Callable[..., Any]:
     """ckpt(config) -> a run's folder whose hyper-parameters hold that object, its ModelConfig, its moving average."""
 
-    def write(stated: Any, rename: Any = lambda name: name, **changes: Any) -> tuple[Path, Any, dict[str, np.ndarray]]:
-        config = make_config("mdlm", characters=None, **changes)
+    def write(
+        stated: Any, rename: Any = lambda name: name, architecture: str = "mdlm", **changes: Any
+    ) -> tuple[Path, Any, dict[str, np.ndarray]]:
+        graph = "absorb" if architecture == "mdlm" else "uniform"
+        config = make_config(architecture, graph, characters=None, **changes)
         weights, averaged = (in_order(make_tensors(config, seed)) for seed in (0, 1))
         shadows = [tensor for name, tensor in averaged.items() if not name.endswith("inv_freq")]
         pickled = raw(pickle.dumps(stated, protocol=2)[2:-1])
@@ -125,6 +150,37 @@ def test_a_lightning_run(ckpt: Any, names: str, monkeypatch: pytest.MonkeyPatch)
         assert found.config == config and found.assumed == ""
         for name, tensor in found.tensors.items():
             np.testing.assert_array_equal(tensor, averaged[name])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "kind"),
+    [
+        ("udlm", UDLM, "loglinear"),
+        ("udlm", UDLM | {"time_conditioning": False}, "loglinear"),
+        ("udlm", UDLM | {"noise": {"type": "cosine"}}, "cosine"),
+        ("duo", duos("duo_base"), "loglinear"),
+        ("duo", duos("duo", noise={"type": "log-linear", "parameterization": "log-linear", "eps": 0}), "loglinear"),
+        ("duo", duos("duo", noise={"type": "cosine", "eps": 1e-3}), "sine"),
+        ("duo", duos("distillation", T=64), "loglinear"),
+    ],
+)
+def test_a_lightning_run_of_a_uniform_state_model(
+    ckpt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict, kind: str
+) -> None:
+    stated = {key: value for key, value in trainers_config(**changes).items() if value is not None}
+    told = stated.get("time_conditioning", True)
+    noise = NoiseConfig(kind)
+    folder, config, averaged = ckpt(
+        as_omegaconf(stated, monkeypatch), architecture=architecture, time_conditioning=told, noise=noise
+    )
+    found = checkpoint.read(folder)
+    assert (found.config.noise.type, replace(found.config, noise=noise)) == (kind, config)
+    for name, tensor in found.tensors.items():
+        np.testing.assert_array_equal(tensor, averaged[name])
+    assert CliRunner().invoke(cli.main, ["convert", str(folder), str(tmp_path / "made")]).exit_code == 0
+    assert checkpoint.read(tmp_path / "made").config == found.config
+    texts = [fastsedd.load(each).generate(num_samples=2, steps=4, seed=1) for each in (folder, tmp_path / "made")]
+    np.testing.assert_array_equal(texts[0].tokens, texts[1].tokens)
 
 
 def test_a_lightning_run_of_pytorch_and_omegaconf(tmp_path: Path, make_config: Any, make_tensors: Any) -> None:
@@ -207,7 +263,14 @@ def test_berts_mask(ckpt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ("changes", "words"),
     [
         ({"parameterization": "sedd"}, "algorithm 'sedd' .* allowed: "),
-        ({"diffusion": "uniform", "parameterization": "d3pm"}, "algorithm 'd3pm'"),
+        ({"parameterization": "d3pm"}, "algorithm 'd3pm'"),
+        ({**UDLM, "training": {"guidance": {"cond_dropout": 0.1}}}, "cfg is true, allowed for the udlm architecture: "),
+        ({**UDLM, "T": 1000}, "T is 1000, allowed for UDLM: 0"),
+        ({**UDLM, "subs_masking": True}, "subs_masking is True, allowed: False"),
+        ({**UDLM, "noise": {"type": "cosinesqr"}}, "Invalid enum value 'cosinesqr'"),
+        (duos("duo", parameterization="subs"), "algorithm 'duo' .*'subs'"),
+        (duos("d3pm"), "algorithm 'd3pm'"),
+        (duos("duo", time_conditioning=False), "time_conditioning is false, not allowed for the duo architecture"),
         ({"backbone": "dimamba"}, "its backbone is 'dimamba', allowed: 'dit'"),
         ({"algo": {"name": "ar", "parameterization": "ar"}}, "algorithm 'ar'"),
         ({"noise": {"type": "polynomial"}}, "Invalid enum value 'polynomial'"),

@@ -317,9 +317,6 @@ def test_an_empty_path_is_not_the_current_folder(write_checkpoint, make_config, 
 @pytest.mark.parametrize(
     ("model_type", "told"),
     [
-        ("DUO", " (Duo, which is not run)"),
-        ("duo", " (Duo, which is not run)"),
-        ("udlm", " (UDLM, which is not run)"),
         ("gidd", " (GIDD, which is not run)"),
         ("dit", " (GIDD, which is not run)"),
         ("bert", ""),

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise
+from fastsedd.diffusion.noise import Cosine, Geometric, Linear, LogLinear, Noise, Sine
 
-SCHEDULES = [Geometric(1e-4, 20.0), Geometric(0.5, 2.0), LogLinear(), Cosine(), Linear(1e-3, 7.0), Linear(0.0, 10.0)]
+SCHEDULES = [
+    Geometric(1e-4, 20.0),
+    Geometric(0.5, 2.0),
+    LogLinear(),
+    Cosine(),
+    Sine(),
+    Linear(1e-3, 7.0),
+    Linear(0.0, 10.0),
+]
 
 
 @pytest.mark.parametrize("noise", SCHEDULES)
@@ -38,6 +46,12 @@ def test_loglinear_noise_makes_a_linear_share_of_tokens_jump(t: float) -> None:
 def test_cosine_noise_keeps_a_cosine(t: float) -> None:
     kept = 1e-3 + (1 - 1e-3) * math.cos(math.pi / 2 * t)
     assert math.exp(-Cosine().total(t)) == pytest.approx(kept, rel=1e-12)
+
+
+@given(t=st.floats(0.0, 1.0))
+def test_sine_noise_keeps_what_duos_cosine_does(t: float) -> None:
+    kept = 1.0 - math.cos(math.pi / 2 * (1.0 - (1.0 - 1e-3) * t))
+    assert math.exp(-Sine().total(t)) == pytest.approx(kept, rel=1e-9)
 
 
 @pytest.mark.parametrize("noise", SCHEDULES)
