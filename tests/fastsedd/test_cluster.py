@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import masked_models
 import pytest
+from click.testing import CliRunner
 
 import fastsedd
-from fastsedd import cluster
+from fastsedd import cli, cluster
 from fastsedd.errors import UnavailableError
 from fastsedd.results import Sample
 
@@ -114,6 +116,52 @@ def test_the_command_line_goes_on_with_workers_where_one_process_ended(folder: P
     generate("--num-samples", "2", "--output", str(shared))
     generate("--num-samples", "9", "--output", str(shared), "--resume", "--scheduler", "local:2")
     assert written(shared) == written(alone)
+
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("a2d-qwen3", {"prompt": "Hello", "max_new_tokens": 30, "temperature": 1.0}),
+        ("a2d-qwen3", {"prefix": "ab", "suffix": "yz", "max_new_tokens": 9, "order": "p2", "temperature": 1.0}),
+        ("sdar", {"messages": HELLO, "max_new_tokens": 21, "cfg_scale": 1.0}),
+        ("Dream", {"template": "if {{5}}:\n{{9}}", "steps": 7, "temperature": 1.0, "batch_size": 3}),
+    ],
+)
+def test_workers_run_masked_language_models(family: str, options: dict, workers: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="an extra")
+    pytest.importorskip("jinja2", reason="an extra")
+    model = fastsedd.load(masked_models.write(tmp_path / "model", family))
+    request = {"num_samples": 7, "seed": 5, **options}
+    with cluster.connect(workers.scheduler_address, model.name) as remote:
+        assert remote.config == model.config
+        written = list(remote.stream(**request))
+        with pytest.raises(ValueError, match="predictor is 'euler'"):
+            remote.stream(**request, predictor="euler")
+    assert facts(written) == facts(list(model.stream(**request)))
+    assert len({sample.text for sample in written}) > 1  # the seed's work, not the prompt's
+
+
+def test_the_command_line_goes_on_with_a_language_model(workers: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="an extra")
+    model = masked_models.write(tmp_path / "model", "sdar")
+    (tmp_path / "gaps").write_text("To {{6}}, or {{9}}.")
+
+    def generate(output: Path, count: int, *more: str) -> list[dict]:
+        options = ["--model", str(model), "--template", str(tmp_path / "gaps"), "--num-samples", str(count), "--quiet"]
+        arguments = ["generate", *options, "--seed", "7", "--json", "--output", str(output), *more]
+        done = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+        assert (done.exit_code, done.output) == (0, "")
+        lines = map(json.loads, output.read_text().splitlines())
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+    alone = generate(tmp_path / "alone.jsonl", 5)
+    generate(tmp_path / "shared.jsonl", 2)
+    shared = generate(tmp_path / "shared.jsonl", 5, "--resume", "--scheduler", workers.scheduler_address)
+    assert shared == alone
+    assert all(line["text"].startswith("To ") and ", or " in line["text"] for line in shared)
 
 
 def test_tasks_grow_with_the_speed_and_shrink_towards_the_end() -> None:
