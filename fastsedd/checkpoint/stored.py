@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -128,15 +128,24 @@ class StoredTensor:
         tensor.flags.writeable = False
         return tensor
 
+    def rows(self, first: int, last: int) -> tuple[StoredTensor, slice]:
+        """A tensor of some rows of this one, and where in it they are: whole heads are read where they are paired."""
+        height = self.shape[0] // self.paired_heads if self.paired_heads else 1
+        begin, end = first // height * height, -(-last // height) * height
+        shape = (end - begin, *self.shape[1:])
+        step = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
+        heads = (end - begin) // height if self.paired_heads else 0
+        cut = replace(self, shape=shape, offset=self.offset + self._nbytes(begin * step), paired_heads=heads)
+        return cut, slice(first - begin, last - begin)
+
     def blocks(self, name: str) -> Blocks | None:
         """The tensor as blocks, where it is a matrix of them. Raises CheckpointError where a value is not finite."""
         if self.dtype not in BLOCKS or len(self.shape) != 2:
             return None
         block = BLOCKS[self.dtype]
         outputs, inputs = self.shape
-        size = outputs * inputs // block.count * block.nbytes
         with self.file.opened() as file:
-            data = np.frombuffer(self.file.read(file, self.offset, size), np.uint8)
+            data = np.frombuffer(self.file.read(file, self.offset, self._nbytes(outputs * inputs)), np.uint8)
         if not block.finite(data.reshape(-1, block.nbytes)):
             raise CheckpointError(f"{self.file.path}: {name} has values that are NaN or infinite")
         return Blocks(self.dtype, self._halves_apart(data.reshape(outputs, -1)), self.shape)
@@ -159,23 +168,26 @@ class StoredTensor:
             return math.prod(self.shape)
         return 1 + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
 
+    def _nbytes(self, count: int) -> int:
+        """Bytes of so many elements in the file; of blocks, a multiple of theirs."""
+        block = BLOCKS.get(self.dtype)
+        return count * DTYPES[self.dtype].itemsize if block is None else count // block.count * block.nbytes
+
     def _decode(self, file: FileIO, first: int, values: NDArray[np.float32]) -> bool:
         """The elements from `first` on, into `values`; False where they are left out, since blocks are not finite."""
+        offset = self.offset + self._nbytes(first)  # CHUNK is a multiple of every block's numbers
         if self.dtype in BLOCKS:
-            block = BLOCKS[self.dtype]  # CHUNK is a multiple of every block's numbers
-            offset = self.offset + first // block.count * block.nbytes
-            data = self.file.read(file, offset, values.size // block.count * block.nbytes)
+            block = BLOCKS[self.dtype]
+            data = self.file.read(file, offset, self._nbytes(values.size))
             blocks = np.frombuffer(data, np.uint8).reshape(-1, block.nbytes)
             finite = block.finite(blocks)
             if finite:
                 values[...] = block.values(blocks).reshape(-1)
             return finite
-        stored = DTYPES[self.dtype]
-        offset = self.offset + first * stored.itemsize
         if self.dtype == "float32":
             self.file.read_into(file, offset, values.data.cast("B"))
             return True
-        read = np.frombuffer(self.file.read(file, offset, values.size * stored.itemsize), stored)
+        read = np.frombuffer(self.file.read(file, offset, self._nbytes(values.size)), DTYPES[self.dtype])
         if self.dtype == "bfloat16":
             np.left_shift(read, 16, out=values.view(np.uint32), dtype=np.uint32, casting="unsafe")
         else:
@@ -209,9 +221,16 @@ class LazyTensors(Mapping[str, NDArray[np.float32]]):
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._stored[name].read(name)
 
-    def blocks(self, name: str) -> Blocks | None:
-        """A tensor as blocks of a GGUF file, None where it is not a matrix of them."""
-        return self._stored[name].blocks(name)
+    def rows(self, name: str, first: int, last: int) -> NDArray[np.float32]:
+        """Some rows of a tensor; of the others next to nothing is read, unless columns lie row by row in the file."""
+        cut, rows = self._stored[name].rows(first, last)
+        return cut.read(name)[rows]
+
+    def blocks(self, name: str, first: int, last: int) -> Blocks | None:
+        """Some rows of a tensor as blocks of a GGUF file, None where it is not a matrix of them."""
+        cut, rows = self._stored[name].rows(first, last)
+        found = cut.blocks(name)
+        return None if found is None else Blocks(found.type, found.data[rows], (last - first, found.shape[1]))
 
     def dtype_of(self, name: str) -> str:
         """The dtype of a tensor, or its type of blocks, as it is stored."""

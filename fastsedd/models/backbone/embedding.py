@@ -10,9 +10,8 @@ import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsedd.models.backbone.naming import Blocks
-
-_ROWS = 1024  # that are looked at, or converted, at a time
+from fastsedd.models.backbone.naming import Blocks, Named
+from fastsedd.models.backbone.parts import spans
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,17 @@ class Embedding:
     table: NDArray[Any] | fk.PackedWeight | Blocks
 
     @classmethod
-    def of(cls, weight: NDArray[np.float32], head: fk.PackedWeight | None) -> Embedding:
-        """weight : float32 [V, N]; head : the same one packed, if it is the head too"""
-        narrow = _is_narrow(weight)
-        if head is not None and (head.dtype == "float32" or (head.dtype == "bfloat16" and narrow)):
+    def read(cls, tensors: Named, name: str, head: fk.PackedWeight | None) -> Embedding:
+        """head : the tensor of that name packed, if it is the head too"""
+        blocks = tensors.blocks(name, 0, tensors.shape(name)[0])
+        if blocks is not None:
+            return cls(blocks)
+        if head is not None and head.dtype == "float32":
             return cls(head)
-        return cls(_upper_halves(weight) if narrow else weight)
+        narrow = tensors.dtype_of(name) == "bfloat16" or _is_narrow(tensors, name)
+        if narrow and head is not None and head.dtype == "bfloat16":
+            return cls(head)
+        return cls(_upper_halves(tensors, name) if narrow else tensors[name])
 
     def __call__(self, tokens: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Rows of tokens, integers [n], into out, float32 [n, N]."""
@@ -46,15 +50,16 @@ class Embedding:
         return self.table.nbytes if isinstance(self.table, np.ndarray) else self.table.data.nbytes
 
 
-def _is_narrow(weight: NDArray[np.float32]) -> bool:
+def _is_narrow(tensors: Named, name: str) -> bool:
     """True if every number is one of bfloat16: its lower half is 0."""
-    words = weight.view(np.uint32)
-    return not any((words[first : first + _ROWS] & 0xFFFF).any() for first in range(0, len(words), _ROWS))
+    return not any(
+        (tensors.rows(name, first, last).view(np.uint32) & 0xFFFF).any() for first, last in spans(tensors.shape(name))
+    )
 
 
-def _upper_halves(weight: NDArray[np.float32]) -> NDArray[np.uint16]:
+def _upper_halves(tensors: Named, name: str) -> NDArray[np.uint16]:
     """The upper half of each number's bits, part by part: the table alone may have gigabytes."""
-    words, halves = weight.view(np.uint32), np.empty(weight.shape, np.uint16)
-    for first in range(0, len(words), _ROWS):
-        halves[first : first + _ROWS] = words[first : first + _ROWS] >> 16
+    halves = np.empty(tensors.shape(name), np.uint16)
+    for first, last in spans(halves.shape):
+        halves[first:last] = tensors.rows(name, first, last).view(np.uint32) >> 16
     return halves

@@ -30,9 +30,11 @@ class Blocks(Protocol):
 
 @runtime_checkable
 class Stored(Protocol):
-    """Tensors of a file, which may hold matrices as blocks."""
+    """Tensors of a file, of which some rows are read at a time, and which may hold matrices as blocks."""
 
-    def blocks(self, name: str) -> Blocks | None: ...
+    def rows(self, name: str, first: int, last: int) -> NDArray[np.float32]: ...
+
+    def blocks(self, name: str, first: int, last: int) -> Blocks | None: ...
 
     def dtype_of(self, name: str) -> str: ...
 
@@ -42,33 +44,43 @@ class Named(Mapping[str, NDArray[np.float32]]):
 
     def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
         self._config, self._tensors = config, tensors
-        self._names = config.family.network_shapes(config)
+        self._names, self._stored = config.family.network_shapes(config), config.tensor_shapes
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         if name not in self:
             raise KeyError(name)
-        family = self._config.family
-        tensor, rows = self._tensors[family.own_name(name)], family.rows(self._config, name)
-        if rows is not None:
-            tensor = tensor[rows]
-        missing = self._names[name][0] - len(tensor)
+        return self.rows(name, 0, self.shape(name)[0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._names[name]
+
+    def rows(self, name: str, first: int, last: int) -> NDArray[np.float32]:
+        """Some rows of a tensor; of the others next to nothing is read, where they lie row by row in a file."""
+        own, chosen = self._config.family.own_name(name), self._config.family.rows(self._config, name)
+        if chosen is not None:
+            numbers = np.array(chosen[first:last])
+            least = int(numbers.min())
+            fused = self._read(own, least, int(numbers.max()) + 1)
+            return np.take(fused, numbers - least, axis=0)
+        end = min(last, self._stored[own][0])
+        tensor = self._read(own, min(first, end), end)
+        missing = last - first - len(tensor)
         return np.pad(tensor, ((0, missing), (0, 0))) if missing else tensor
+
+    def _read(self, own: str, first: int, last: int) -> NDArray[np.float32]:
+        tensors = self._tensors
+        return tensors.rows(own, first, last) if isinstance(tensors, Stored) else tensors[own][first:last]
 
     def dtype_of(self, name: str) -> str:
         """A tensor's dtype, or type of blocks, as it is stored: float32 of an array."""
         tensors = self._tensors
         return tensors.dtype_of(self._config.family.own_name(name)) if isinstance(tensors, Stored) else "float32"
 
-    def blocks(self, name: str) -> Blocks | None:
-        """A tensor as blocks, None where it is not stored as a matrix of them."""
+    def blocks(self, name: str, first: int, last: int) -> Blocks | None:
+        """Rows of a tensor as blocks, None where it is not stored as a matrix of them."""
         tensors = self._tensors
-        return tensors.blocks(self._config.family.own_name(name)) if isinstance(tensors, Stored) else None
-
-    def blocks_of(self, name: str) -> Blocks:
-        """A tensor that is stored as a matrix of blocks."""
-        found = self.blocks(name)
-        assert found is not None
-        return found
+        own = self._config.family.own_name(name)
+        return tensors.blocks(own, first, last) if isinstance(tensors, Stored) else None
 
     def __contains__(self, name: object) -> bool:
         return name in self._names

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.masked_language import backbone_of
-from fastsedd.choices import STORED
 from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
@@ -112,8 +111,9 @@ class Backbone:
         self.sizes = backbone_of(config)
         self.attention = precision.attention
         named = Named(config, tensors)
-        self.embedding, tied = _embedding(named, precision.head if self.sizes.tied else None)
-        self.head = Linear(tied or packing.pack(named, ["lm_head.weight"], precision.head), None)
+        embedding, tied = "model.embed_tokens.weight", self.sizes.tied
+        self.head = Linear(packing.pack(named, [embedding if tied else "lm_head.weight"], precision.head), None)
+        self.embedding = Embedding.read(named, embedding, self.head.weight if tied else None)
         self.layers = tuple(
             LlamaLayer.read(named, f"model.layers.{i}", self.sizes.eps, precision.blocks) for i in range(config.blocks)
         )
@@ -135,19 +135,6 @@ class Backbone:
     def last_norm(self, x: Floats, out: Floats) -> Floats:
         """The norm before the head."""
         return fk.rms_norm(x, self.norm, self.sizes.eps, out=out)
-
-
-def _embedding(tensors: Named, head: str | None) -> tuple[Embedding, fk.PackedWeight | None]:
-    """The embedding, and, of a dtype for it, the head that it is too."""
-    name = "model.embed_tokens.weight"
-    blocks = tensors.blocks(name)
-    if blocks is not None:
-        return Embedding(blocks), None if head is None else packing.pack(tensors, [name], head)
-    table = tensors[name]  # read once: it may have gigabytes
-    if head is None:
-        return Embedding.of(table, None), None
-    packed = fk.pack(table, packing.kept([tensors.dtype_of(name)]) if head == STORED else head)
-    return Embedding.of(table, packed), packed
 
 
 def _stacked(tensors: Named, names: list[str], dtype: str) -> Linear:

@@ -5,12 +5,13 @@ The blocks of a GGUF file are taken as they are where they are codes and scales 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import fastsedd_kernels as fk
 import numpy as np
 
 from fastsedd.choices import STORED
+from fastsedd.models.backbone import parts
 from fastsedd.models.backbone.naming import Blocks, Named
 
 # Dtypes that keep numbers of each stored type, from the narrowest; of these all but Q6_K's lose nothing. "int8g" keeps
@@ -29,21 +30,43 @@ def kept(types: Sequence[str]) -> str:
 
 
 def pack(tensors: Named, names: Sequence[str], dtype: str, *, paired: bool = False) -> fk.PackedWeight:
-    """The weights of these names, one under the other, or as a pair; dtype : one of `fk.pack`, or "stored"."""
+    """The weights of these names, one under the other, or as a pair; dtype : one of `fk.pack`, or "stored".
+
+    Large ones are read and packed some rows at a time.
+    """
     types = [tensors.dtype_of(name) for name in names]
     wanted = kept(types) if dtype == STORED else dtype
-    if len(set(types)) == 1 and types[0] in _TAKEN and KEPT[types[0]] == wanted:
-        return pack_blocks([tensors.blocks_of(name) for name in names], paired=paired)
-    if len(names) == 1:
-        return fk.pack(tensors[names[0]], wanted)
-    weights = [tensors[name] for name in names]
-    return fk.pack(weights if paired else np.concatenate(weights), wanted)
+    as_stored = len(set(types)) == 1 and types[0] in _TAKEN and KEPT[types[0]] == wanted
+
+    def part(first: int, last: int) -> fk.PackedWeight:
+        cut = [(name, first, last) for name in names] if paired else list(_stacked(tensors, names, first, last))
+        if as_stored:
+            return _pack_blocks([tensors.blocks(*each) for each in cut], paired=paired)
+        weights = [tensors.rows(*each) for each in cut]
+        if paired:
+            return fk.pack(weights, wanted)
+        return fk.pack(weights[0] if len(weights) == 1 else np.concatenate(weights), wanted)
+
+    shapes = [tensors.shape(name) for name in names]
+    outputs = shapes[0][0] if paired else sum(shape[0] for shape in shapes)
+    return parts.packed(part, (outputs, shapes[0][1]), wanted, paired=paired)
 
 
-def pack_blocks(parts: Sequence[Blocks], *, paired: bool = False) -> fk.PackedWeight:
+def _stacked(tensors: Named, names: Sequence[str], first: int, last: int) -> Iterator[tuple[str, int, int]]:
+    """Where some rows lie of matrices one under the other: rows of each."""
+    begin = 0
+    for name in names:
+        rows = tensors.shape(name)[0]
+        if begin < last and first < begin + rows:
+            yield name, max(first - begin, 0), min(last - begin, rows)
+        begin += rows
+
+
+def _pack_blocks(found: Sequence[Blocks | None], *, paired: bool) -> fk.PackedWeight:
     """Blocks of one type as they are."""
-    first = parts[0]
+    blocks = [each for each in found if each is not None]
+    first = blocks[0]
     if paired:
-        return fk.pack_gguf([part.data for part in parts], first.type, first.shape)
-    data = first.data if len(parts) == 1 else np.concatenate([part.data for part in parts])
+        return fk.pack_gguf([each.data for each in blocks], first.type, first.shape)
+    data = first.data if len(blocks) == 1 else np.concatenate([each.data for each in blocks])
     return fk.pack_gguf(data, first.type, (len(data), first.shape[1]))

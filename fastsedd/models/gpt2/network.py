@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.diffugpt import EMBEDDING, POSITIONS, TRUNK
 from fastsedd.architectures.masked_language import backbone_of
+from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
 from fastsedd.models.backbone.network import Backbone, Floats
@@ -85,10 +86,8 @@ class GPT2(Backbone):
     def __init__(self, config: ModelConfig, tensors: Tensors, precision: Precision) -> None:
         self.config, self.sizes, self.attention = config, backbone_of(config), precision.attention
         tensors = Named(config, tensors)
-        table = tensors[EMBEDDING]
-        self.head = Linear(fk.pack(table, precision.head), None)
-        self.embedding = Embedding.of(table, self.head.weight)
-        del table
+        self.head = Linear(packing.pack(tensors, [EMBEDDING], precision.head), None)
+        self.embedding = Embedding.read(tensors, EMBEDDING, self.head.weight)
         self.positions = tensors[POSITIONS]
         eps = self.sizes.eps
         self.layers = tuple(Layer.read(tensors, f"{TRUNK}.h.{i}", eps, precision.blocks) for i in range(config.blocks))

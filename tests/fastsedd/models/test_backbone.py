@@ -12,6 +12,7 @@ from fastsedd.block_layout import BlockLayout
 from fastsedd.models.backbone import reference, session
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.memory import weight_bytes
+from fastsedd.models.backbone.naming import Named
 from fastsedd.models.backbone.network import Backbone
 from fastsedd.models.backbone.session import Session
 
@@ -116,12 +117,14 @@ def test_a_text_does_not_depend_on_its_batch_or_on_threads(one_thread) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_an_embedding_is_kept_in_its_own_bits_and_once(dtype: str, narrow: bool) -> None:
     rng = np.random.default_rng(4)
+    name = "model.embed_tokens.weight"
+    config = masked_models.config("sdar", vocab_size=77, hidden_size=37, mask_token_id=70, eos_token_id=None)
     weight = rng.standard_normal((77, 37)).astype(np.float32)
     if narrow:
         weight.view(np.uint32)[...] &= 0xFFFF0000
     head = fk.pack(weight, dtype)
     for tied in (head, None):
-        embedding = Embedding.of(weight, tied)
+        embedding = Embedding.read(Named(config, {name: weight}), name, tied)
         out = np.full((5, 37), np.nan, np.float32)
         tokens = np.array([76, 0, 31, 32, 76])
         embedding(tokens, out)
