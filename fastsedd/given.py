@@ -61,20 +61,28 @@ class Layout:
         """Positions of a text between prefix and suffix."""
         if request.length is not None or self.config.backbone is None:
             return self._room if request.length is None else request.length
-        written = request.max_new_tokens or self.config.backbone.unmasking.max_new_tokens
         known = len(self.encode("prefix", request.prefix)) + len(self.encode("suffix", request.suffix))
+        written = self._written(request, known)
         self._check_room("prefix and suffix have", known, written)
         return known + written
 
     def _asked(self, request: Request) -> NDArray[np.int32]:
         """The tokens of a conversation, and room for the answer."""
-        backbone = self.config.backbone
-        assert backbone is not None  # which the model has checked
-        written = request.max_new_tokens or backbone.unmasking.max_new_tokens
         name = "prompt" if request.messages is None else "messages"
         known = self.encode(name, self._conversation(request))
+        written = self._written(request, len(known))
         self._check_room(f"{name} has" if name == "prompt" else f"{name} have", len(known), written)
         return np.concatenate([known, np.full(written, FREE, np.int32)])
+
+    def _written(self, request: Request, known: int) -> int:
+        """Tokens to be written beside those: of a model of any length, unless it is said, those that are left of its
+        default text."""
+        backbone = self.config.backbone
+        assert backbone is not None  # which the model has checked
+        if request.max_new_tokens is not None:
+            return request.max_new_tokens
+        own = backbone.unmasking.max_new_tokens
+        return own - known if backbone.context is not None and known < own else own
 
     def _check_room(self, words: str, known: int, written: int) -> None:
         if known + written > self._room:

@@ -111,20 +111,21 @@ class LanguageModel(Model):
         """Bound the text's -log p by masking at random: LLaDA's Monte Carlo estimate (Nie et al. 2025, equation 6).
 
         Under block-causal attention blocks are masked one by one, after those before them, and their bounds added.
-        text : cut into windows of 512 tokens, or config.length if that is less, side by side, each of them a text to
-            the model. A shorter rest at the end is left out; a text that is shorter is one shorter window.
+        text : cut into windows of 512 tokens, or config.length if that is less or texts may have any length, side by
+            side, each of them a text to the model. A shorter rest at the end is left out; a text that is shorter is one
+            shorter window.
         times : how many times each window is masked, 1 to 65536
         batch_size : masked windows per network run, chosen by memory if None; the result does not depend on it
         seed : 0 to 2**64 - 1; it decides the masks
         progress(done, total) : called after each batch, of all masked windows
         Raises ValueError, naming the argument, its value and what is allowed.
         """
-        start = self._layout.start
-        windows, left_out = self._windows(text, min(self.config.length - len(start), _WINDOW))
+        start, backbone = self._layout.start, backbone_of(self.config)
+        most = self.config.length - len(start)
+        windows, left_out = self._windows(text, min(most, _WINDOW) if backbone.context is None else most)
         if batch_size is not None:
             check_batch_size(batch_size)
-        length = windows.shape[1]
-        backbone, mask = backbone_of(self.config), self.config.mask_id
+        length, mask = windows.shape[1], self.config.mask_id
         assert mask is not None
         blocks = None if backbone.block is None else BlockLayout(backbone.block)
         own = None if blocks is None else BlockLayout(blocks.length, -len(start) % blocks.length)  # without the start

@@ -81,7 +81,10 @@ class Service:
             made = body.request(self.model, self.limits)
             if made.generation(self.model.config.generation).steps > self.limits.max_steps:
                 raise errors.invalid(f"steps is more than {self.limits.max_steps}, allowed: 1 to that")
-            return Asked(body, made, self.model.writing(made), self.model, self.name)
+            writing, most = self.model.writing(made), self.model.config.length
+            if len(writing.given) > most:
+                raise errors.invalid(f"the text has {len(writing.given)} tokens, allowed of a server: {most}")
+            return Asked(body, made, writing, self.model, self.name)
 
         names = {"num_samples": "n"}
         if kind is not Fill:

@@ -95,7 +95,9 @@ class Asked:
         decode, ids, text = self.model.tokenizer.decode, written.ids, written.text
         between = decode(ids[first:last])
         if isinstance(self.body, Completion):
-            before, after = decode(ids[:first]), decode(ids[last:])
+            backbone = self.model.config.backbone
+            starts = backbone is not None and backbone.start is not None  # with a token that is no part of the text
+            before, after = decode(ids[int(starts) : first]), decode(ids[last:])
             text = text.removeprefix(before).removesuffix(after)
             ends = [at for each in self.body.stops if (at := text.find(each)) >= 0]
             ended = bool(ends) or len(text) < len(between)

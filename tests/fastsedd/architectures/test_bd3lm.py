@@ -26,7 +26,7 @@ from fastsedd.models.backbone.memory import weight_bytes
 from fastsedd.models.backbone.session import Session
 from fastsedd.models.bd3lm import reference
 
-START, MASK = 256, 259
+START, MASK, END = 256, 259, masked_models.END
 LAYOUTS = {"blocks": BlockLayout(4), "a window": BlockLayout(4, 0, 12), "one block": BlockLayout(32), "full": None}
 
 
@@ -151,6 +151,16 @@ def test_defaults_are_the_authors(tmp_path: Path) -> None:
     assert masked_models.config("bd3lm", bos_token_id=None).backbone.start is None
 
 
+def test_a_text_has_the_models_length_unless_it_is_said(tmp_path: Path) -> None:
+    """What is given counts; of a longer one, as many tokens as a whole text has are written behind it."""
+    model = fastsedd.load(masked_models.write(tmp_path / "model", "bd3lm", template=None))
+    for prefix, length in (("", 32), ("Hello", 32), ("a" * 30, 32), ("a" * 31, 63), ("a" * 40, 72)):
+        assert model.generate(prefix, seed=1, steps=1).tokens.shape == (1, length)
+    assert model.generate(prompt="Hello", seed=1, steps=1).tokens.shape == (1, 32)
+    assert model.generate(prompt="Hello", seed=1, max_new_tokens=40, stop=["zz", END]).tokens.shape == (1, 46)
+    assert model.generate(fixed={7: START}, length=40, seed=1, stop=END).texts[0].count(END) == 0
+
+
 def test_steps_that_are_asked_for_share_the_masks(tmp_path: Path) -> None:
     model = fastsedd.load(masked_models.write(tmp_path / "model", "bd3lm"))
     for options, count in (({"steps": 8}, 8), ({}, 31), ({"order": "confidence"}, 31), ({"steps": 16}, 16)):
@@ -185,6 +195,7 @@ def test_the_bound_is_its_definition(tmp_path: Path) -> None:
         losses.setdefault(len(masks), []).append([3 / len(masks) * float(nats.sum())])
     expected = np.mean([np.mean(each) for each in losses.values()])
     found = [model.evaluate("abc", times=64, seed=seed).by_window[0] * 3 for seed in range(8)]
+    assert model.evaluate("a" * 40).by_window.shape == (1,) and model.evaluate("a" * 40).left_out == 9
     spread = np.std([each[0] for kind in losses.values() for each in kind])
     assert np.mean(found) == pytest.approx(expected, abs=5 * spread / math.sqrt(8 * 64))
 

@@ -159,6 +159,21 @@ def test_evaluations_are_the_librarys(serve, model) -> None:
     assert (reply["nats"], reply["nats_error"], reply["tokens"]) == (expected.nats, expected.nats_error, 24)
 
 
+def test_a_text_of_a_model_of_any_length_is_bounded(serve, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="an extra")
+    import masked_models
+
+    model = fastsedd.load(masked_models.write(tmp_path / "model", "bd3lm"))
+    client = serve(model=model)
+    text = model.generate("abc", seed=3).texts[0]
+    reply = client.post("/v1/completions", json={"prompt": "abc", "seed": 3}).json()
+    assert "abc" + reply["choices"][0]["text"] == text
+    reply = client.post("/v1/completions", json={"prompt": "abc", "max_tokens": 40})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (
+        400, "the text has 44 tokens, allowed of a server: 32",
+    )  # fmt: skip
+
+
 def test_conversations(serve, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers", reason="an extra")
     pytest.importorskip("jinja2", reason="an extra")
