@@ -43,11 +43,11 @@ def add_products_of_bytes(builder: ir.IRBuilder, unsigned: Any, signed: Any, tot
 
     In this order: LLVM, left to choose, would keep more unfinished sums than there are registers for.
     """
-    pairs = _in_order(builder, pairs_of_bytes(builder, unsigned, signed))
-    return _in_order(builder, builder.add(total, sums_of_pairs(builder, pairs)))
+    pairs = in_order(builder, pairs_of_bytes(builder, unsigned, signed))
+    return in_order(builder, builder.add(total, sums_of_pairs(builder, pairs)))
 
 
-def _in_order(builder: ir.IRBuilder, value: Any) -> Any:
+def in_order(builder: ir.IRBuilder, value: Any) -> Any:
     """The same value, made before those after it that are passed through here."""
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=v,0", [value], True)
 

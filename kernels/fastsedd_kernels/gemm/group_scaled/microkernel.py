@@ -18,7 +18,7 @@ on how work is divided. MR and NR are the machine's `group_tile`; every NR is co
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -243,7 +243,7 @@ class _Tile:
     def _group(self, _: Any, values: list[Any]) -> list[Any]:
         """The cursor's values after one group: its sums of integers, scaled."""
         builder, cursor = self.builder, self._cursor(values)
-        starts = [self._broadcast(cursor, row, START) for row in range(self.rows)]
+        starts = [functools.partial(self._broadcast, cursor, row, START) for row in range(self.rows)]
         sums = self._sums_of_products(cursor, starts)
         totals = []
         scales = [self._scale(cursor, j) for j in range(self.vectors)]
@@ -259,13 +259,13 @@ class _Tile:
             totals,
         ).flat()
 
-    def _sums_of_products(self, cursor: _Cursor, starts: list[Any]) -> list[Any]:
+    def _sums_of_products(self, cursor: _Cursor, starts: list[Callable[[], Any]]) -> list[Any]:
         """The group's sums: of few rows in several chains, to hide a product's latency; any order is exact."""
         builder = self.builder
         places = self.rows * self.vectors
         chains = max(1, _CHAINS // places)
         sums = [self.products.begin(builder, starts[place // self.vectors]) for place in range(places)]
-        sums += [self.products.begin(builder, emit.zeros(self.words))] * (places * (chains - 1))
+        sums += [self.products.begin(builder, lambda: emit.zeros(self.words))] * (places * (chains - 1))
         for count, (k, b) in enumerate(self._quads(cursor)):
             for row in range(self.rows):
                 a = self.products.prepare_a(builder, self._broadcast(cursor, row, k))

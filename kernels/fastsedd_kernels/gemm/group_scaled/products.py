@@ -13,6 +13,7 @@ Sums of a group are below 2^20, so none of these rounds or overflows: results do
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from llvmlite import ir
@@ -21,7 +22,9 @@ from fastsedd_kernels.runtime.cpu import Unit, isa, vector_unit
 from fastsedd_kernels.runtime.machines import AVX2
 from fastsedd_kernels.simd import arm_dots, emit
 from fastsedd_kernels.simd.byte_pairs import (
+    add_products_of_bytes,
     call,
+    in_order,
     integers,
     pairs_of_bytes,
     pairs_of_shorts,
@@ -36,10 +39,11 @@ ZERO_POINT = 128 if vector_unit("int8") in (Unit.AVX512, Unit.AVX_VNNI) else 0
 
 
 class Products(Protocol):
-    """begin, finish : a group's sums from int32 words, and back to such
+    """begin, finish : a group's sums from int32 words, and back to such; start() loads these where they are used: any
+        earlier they would take registers from the sums
     prepare_a, prepare_b : an operand, once for all products with it; add : sums + a * b"""
 
-    def begin(self, builder: ir.IRBuilder, start: Any) -> Any: ...
+    def begin(self, builder: ir.IRBuilder, start: Callable[[], Any]) -> Any: ...
 
     def prepare_a(self, builder: ir.IRBuilder, a: Any) -> Any: ...
 
@@ -47,7 +51,7 @@ class Products(Protocol):
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, sums: Any) -> Any: ...
 
-    def finish(self, builder: ir.IRBuilder, sums: Any, start: Any) -> Any: ...
+    def finish(self, builder: ir.IRBuilder, sums: Any, start: Callable[[], Any]) -> Any: ...
 
 
 def words() -> ir.VectorType:
@@ -58,8 +62,8 @@ def words() -> ir.VectorType:
 class _Words:
     """Sums in int32 that begin from `start`, of operands that need no preparation."""
 
-    def begin(self, builder: ir.IRBuilder, start: Any) -> Any:
-        return start
+    def begin(self, builder: ir.IRBuilder, start: Callable[[], Any]) -> Any:
+        return start()
 
     def prepare_a(self, builder: ir.IRBuilder, a: Any) -> Any:
         return a
@@ -67,7 +71,7 @@ class _Words:
     def prepare_b(self, builder: ir.IRBuilder, b: Any) -> Any:
         return b
 
-    def finish(self, builder: ir.IRBuilder, sums: Any, start: Any) -> Any:
+    def finish(self, builder: ir.IRBuilder, sums: Any, start: Callable[[], Any]) -> Any:
         return sums
 
 
@@ -82,10 +86,11 @@ class _ArmDotProduct(_Words):
 
 
 class _SmallPairs(_Words):
-    """Sums in int16 until the group ends."""
+    """Sums in int16 until the group ends, in order: LLVM, left to choose, keeps more products than there are registers
+    for."""
 
-    def begin(self, builder: ir.IRBuilder, start: Any) -> Any:
-        return emit.zeros(integers(16, start.type.count))
+    def begin(self, builder: ir.IRBuilder, start: Callable[[], Any]) -> Any:
+        return emit.zeros(integers(16, isa().lanes))
 
     def prepare_a(self, builder: ir.IRBuilder, a: Any) -> Any:
         return builder.bitcast(a, integers(8, a.type.count))
@@ -94,10 +99,10 @@ class _SmallPairs(_Words):
         return self.prepare_a(builder, b)
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, sums: Any) -> Any:
-        return builder.add(sums, pairs_of_bytes(builder, b, a))
+        return in_order(builder, builder.add(sums, in_order(builder, pairs_of_bytes(builder, b, a))))
 
-    def finish(self, builder: ir.IRBuilder, sums: Any, start: Any) -> Any:
-        return builder.add(start, sums_of_pairs(builder, sums))
+    def finish(self, builder: ir.IRBuilder, sums: Any, start: Callable[[], Any]) -> Any:
+        return builder.add(start(), sums_of_pairs(builder, sums))
 
 
 class _SignedPairs(_Words):
@@ -111,8 +116,7 @@ class _SignedPairs(_Words):
 
     def add(self, builder: ir.IRBuilder, a: Any, b: Any, sums: Any) -> Any:
         magnitude, signed = b
-        pairs = pairs_of_bytes(builder, magnitude, call(builder, "avx2.psign.b", a.type, a, signed))
-        return builder.add(sums, sums_of_pairs(builder, pairs))
+        return add_products_of_bytes(builder, magnitude, call(builder, "avx2.psign.b", a.type, a, signed), sums)
 
 
 class _Shorts(_Words):
