@@ -15,6 +15,7 @@ from fastsedd.architectures.base import ModelConfig
 from fastsedd.architectures.bd3lm import EMBEDDING, HEAD, PREFIX
 from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.architectures.transformer import CHUNKS, HEAD_CHUNKS
+from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
 from fastsedd.models.backbone.network import Backbone, Floats
@@ -81,8 +82,8 @@ class BD3LM(Backbone):
         self.config, self.sizes, self.attention = config, backbone_of(config), precision.attention
         tensors = Named(config, tensors)
         last = f"{PREFIX}output_layer"
-        self.embedding = Embedding.of(tensors[EMBEDDING], None)
-        self.head = Linear(fk.pack(tensors[HEAD], precision.head), tensors[f"{last}.linear.bias"])
+        self.embedding = Embedding.read(tensors, EMBEDDING, None)
+        self.head = Linear(packing.pack(tensors, [HEAD], precision.head), tensors[f"{last}.linear.bias"])
         noise = _noise(tensors) if self.sizes.modulated else None
         names = [f"{PREFIX}blocks.{i}" for i in range(config.blocks)]
         self.layers = tuple(
