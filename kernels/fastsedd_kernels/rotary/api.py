@@ -98,7 +98,7 @@ def _places(
     if positions is None:
         if length > allowed:
             raise ValueError(f"table has {allowed} positions, x {length}")
-        return _repeated(_first(length), shape)
+        return _in_order(shape)
     if table is None:
         raise ValueError("positions need a table, from rotary_table")
     indices, wanted = as_integers("positions", positions), (*shape[:-3], length)
@@ -111,8 +111,9 @@ def _places(
 
 
 @functools.lru_cache(maxsize=64)
-def _first(length: int) -> NDArray[np.intp]:
-    return np.arange(length)
+def _in_order(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """0, 1, 2, ... along the length of rows of that shape."""
+    return _repeated(np.arange(shape[-2]), shape)
 
 
 def _repeated(places: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:

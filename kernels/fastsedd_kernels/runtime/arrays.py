@@ -53,6 +53,8 @@ def as_integer(name: str, value: Any, least: int, most: int, allowed: str) -> in
 
 def as_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number above 0, or 0 if that may be. Raises ValueError for anything else."""
+    if type(value) is float and 0.0 < value < math.inf:
+        return value  # the usual case, without a detour
     number = float(value) if isinstance(value, numbers.Real) else math.nan
     if not (0 < number < math.inf or (or_zero and number == 0)):
         raise ValueError(f"{name} is {_in_words(value)}, allowed: {'0 or ' if or_zero else ''}above 0, finite")
@@ -61,6 +63,8 @@ def as_number(name: str, value: Any, *, or_zero: bool = False) -> float:
 
 def as_finite(name: str, value: Any) -> float:
     """A finite number. Raises ValueError for anything else."""
+    if type(value) is float and math.isfinite(value):
+        return value  # the usual case, without a detour
     number = float(value) if isinstance(value, numbers.Real) else math.nan
     if not math.isfinite(number):
         raise ValueError(f"{name} is {_in_words(value)}, allowed: any finite number")
