@@ -40,7 +40,8 @@ class Network(Protocol):
     ) -> NDArray[np.int32]:
         """Draw the new tokens of these positions, int32 [n], without rows of log scores. seeds, streams : uint64 [n]
 
-        Of a normalised network the law must not depend on the sum of the scores.
+        Of a normalised network the law must not depend on the sum of the scores; under the uniform graph it is one of
+        its logits, the clean token's.
         """
 
     def log_scores(
@@ -117,7 +118,7 @@ class GridSampler:
         before = None if confidence is None else flat[rows]
         flat[rows] = network.draw(tokens, at.sigma, rows, law, seeds, streams)
         if confidence is not None and before is not None:
-            _note(confidence.reshape(-1), network, rows, before, flat)
+            note_jumps(confidence.reshape(-1), network, rows, before, flat)
 
     def _take_in_rows(
         self, network: Network, predictor: Predictor, at: Step, tokens: NDArray[np.int32], draws: Draws,
@@ -153,7 +154,7 @@ class GridSampler:
         return predictor.transition(self.graph, scores, tokens, at)
 
 
-def _note(
+def note_jumps(
     confidence: NDArray[np.float32], network: Network, rows: NDArray[np.intp], before: NDArray[np.int32],
     tokens: NDArray[np.int32],
 ) -> None:  # fmt: skip

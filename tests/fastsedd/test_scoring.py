@@ -11,6 +11,7 @@ from fastsedd_kernels.sampling import reference as sampling
 from fastsedd import models
 from fastsedd.diffusion.sampler import FREE, Batch
 from fastsedd.diffusion_process import DiffusionProcess
+from fastsedd.models import reference as networks
 from fastsedd.request import Request
 from fastsedd.scoring import Scoring
 
@@ -103,9 +104,9 @@ def test_rows_of_log_scores_are_those_of_all(make_config, make_tensors, case: st
     assert seen.all()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.split()[0] not in ("udlm", "duo")])
+@pytest.mark.parametrize("case", CASES)
 def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_thread, case: str) -> None:
-    """As the kernel draws from the reference's: no array of log scores lies between."""
+    """As the kernel draws from the reference's, or, uniform-state, its logits: no array of these lies between."""
     architecture, graph, changes = CASES[case]
     config = make_config(architecture, graph, **changes)
     tensors = make_tensors(config)
@@ -114,12 +115,12 @@ def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_threa
     tokens[:, ::2] = config.vocab_size - 1
     rows = asked_about(config, tokens)
     scoring = poisoned(network, 2, config.length)
-    law = fk.Law(stay=0.0 if config.normalised else 3.0)
+    of_logits = config.normalised and graph == "uniform"
+    law = fk.Law(stay=65.0, relative=1.0) if of_logits else fk.Law(stay=0.0 if config.normalised else 3.0)
+    reference = networks.logits if of_logits else reference_scores.log_score
     # Another number of rows, a replay, and a number of threads: what is drawn is the same.
     for sigma, seed in ((0.7, 1), (3.0, 2), (0.7, 3)):
-        score = reference_scores.log_score(config, tensors, tokens, np.array([sigma, sigma])).reshape(
-            -1, config.vocab_size
-        )
+        score = reference(config, tensors, tokens, np.array([sigma, sigma])).reshape(-1, config.vocab_size)
         streams = np.arange(len(rows), dtype=np.uint64) + np.uint64(seed)
         seeds = np.full(len(rows), seed, np.uint64)
         current = tokens.reshape(-1)[rows]

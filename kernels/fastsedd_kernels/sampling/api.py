@@ -41,6 +41,9 @@ class Law(NamedTuple):
     max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
     changes where a row jumps to, not how likely it is to jump. An infinite one takes the greatest.
 
+    With `relative` 1 instead of 0, s_j = e^(l_j - l_c + log_scale) in a row whose own column is among those drawn from:
+    e^l_j over what c would be, had it been drawn like the others, so that a stay of 1 leaves the row's softmax.
+
     log_scale : finite; floor, stay, slope : 0 or above; sharpness : above 0. Not checked, since a law may be an array
     that changes between replays: outside of these ranges a row may have no positive weight, which is a ValueError.
     """
@@ -50,9 +53,10 @@ class Law(NamedTuple):
     stay: float = 0.0
     slope: float = 0.0
     sharpness: float = 1.0
+    relative: float = 0.0
 
 
-_SHARPNESS = Law._fields.index("sharpness")  # the last
+_SHARPNESS = Law._fields.index("sharpness")
 
 
 def sample_categorical(
@@ -111,7 +115,7 @@ def sample_linear(
 
     x : float32 [M, inputs]
     weight : from `pack`, float32 or bfloat16; bias : float32 [outputs]
-    law : how logits weigh, or a float64 [5] of its fields, read when the kernel runs: a replay may find another one
+    law : how logits weigh, or a float64 [6] of its fields, read when the kernel runs: a replay may find another one
     seed : 0 to 2**64 - 1, or uint64 [1] or [M], a seed per row, read likewise
     streams : integers [M], a random stream per row. Equal logits, seed and stream give an equal draw, whatever the
         other rows and the threads.
@@ -140,7 +144,7 @@ def sample_linear(
         raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
     numbers, keys, own = _as_law(law), _as_seeds(seed, out.shape), contiguous(own)
     panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
-    sharpness = numbers[_SHARPNESS:]
+    sharpness = numbers[_SHARPNESS : _SHARPNESS + 1]
     sharpen = bool(sharpness[0] != 1.0 and sharpness[0] < math.inf)
     memory = _sums_of((len(rows), (3 if sharpen else 2) * len(panels)), sums)
     threads = get_num_threads()

@@ -1,6 +1,6 @@
 """Draws from the rows of a product that is not kept: whether a row jumps or stays, and where to.
 
-    l = x . B + bias            s_j = e^(l_j + log_scale) for each column j but the row's own, c
+    l = x . B + bias            s_j = e^(l_j + log_scale) for each column j but the row's own, c; relative: of l_j - l_c
     A = sum_j s_j               t = floor (1 + A)             w_j = max(s_j - t, 0)
     stay : max(stay - slope A, 0), the weight of c            jump : sum_j w_j, shared out as w_j^sharpness
 
@@ -82,12 +82,13 @@ class _Matrix(NamedTuple):
 
 class _Memory(NamedTuple):
     """panel_weights : float64 [P]; weights : float64 [NR], of a panel's columns; edge : float32 [NR], a panel's bias
-    random : uint64 [seed, stream, last block]"""
+    random : uint64 [seed, stream, last block]; own : float64 [1], the logit of the row's own column, once it was met"""
 
     panel_weights: Any
     weights: Any
     edge: Any
     random: Any
+    own: Any
 
 
 class _Row(NamedTuple):
@@ -104,13 +105,14 @@ class _Row(NamedTuple):
 
 
 class _Law(NamedTuple):
-    """`api.Law` in a kernel, by its names: the fields of a float64 [5]."""
+    """`api.Law` in a kernel, by its names: the fields of a float64 [6]."""
 
     log_scale: Any
     floor: Any
     stay: Any
     slope: Any
     sharpness: Any
+    relative: Any
 
 
 @jit
@@ -138,8 +140,18 @@ def _multiply_again(row: Any, panel: int) -> Any:
     start = Start(bias.size > 0, pointer(row.memory.edge, 0), 0)
     multiply_tile(1, vectors, depth, Rows(row.a, row_stride(depth, 0, b.pointer)), b, c, start, no_prefetch(b, c))
     if 0 <= row.own - first < count:
+        row.memory.own[0] = np.float64(row.logits[row.own - first])
         row.logits[row.own - first] = float32(_NOTHING)
     return count
+
+
+@jit
+def _log_scale(row: Any, law: Any) -> Any:
+    """The number that is added to the row's logits."""
+    if law.relative == 0.0 or not 0 <= row.own < row.matrix.columns:
+        return law.log_scale
+    _multiply_again(row, row.own // row.matrix.panels.shape[2])
+    return law.log_scale - row.memory.own[0]
 
 
 @jit
@@ -244,8 +256,9 @@ def _choose(row: Any, sums: Any, law: Any) -> Any:
     for p in range(panel_weights.size):
         top = max(top, np.float64(sums[p]))
     # s_j, and 1, are divided by e^(reference + log_scale), so that none is infinite.
-    reference = top if law.stay == 0.0 else max(top, -law.log_scale)
-    unit = 0.0 if law.stay == 0.0 else math.exp(-law.log_scale - reference)
+    log_scale = law.log_scale if law.stay == 0.0 else _log_scale(row, law)
+    reference = top if law.stay == 0.0 else max(top, -log_scale)
+    unit = 0.0 if law.stay == 0.0 else math.exp(-log_scale - reference)
     total = _weigh_panels(sums, panel_weights.size, _ORDINARY, 1.0, reference, panel_weights)
     staying = max(law.stay * unit - law.slope * total, 0.0)
     if not staying + total > 0.0 or staying + total == np.inf:
@@ -263,7 +276,7 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     """out[i] = the draw of row i, of the task's share; see the module.
 
     x : float32 [M, K]; matrix : (panels, bias, columns), see `_Matrix`
-    draws : (current int32 [M], law float64 [5], seeds uint64 [1] or [M], streams uint64 [M]), read when the kernel runs
+    draws : (current int32 [M], law float64 [6], seeds uint64 [1] or [M], streams uint64 [M]), read when the kernel runs
     sums : float32, what `draw_epilogue` has made of x, panels, bias and current; out : int32 [M]
     """
     weight, (current, law, seeds, streams) = _Matrix(*matrix), draws
@@ -275,7 +288,7 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
     lda = row_stride(depth, 0, some)
     copy, tile = np.empty(written * lda + line, panels.dtype), np.empty(written * nr + line, np.float32)
     random = np.empty(3, np.uint64)
-    memory = _Memory(np.empty(panels.shape[0]), np.empty(nr), np.empty(nr, np.float32), random)
+    memory = _Memory(np.empty(panels.shape[0]), np.empty(nr), np.empty(nr, np.float32), random, np.empty(1))
     rows = x.shape[0]
     open_tiles(some)
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
@@ -283,7 +296,7 @@ def choose_rows(task: int, x: Any, matrix: Any, draws: Any, sums: Any, out: Any,
         random[0], random[1], random[2] = seeds[min(i, seeds.size - 1)], streams[i], np.uint64(0)
         take_rows(x, i, 1, Rows(a, lda), logits, True)
         row = _Row(weight, a, np.intp(current[i]), logits, memory)
-        out[i] = _choose(row, sums[i], _Law(law[0], law[1], law[2], law[3], law[4]))
+        out[i] = _choose(row, sums[i], _Law(law[0], law[1], law[2], law[3], law[4], law[5]))
     close_tiles(some)
 
 

@@ -48,9 +48,7 @@ def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer],
     """
     probabilities = np.zeros((len(logits), logits.shape[1] + 1))
     for row, own, out in zip(np.asarray(logits, np.float64), current, probabilities, strict=True):
-        score = np.exp(row + law.log_scale)
-        if 0 <= own < len(row):
-            score[own] = 0.0
+        score = _scores(row, own, law)
         weights = np.maximum(score - law.floor * (1.0 + score.sum()), 0.0)
         if 0 <= own < len(row):
             weights[own] = 0.0
@@ -66,15 +64,21 @@ def law_probabilities(logits: NDArray[np.float64], current: NDArray[np.integer],
     return probabilities
 
 
+def _scores(row: NDArray[np.float64], own: int, law: Law) -> NDArray[np.float64]:
+    among = 0 <= own < len(row)
+    score: NDArray[np.float64] = np.exp(row - (row[own] if among and law.relative else 0.0) + law.log_scale)
+    if among:
+        score[own] = 0.0
+    return score
+
+
 def sample_law(
     logits: NDArray[np.float64], current: NDArray[np.integer], law: Law, seed: int, streams: NDArray[np.integer]
 ) -> NDArray[np.int32]:
     """`sample_linear` of logits [M, N], step by step; without its sweeps."""
     drawn = []
     for row, own, stream in zip(np.asarray(logits, np.float64), current, streams, strict=True):
-        score = np.exp(row + law.log_scale)
-        if 0 <= own < len(row):
-            score[own] = 0.0
+        score = _scores(row, own, law)
         numbers = (uniform_number(seed, int(stream), block) for block in itertools.count(1))
         drawn.append(_draw_by_law(score, int(own), law, numbers))
     return np.array(drawn, np.int32)

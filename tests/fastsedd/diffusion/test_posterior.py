@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fastsedd_kernels import sample_categorical
+from fastsedd_kernels import Law, pack, sample_categorical, sample_linear, uniform
+from fastsedd_kernels.sampling import reference as sampling
 from numpy.typing import NDArray
 
 from fastsedd.diffusion import posterior, reference
@@ -57,6 +58,29 @@ def test_it_is_the_uniform_graphs_reverse_step_of_the_scores_that_the_prediction
         np.testing.assert_allclose(rows / rows.sum(axis=-1, keepdims=True), expected, atol=1e-10)
 
 
+def test_a_clean_token_and_then_the_next_are_drawn_as_one() -> None:
+    """The sum over clean tokens of their law times that of the next token, given each of them."""
+    states, rng = 7, np.random.default_rng(4)
+    logits = 2.0 * rng.standard_normal((states, states))
+    tokens = np.arange(states, dtype=np.int32)
+    u = (np.arange(100_000) + 0.5) / 100_000
+    for sigma, dsigma in STEPS:
+        step = Step(sigma, dsigma, 1.0)
+        clean = sampling.law_probabilities(logits, tokens, posterior.clean_law(states, step))
+        clean[:, :-1] += clean[:, -1:] * np.eye(states)  # what stays is the clean token x
+        given = reference.posterior(
+            np.tile(np.eye(states)[None], (states, 1, 1)), np.repeat(tokens[:, None], states, 1), sigma, dsigma
+        )
+        found = np.einsum("xz,xzy->xy", clean[:, :-1], given)
+        np.testing.assert_allclose(found, reference.posterior(softmax(logits), tokens, sigma, dsigma), atol=1e-10)
+        for x, z in ((0, 0), (1, 3), (6, 5)):
+            at = np.full(len(u), 1, np.int32)
+            drawn = posterior.given_clean(z * at, x * at, u, states, step)
+            assert drawn.dtype == np.int32
+            shares = np.bincount(drawn, minlength=states) / len(u)
+            np.testing.assert_allclose(shares, given[x, z], atol=3e-5)
+
+
 @pytest.mark.parametrize("noise", [LogLinear(), Sine()], ids=["loglinear", "sine"])
 def test_the_bounds_integrand_is_the_authors_loss(noise: Noise) -> None:
     """Schiff et al. 2024: the loss of a position in continuous time, written out, against rate times score entropy."""
@@ -88,6 +112,16 @@ class FromPrediction:
         self.predict = predict
         self.sigmas: list[float] = []
 
+    def draw(
+        self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp], law: Law, seeds: NDArray[np.uint64],
+        streams: NDArray[np.uint64],
+    ) -> NDArray[np.int32]:  # fmt: skip
+        self.sigmas.append(sigma)
+        clean = self.predict(tokens, sigma)  # type: ignore[operator]
+        logits = np.log(clean).reshape(-1, clean.shape[-1])[rows].astype(np.float32) + np.float32(1.5)
+        weight, current = pack(np.eye(clean.shape[-1], dtype=np.float32)), tokens.reshape(-1)[rows]
+        return sample_linear(logits, weight, law=law, seed=seeds, streams=streams, current=current)
+
     def logits(
         self, tokens: NDArray[np.int32], sigma: float, rows: NDArray[np.intp]
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -113,14 +147,17 @@ def chi_square(counts: NDArray[np.int64], probabilities: NDArray[np.float64]) ->
     return float(((counts - expected) ** 2 / expected).sum())
 
 
+in_rows = pytest.mark.parametrize("rows", [False, True], ids=["by law", "in rows"])
+
+
+@in_rows
 @pytest.mark.parametrize("noise", [LogLinear(), Sine()], ids=["loglinear", "sine"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_one_position_is_sampled_exactly_in_any_number_of_steps(noise: Noise, steps: int) -> None:
+def test_one_position_is_sampled_exactly_in_any_number_of_steps(noise: Noise, steps: int, rows: bool) -> None:
     """But for the start, which is uniform: at t = 1 up to a thousandth of the texts is left."""
     data = np.array([0.6, 0.1, 0.3])
-    texts = sample(
-        FromPrediction(lambda tokens, _: np.tile(data, (*tokens.shape, 1))), uniform_grid(noise, steps), 50000, 1
-    )
+    network = FromPrediction(lambda tokens, _: np.tile(data, (*tokens.shape, 1)))
+    texts = sample(network, uniform_grid(noise, steps), 50000, 1, Choice(top_k=3 * rows))
     assert chi_square(np.bincount(texts.ravel(), minlength=3), data) < 13.8  # one chance in a thousand
 
 
@@ -138,8 +175,9 @@ def test_many_steps_reproduce_a_joint_distribution() -> None:
     assert (texts[:, 0] == 1).all() and len(set(texts[:, 1])) == 3
 
 
+@in_rows
 @pytest.mark.parametrize("predictor", ["analytic", "ddpm"])
-def test_states_are_those_of_the_authors_loop(predictor: str) -> None:
+def test_states_are_those_of_the_authors_loop(predictor: str, rows: bool) -> None:
     """Every step by the posterior in float64 and the same random numbers; the end by a draw, or the likeliest token."""
     states, texts, length, steps = 11, 6, 9, 4
     weights = np.random.default_rng(6).standard_normal((states, states))
@@ -150,7 +188,7 @@ def test_states_are_those_of_the_authors_loop(predictor: str) -> None:
 
     network, grid = FromPrediction(predict), uniform_grid(LogLinear(), steps)
     batch = Batch.of(range(texts), [5] * texts, [np.full(length, FREE, np.int32)] * texts)
-    sampler = PosteriorSampler(Uniform(states), grid, Choice(predictor=predictor))  # type: ignore[arg-type]
+    sampler = PosteriorSampler(Uniform(states), grid, Choice(predictor, top_k=rows * states))  # type: ignore[arg-type]
     found = [record.tokens.copy() for record in sampler.run(network, batch)]  # type: ignore[arg-type]
     tokens = Uniform(states).sample_limit(batch.seeds_of_draws(), batch.streams(0))
     times = np.linspace(1.0, 1e-5, steps + 1)
@@ -161,8 +199,14 @@ def test_states_are_those_of_the_authors_loop(predictor: str) -> None:
         clean = predict(tokens, sigma)
         if i == steps and predictor == "ddpm":
             tokens = clean.argmax(axis=-1).astype(np.int32)
-        else:
+        elif rows:
             law = reference.posterior(clean, tokens, sigma, sigma - after).astype(np.float32)
             tokens = sample_categorical(law, batch.seeds_of_draws(), batch.streams(i + 1))
+        else:
+            step, streams, x = Step(sigma, sigma - after, 1.0), batch.streams(i + 1).reshape(-1), tokens.reshape(-1)
+            numbers = uniform(5, streams)
+            first = posterior.clean_law(states, step)
+            z = sampling.sample_law(np.log(clean).reshape(-1, states), x, first, 5, streams)
+            tokens = posterior.given_clean(z, x, numbers, states, step).reshape(tokens.shape)
         np.testing.assert_array_equal(state, tokens)
     assert len(found) == len(network.sigmas) == steps + 1

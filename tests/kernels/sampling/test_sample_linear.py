@@ -31,6 +31,8 @@ LAWS: dict[str, Any] = {
     "flattened": lambda n: fk.Law(sharpness=0.4),
     "floor": lambda n: fk.Law(floor=0.6 / n, stay=0.3 * n, slope=0.1),
     "floor, sharpened": lambda n: fk.Law(floor=0.6 / n, stay=0.3 * n, sharpness=1.7),
+    "relative": lambda n: fk.Law(stay=2.0, relative=1.0),
+    "relative, sharpened": lambda n: fk.Law(log_scale=0.3, stay=0.7 * n, slope=0.1, sharpness=1.7, relative=1.0),
     "greatest": lambda n: fk.Law(stay=2.0 * n, slope=1.0, sharpness=math.inf),
 }
 
