@@ -37,7 +37,7 @@ lint: $(VENV)/dev.stamp
 # Each suite in a process of its own: another library's threads are then gone for the next.
 bench: $(VENV)/bench.stamp
 	@rm -rf .benchmarks && mkdir .benchmarks
-	@for suite in forward generate accelerate attention rows gemm matmul gemv groups strassen; do \
+	@for suite in forward generate language accelerate attention rows gemm matmul gemv groups strassen; do \
 		$(BIN)/pytest benchmarks/bench_$$suite.py --benchmark-json=.benchmarks/$$suite.json $(ARGS) || exit; \
 	done
 	@$(BIN)/python benchmarks/report.py --keep .benchmarks/*.json

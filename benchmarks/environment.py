@@ -11,7 +11,18 @@ from typing import Any
 import fastsedd_kernels as fk
 import llvmlite.binding as llvm
 
-_PACKAGES = ("numba", "llvmlite", "numpy", "mkl", "blis", "torch", "transformers", "onnxruntime", "openvino")
+_PACKAGES = (
+    "numba",
+    "llvmlite",
+    "numpy",
+    "mkl",
+    "blis",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "llama-cpp-python",
+)
 
 
 def describe() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import drawing
+import language_sections
 import model_sections
 import product_sections
 import quality_sections
@@ -32,6 +33,7 @@ README = ROOT / "README.md"
 _SECTIONS = (
     model_sections.forward,
     model_sections.generate,
+    language_sections.language,
     quality_sections.quality,
     quality_sections.texts,
     model_sections.accelerate,

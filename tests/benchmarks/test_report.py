@@ -40,6 +40,8 @@ ENTRIES = [
     entry("matmul", [10, 10, 10], 1e-6, {"OpenBLAS": 1e-6}, transposed=True),
     entry("forward", [8, 8, 8], 2e-3, {"OpenVINO": 3e-3}, model="annotated", batch=4),
     entry("generate", [8, 8, 8], 0.5, {"PyTorch eager": 1.25}, model="SEDD small", task="step", batch=1),
+    entry("language block", [8, 8, 8], 0.2, {"llama.cpp": 0.5}) | {"dtype": "int8", "errors": {"fastsedd": 0.0625}},
+    entry("language writing", [8, 8, 8], 0.125, {}) | {"dtype": "int8", "commits": 2, "memory": 1 << 30},
     entry("accelerate", [8, 8, 8], 50e-3, {"PyTorch": 80e-3}, model="BERT base", errors={"fastsedd": 2e-6}),
     entry("attention", [1, 2, 3, 4], 1e-6, {"PyTorch SDPA": 2e-6}),
     entry("rows", [100, 10, 50], 2e-6, {"PyTorch": 3e-6}, name="rms_norm"),
@@ -100,6 +102,8 @@ def test_numbers_and_losses_are_shown() -> None:
     assert "| 64×384×1152 | bias | +10.0 % |" in text
     assert "1.41 in the geometric mean, 0.50 at least; slower than it on 1." in text  # of 0.5 and 4
     assert "| annotated | 4 | 2.0 | 1.50 |" in text
+    assert "| int8 | 200 | 0 % | 6.2e-02 | 2.50 |" in text
+    assert "| dtype | 2 a step | resident MiB at most |" in text and "| int8 | 8.0 | 1,024 |" in text
     assert "| BERT base | 50.0 | 2.0e-06 | 1.60 |" in text
     assert "| int8 | 1.9000 ± 0.1000 | +0.01000 ± 0.00200 | 0.50 |" in text
     assert "| 100×100×100 | 200 | 200 % | 1.20 | 1.10 | *0.98* | 1.30 |" in text
