@@ -103,6 +103,9 @@ def groups(entries: list[Entry]) -> str:
         return ""
     peers = ["float32", "int8"]
     header = ["M×K×N", "weights", "µs", "of the limit", *(f"× ours, {name}" for name in peers)]
+    if any("llama.cpp" in entry["ratios"] for entry in found):
+        peers.append("llama.cpp")
+        header.append("× llama.cpp")
     rows = [
         [
             shape(entry),
