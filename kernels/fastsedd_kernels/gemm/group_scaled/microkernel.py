@@ -243,7 +243,9 @@ class _Tile:
     def _group(self, _: Any, values: list[Any]) -> list[Any]:
         """The cursor's values after one group: its sums of integers, scaled."""
         builder, cursor = self.builder, self._cursor(values)
-        starts = [functools.partial(self._broadcast, cursor, row, START) for row in range(self.rows)]
+        starts: list[Callable[[], Any]] = [
+            functools.partial(self._broadcast, cursor, row, START) for row in range(self.rows)
+        ]
         sums = self._sums_of_products(cursor, starts)
         totals = []
         scales = [self._scale(cursor, j) for j in range(self.vectors)]
