@@ -44,7 +44,7 @@ def document(name: str) -> bytes:
             operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": of_type[body]}}}
         succeeded = {"application/json": {"schema": of_type[reply]}}
         if reply in (CompletionReply, ChatReply):
-            succeeded["text/event-stream"] = {"schema": {"type": "string"}}
+            succeeded["text/event-stream"] = {}  # events, which no JSON schema is of
         refused = {"application/json": {"schema": of_type[ErrorObject]}}
         answers: dict[str, Any] = {"200": {"description": "Done.", "content": succeeded}}
         answers |= {str(code): {"description": words, "content": refused} for code, words in _REFUSALS.items()}
