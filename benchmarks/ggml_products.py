@@ -111,7 +111,7 @@ def _tensors(ggml: Any, context: int, outputs: int, rows: tuple[int, ...], kind:
 
 
 def _kinds_of_memory(ggml: Any, device: int) -> list[int]:
-    """Those in which llama.cpp packs blocks for this CPU, and the plain one."""
+    """Kinds of memory: those in which llama.cpp packs blocks for this CPU, and the plain one."""
     address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), b"ggml_backend_dev_get_extra_bufts")
     found: list[int] = []
     if address:

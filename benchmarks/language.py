@@ -212,7 +212,7 @@ def _openvino(folder: str, dtype: str) -> engines.Run:
 
 
 def _llama(path: Path) -> engines.Run:
-    """Prefill of a block, without a causal mask, behind the blocks before; its logits are all asked for."""
+    """Prefill of a block, without a causal mask, behind the blocks before; all of its logits are requested."""
     import ctypes
 
     import llama_cpp as llama

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastsedd.architectures.base import ModelConfig
-from fastsedd.checkpoint import config_json
+from fastsedd.checkpoint import config_json, gguf_model
 
 BLOCK = 32  # tokens of a block, which is written at once
 BEFORE = 512  # tokens before it, whose keys and values are kept
@@ -24,13 +24,6 @@ DOCUMENT: dict[str, Any] = {
     "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
     "max_position_embeddings": BEFORE + 2 * BLOCK, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu",
     "tie_word_embeddings": True, "attention_bias": False, "mask_token_id": 151669, "block_size": BLOCK,
-}  # fmt: skip
-
-_PARTS = {
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 
 
@@ -79,7 +72,7 @@ def _tensors() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _write_gguf(path: Path, kind: str) -> None:
-    """As llama.cpp's converter would, with no vocabulary; norms in float32."""
+    """A GGUF file as llama.cpp's converter lays it out, without a vocabulary; norms in float32."""
     import gguf
 
     of, number = config(), gguf.GGMLQuantizationType[kind]
@@ -98,21 +91,13 @@ def _write_gguf(path: Path, kind: str) -> None:
     writer.add_rope_freq_base(DOCUMENT["rope_theta"])
     for name, values in _tensors():
         if values.ndim == 1:
-            writer.add_tensor(_gguf_name(name), values)
+            writer.add_tensor(gguf_model.file_name(name), values)
         else:
-            writer.add_tensor(_gguf_name(name), gguf.quants.quantize(values, number), raw_dtype=number)
+            writer.add_tensor(gguf_model.file_name(name), gguf.quants.quantize(values, number), raw_dtype=number)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _gguf_name(name: str) -> str:
-    ends = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    if name in ends:
-        return ends[name]
-    layer, _, rest = name.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{_PARTS[rest.removesuffix('.weight')]}.weight"
 
 
 if __name__ == "__main__":

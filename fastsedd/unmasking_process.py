@@ -53,7 +53,7 @@ class UnmaskingProcess:
         # A family's threshold is one for its own order, and gives way to any other rule, to steps and to quotas.
         if not any(value is not None for value in parallel.values()) and request.steps is None and order == own.order:
             parallel["threshold"] = own.threshold
-        even = own.quota == "single" and request.steps is not None  # steps that are asked for share the masks evenly
+        even = own.quota == "single" and request.steps is not None  # requested steps share the masks evenly
         return Settings(
             steps=generation.steps, order=order, quota="llada" if even else own.quota, of_draws=own.of_draws,
             top_p_within=own.top_p_within,

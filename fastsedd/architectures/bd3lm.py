@@ -7,8 +7,8 @@ from typing import Any
 from fastsedd.architectures import mdlm, transformer
 from fastsedd.architectures.backbone import Backbone, Unmasking
 from fastsedd.architectures.base import ModelConfig, Shapes, Widths
-from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of
-from fastsedd.config import MAX_LENGTH, MAX_STEPS, GenerationConfig, NoiseConfig, check_range
+from fastsedd.architectures.masked_language import MaskedLanguageModel, Traits, backbone_of, width_of_heads
+from fastsedd.config import MAX_LENGTH, MAX_STEPS, GenerationConfig, check_range
 
 PREFIX = "backbone."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the names that the network's memory is told by
@@ -43,21 +43,21 @@ class BD3LM(MaskedLanguageModel):
     def config(self, stored: Stored) -> ModelConfig:
         _check(stored)
         fields = mdlm.shared(stored)
+        head_dim = width_of_heads("n_heads", stored.n_heads, "hidden_dim", stored.hidden_dim)
         start = _STARTS.get(stored.vocab_size) if stored.bos_token_id is None else stored.bos_token_id
         unmasking = Unmasking(
             max_new_tokens=max(1, stored.model_length - (start is not None)), block_length=stored.block_size,
             order="random", quota="single", of_draws=True, top_p=0.9, top_p_within=True,
         )  # fmt: skip
         backbone = Backbone(
-            kv_heads=stored.n_heads, head_dim=stored.hidden_dim // stored.n_heads, hidden=4 * stored.hidden_dim,
+            kv_heads=stored.n_heads, head_dim=head_dim, hidden=4 * stored.hidden_dim,
             eps=1e-5, theta=1e4, tied=False, modulated=stored.adaln, block=stored.block_size,
             context=stored.model_length, start=start, unmasking=unmasking,
         )  # fmt: skip
         steps = GenerationConfig(min(stored.model_length, MAX_STEPS), 1.0)
-        return ModelConfig(
-            family=self, tokens=stored.vocab_size - 1, width=stored.hidden_dim, blocks=stored.n_blocks,
-            heads=stored.n_heads, cond_dim=stored.cond_dim, length=stored.model_length, graph="absorb",
-            noise=NoiseConfig("loglinear"), time_conditioning=False, backbone=backbone,
+        return self.sized(
+            backbone, cond_dim=stored.cond_dim, tokens=stored.vocab_size - 1, width=stored.hidden_dim,
+            blocks=stored.n_blocks, heads=stored.n_heads, length=stored.model_length,
             **(fields | {"generation": steps}),
         )  # fmt: skip
 
@@ -85,8 +85,6 @@ class BD3LM(MaskedLanguageModel):
 def _check(stored: Stored) -> None:
     """Raise ValueError, naming the key, for a model of the same code that no published one is."""
     check_range("model_length", stored.model_length, 1, MAX_LENGTH)
-    if stored.n_heads < 1 or stored.hidden_dim % stored.n_heads:
-        raise ValueError(f"n_heads is {stored.n_heads}, allowed: divisors of hidden_dim, {stored.hidden_dim}")
     if stored.block_size < 1 or stored.model_length % stored.block_size:
         raise ValueError(f"block_size is {stored.block_size}, allowed: divisors of model_length, {stored.model_length}")
     if not stored.cross_attn and stored.block_size != stored.model_length:

@@ -128,10 +128,10 @@ class MaskedLanguageModel(Architecture):
     def output(self, config: ModelConfig) -> Output:
         return "clean token"
 
-    def sized(self, backbone: Backbone, **fields: Any) -> ModelConfig:
+    def sized(self, backbone: Backbone, cond_dim: int = 1, **fields: Any) -> ModelConfig:
         """The config of such sizes: a model of masks, which is not told the time."""
         return ModelConfig(
-            family=self, cond_dim=1, graph="absorb", noise=NoiseConfig("loglinear"), time_conditioning=False,
+            family=self, cond_dim=cond_dim, graph="absorb", noise=NoiseConfig("loglinear"), time_conditioning=False,
             backbone=backbone, **fields,
         )  # fmt: skip
 

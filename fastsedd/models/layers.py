@@ -50,10 +50,11 @@ class Norm:
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32] | None
+    eps: float
 
     @classmethod
-    def read(cls, tensors: Tensors, name: str) -> Norm:
-        return cls(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+    def read(cls, tensors: Tensors, name: str, eps: float = 1e-5) -> Norm:
+        return cls(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), eps)
 
     def __call__(
         self,
@@ -62,7 +63,7 @@ class Norm:
         shift: NDArray[np.float32] | None = None,
         scale: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        return fk.layer_norm(x, self.weight, self.bias, shift, scale, out=out)
+        return fk.layer_norm(x, self.weight, self.bias, shift, scale, self.eps, out=out)
 
 
 @dataclass(frozen=True)

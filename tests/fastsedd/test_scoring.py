@@ -106,7 +106,7 @@ def test_rows_of_log_scores_are_those_of_all(make_config, make_tensors, case: st
 
 @pytest.mark.parametrize("case", CASES)
 def test_draws_are_made_from_the_log_scores(make_config, make_tensors, one_thread, case: str) -> None:
-    """As the kernel draws from the reference's, or, uniform-state, its logits: no array of these lies between."""
+    """Draws are the kernel's from the reference's log scores, or, uniform-state, logits: no array of these is made."""
     architecture, graph, changes = CASES[case]
     config = make_config(architecture, graph, **changes)
     tensors = make_tensors(config)

@@ -14,7 +14,7 @@ from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
-from fastsedd.models.layers import Linear, Tensors
+from fastsedd.models.layers import Linear, Norm, Tensors
 from fastsedd.models.precision import Precision
 
 Floats = NDArray[np.float32]
@@ -95,6 +95,32 @@ class LlamaLayer:
         fk.rms_norm(x, self.norm2, self.eps, out=normed)
         fk.linear(normed, self.gate_up, activation="silu", out=hidden)
         self.down(hidden, x, residual=x)
+
+
+@dataclass(frozen=True)
+class GeluLayer:
+    """The weights of a `Layer` with layer norms and an MLP of two products, without norms of heads."""
+
+    norm1: Norm
+    norm2: Norm
+    queries: Linear
+    keys_values: Linear
+    output: Linear
+    up: Linear
+    down: Linear
+
+    @property
+    def query_norm(self) -> None:
+        return None
+
+    @property
+    def key_norm(self) -> None:
+        return None
+
+    @property
+    def nbytes(self) -> int:
+        layers = (self.queries, self.keys_values, self.output, self.up, self.down)
+        return sum(layer.weight.nbytes for layer in layers)
 
 
 class Backbone:

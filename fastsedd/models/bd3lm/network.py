@@ -18,7 +18,7 @@ from fastsedd.architectures.transformer import CHUNKS, HEAD_CHUNKS
 from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
-from fastsedd.models.backbone.network import Backbone, Floats
+from fastsedd.models.backbone.network import Backbone, Floats, GeluLayer
 from fastsedd.models.forward import sinusoids
 from fastsedd.models.layers import Linear, Norm, Tensors
 from fastsedd.models.precision import Precision
@@ -27,22 +27,13 @@ Modulation = tuple[Floats, ...] | tuple[None, ...]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(GeluLayer):
     """One layer's weights, packed: see `models.backbone.network.Layer`.
 
     modulation : shift, scale and gate of attention, then of the MLP, each [1, width]; or None six times
     """
 
-    norm1: Norm
-    norm2: Norm
-    queries: Linear
-    keys_values: Linear
-    output: Linear
-    up: Linear
-    down: Linear
     modulation: Modulation
-    query_norm: None = None
-    key_norm: None = None
 
     @classmethod
     def read(cls, tensors: Tensors, name: str, modulation: Modulation, dtype: str) -> Layer:
@@ -58,11 +49,6 @@ class Layer:
             down=Linear.read(tensors, f"{name}.mlp.2", dtype),
             modulation=modulation,
         )
-
-    @property
-    def nbytes(self) -> int:
-        layers = (self.queries, self.keys_values, self.output, self.up, self.down)
-        return sum(layer.weight.nbytes for layer in layers)
 
     def take_in(self, x: Floats, normed: Floats) -> Floats:
         shift, scale = self.modulation[:2]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import fastsedd_kernels as fk
 import numpy as np
 from numpy.typing import NDArray
@@ -14,40 +12,13 @@ from fastsedd.architectures.masked_language import backbone_of
 from fastsedd.models.backbone import packing
 from fastsedd.models.backbone.embedding import Embedding
 from fastsedd.models.backbone.naming import Named
-from fastsedd.models.backbone.network import Backbone, Floats
-from fastsedd.models.layers import Linear, Tensors
+from fastsedd.models.backbone.network import Backbone, Floats, GeluLayer
+from fastsedd.models.layers import Linear, Norm, Tensors
 from fastsedd.models.precision import Precision
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A layer norm."""
-
-    weight: Floats
-    bias: Floats
-    eps: float
-
-    @classmethod
-    def read(cls, tensors: Tensors, name: str, eps: float) -> Norm:
-        return cls(tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
-
-    def __call__(self, x: Floats, out: Floats) -> Floats:
-        return fk.layer_norm(x, self.weight, self.bias, eps=self.eps, out=out)
-
-
-@dataclass(frozen=True)
-class Layer:
+class Layer(GeluLayer):
     """One layer's weights, packed: see `models.backbone.network.Layer`."""
-
-    norm1: Norm
-    norm2: Norm
-    queries: Linear
-    keys_values: Linear
-    output: Linear
-    up: Linear
-    down: Linear
-    query_norm: None = None
-    key_norm: None = None
 
     @classmethod
     def read(cls, tensors: Tensors, name: str, eps: float, dtype: str) -> Layer:
@@ -65,11 +36,6 @@ class Layer:
             up=_conv(tensors, f"{name}.mlp.c_fc", dtype),
             down=_conv(tensors, f"{name}.mlp.c_proj", dtype),
         )
-
-    @property
-    def nbytes(self) -> int:
-        layers = (self.queries, self.keys_values, self.output, self.up, self.down)
-        return sum(layer.weight.nbytes for layer in layers)
 
     def take_in(self, x: Floats, normed: Floats) -> Floats:
         return self.norm1(x, normed)

@@ -7,17 +7,17 @@ a lock taken, and the thread that needs it next waits for ever. These queues loc
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 
 class _Call(NamedTuple):
-    """function : returns a number; done : takes it, or what the function raised"""
+    """function : returns a number; done : takes it, or 0, and what the function raised, if anything"""
 
     function: Callable[..., int]
     arguments: tuple[Any, ...]
-    done: SimpleQueue[int | BaseException]
+    done: SimpleQueue[tuple[int, BaseException | None]]
 
 
 class Pool:
@@ -28,21 +28,19 @@ class Pool:
         for number in range(threads):
             threading.Thread(target=_serve, args=(self._calls,), name=f"{name}_{number}", daemon=True).start()
 
-    def sum(self, function: Callable[..., int], calls: Iterable[tuple[Any, ...]]) -> int:
+    def sum(self, function: Callable[..., int], calls: Sequence[tuple[Any, ...]]) -> int:
         """The sum of what the function returns for each call's arguments, shared among the threads.
 
         Raises what a call raised, once all are done. An interrupt ends the waiting; calls that have begun run on.
         """
-        done: SimpleQueue[int | BaseException] = SimpleQueue()
-        waiting = 0
+        done: SimpleQueue[tuple[int, BaseException | None]] = SimpleQueue()
         for arguments in calls:
             self._calls.put(_Call(function, arguments, done))
-            waiting += 1
-        results = [done.get() for _ in range(waiting)]
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return sum(result for result in results if not isinstance(result, BaseException))
+        results = [done.get() for _ in calls]
+        for _, error in results:
+            if error is not None:
+                raise error
+        return sum(number for number, _ in results)
 
 
 def _serve(calls: SimpleQueue[_Call]) -> None:
@@ -50,8 +48,7 @@ def _serve(calls: SimpleQueue[_Call]) -> None:
     while True:
         function, arguments, done = calls.get()
         try:
-            result: int | BaseException = function(*arguments)
+            done.put((function(*arguments), None))
         except BaseException as error:
-            result = error
-        done.put(result)
-        del function, arguments, done, result  # not kept until the next call
+            done.put((0, error))
+        del function, arguments, done  # not kept until the next call

@@ -152,7 +152,7 @@ def test_defaults_are_the_authors(tmp_path: Path) -> None:
 
 
 def test_a_text_has_the_models_length_unless_it_is_said(tmp_path: Path) -> None:
-    """What is given counts; of a longer one, as many tokens as a whole text has are written behind it."""
+    """Given tokens count; behind a prefix longer than the model, as many tokens as a whole text has are written."""
     model = fastsedd.load(masked_models.write(tmp_path / "model", "bd3lm", template=None))
     for prefix, length in (("", 32), ("Hello", 32), ("a" * 30, 32), ("a" * 31, 63), ("a" * 40, 72)):
         assert model.generate(prefix, seed=1, steps=1).tokens.shape == (1, length)
