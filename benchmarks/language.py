@@ -3,7 +3,8 @@
 A block is BLOCK tokens behind BEFORE, with the logits of all of them: attention is full within it, so that no engine
 needs a mask. Each engine has read the same weights (`language_files`) and a process of its own, driven like those of
 `engines`. transformers' models keep keys and values in arrays that are long enough; OpenVINO's graph joins those kept
-and those of the block, as it has no such arrays.
+and those of the block, as it has no such arrays. What takes minutes is kept in the folder of the weights: transformers'
+keys and values of the tokens before, in float32, and OpenVINO's graph.
 """
 
 from __future__ import annotations
@@ -101,20 +102,36 @@ class _Writing:
 
 
 class _Kept:
-    """Keys and values by layer, for transformers: those of a block are written behind `first`, and seen with them."""
+    """Keys and values by layer, for transformers: those of a block are written behind `first`, and seen with them.
+
+    Each is a tensor of its own: torch.compile copies what a slice is written to, all of it.
+    """
 
     def __init__(self, layers: int, heads: int, dim: int, dtype: Any) -> None:
         import torch
 
-        shape = (layers, 2, 1, heads, BEFORE + BLOCK, dim)
-        self.kept = torch.zeros(shape, dtype=dtype)
+        shape = (1, heads, BEFORE + BLOCK, dim)
+        self._kept = [[torch.zeros(shape, dtype=dtype) for _ in range(2)] for _ in range(layers)]
         self.first = 0
 
     def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         end = self.first + BLOCK
-        for i, new in enumerate((keys, values)):
-            self.kept[layer, i, :, :, self.first : end] = new
-        return self.kept[layer, 0, :, :, :end], self.kept[layer, 1, :, :, :end]
+        for kept, new in zip(self._kept[layer], (keys, values), strict=True):
+            kept[:, :, self.first : end] = new
+        kept_keys, kept_values = self._kept[layer]
+        return kept_keys[:, :, :end], kept_values[:, :, :end]
+
+    def before(self) -> Any:
+        """Those of the tokens before, [layers, 2, 1, heads, BEFORE, dim]."""
+        import torch
+
+        return torch.stack([torch.stack([each[:, :, :BEFORE] for each in both]) for both in self._kept])
+
+    def fill(self, before: Any) -> None:
+        self.first = BEFORE
+        for both, read in zip(self._kept, before, strict=True):
+            for kept, each in zip(both, read, strict=True):
+                kept[:, :, :BEFORE] = each
 
     def get_seq_length(self, *_: Any) -> int:
         return self.first
@@ -148,7 +165,7 @@ def _transformers(folder: str, dtype: str) -> tuple[Callable[..., Any], _Kept]:
     document = {key: value for key, value in language_files.DOCUMENT.items() if key != "model_type"}
     of = Qwen3Config(**document)
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(of).eval()
+        model = Qwen3ForCausalLM(of).eval().requires_grad_(False)
     tensors = {name: tensor.to(kind) for name, tensor in load_file(f"{folder}/model.safetensors").items()}
     model.load_state_dict(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config=of)
@@ -163,8 +180,12 @@ def _transformers(folder: str, dtype: str) -> tuple[Callable[..., Any], _Kept]:
         return model.lm_head(features)
 
     kept = _Kept(of.num_hidden_layers, of.num_key_value_heads, of.head_dim, kind)
-    for kept.first in range(0, BEFORE + BLOCK, BLOCK):
-        forward(kept, *_operands(kept.first))
+    path = Path(folder) / "before.npy"
+    if dtype == "float32" and not path.exists():
+        for kept.first in range(0, BEFORE, BLOCK):
+            forward(kept, *_operands(kept.first))
+        np.save(path, kept.before().numpy())
+    kept.fill(torch.from_numpy(np.load(path)))
     return forward, kept
 
 
@@ -186,6 +207,24 @@ def _torch(folder: str, dtype: str, *, compiled: bool) -> engines.Run:
 
 
 def _openvino(folder: str, dtype: str) -> engines.Run:
+    """Where the CPU has no products of bfloat16, OpenVINO computes in float32, whatever it is told."""
+    import openvino
+
+    path = Path(folder) / "block.xml"
+    if not path.exists():
+        _convert(folder, path)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": engines.available_cores(),
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    arrays = [*(each.numpy() for each in _operands(BEFORE)), np.load(path.with_name("before.npy"))]
+    return lambda: np.asarray(next(iter(compiled(arrays, share_inputs=True).values())))[0]
+
+
+def _convert(folder: str, path: Path) -> None:
+    """OpenVINO's graph of a block, in float32."""
     import openvino
     import torch
 
@@ -195,20 +234,8 @@ def _openvino(folder: str, dtype: str) -> engines.Run:
         def forward(self, tokens: Any, positions: Any, before: Any) -> Any:
             return block(_Joined(before), tokens, positions)
 
-    operands = (*_operands(BEFORE), kept.kept[..., :BEFORE, :].contiguous())
-    network = openvino.convert_model(Block(), example_input=operands)
-    del kept
-    settings = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    settings["INFERENCE_NUM_THREADS"] = engines.available_cores()
-    compiled = openvino.Core().compile_model(network, "CPU", settings)
-    used = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-    if dtype == "bfloat16" and "bf16" not in used and "bfloat16" not in used:
-        raise RuntimeError(f"OpenVINO has no bfloat16 on this CPU: it would compute in {used}")
-    arrays = [each.numpy() for each in operands]
-    return lambda: np.asarray(next(iter(compiled(arrays, share_inputs=True).values())))[0]
+    operands = (*_operands(BEFORE), kept.before())
+    openvino.save_model(openvino.convert_model(Block(), example_input=operands), path, compress_to_fp16=False)
 
 
 def _llama(path: Path) -> engines.Run:

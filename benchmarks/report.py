@@ -3,6 +3,7 @@
     python benchmarks/report.py                render benchmarks/results/<CPU>/*.json
     python benchmarks/report.py --check        exit 1 unless BENCHMARKS.md and README.md are what they give
     python benchmarks/report.py --keep FILE…   take pytest-benchmark's JSON files into benchmarks/results/ first
+    python benchmarks/report.py --add FILE…    the same, but cases that FILE has not stay as they are
 
 No number in BENCHMARKS.md is typed: one that is not in a result is not in the report, and no shape is left out.
 """
@@ -156,8 +157,10 @@ def main(arguments: Sequence[str] | None = None, draw: Callable[[list[Entry], Pa
     parser = argparse.ArgumentParser(description="Render BENCHMARKS.md from benchmarks/results/.")
     parser.add_argument("--check", action="store_true", help="only compare: exit 1 if BENCHMARKS.md is not current")
     parser.add_argument("--keep", nargs="+", type=Path, metavar="FILE", default=[], help="new results to store first")
+    parser.add_argument("--add", nargs="+", type=Path, metavar="FILE", default=[], help="new results, of some cases")
     options = parser.parse_args(arguments)
     result_files.keep(options.keep, result_files.RESULTS)
+    result_files.keep(options.add, result_files.RESULTS, add=True)
     machines = result_files.load(result_files.RESULTS)
     if not machines:
         print(f"{result_files.RESULTS.name}/: no results; measure with make bench", file=sys.stderr)

@@ -35,12 +35,41 @@ def folder_of(environment: Environment) -> str:
     return f"{words or 'cpu'}-{environment['threads']}"
 
 
-def keep(paths: Iterable[Path], folder: Path = RESULTS) -> None:
-    """Store what the report needs of pytest-benchmark's files: measurements and environment, not the host's name."""
+def keep(paths: Iterable[Path], folder: Path = RESULTS, *, add: bool = False) -> None:
+    """Store what the report needs of pytest-benchmark's files: measurements and environment, not the host's name.
+
+    add : leave the suite's cases that a file does not have as they are. Raises ValueError where they were measured on
+    other caches, or with another version of a package.
+    """
     for path in paths:
         document = json.loads(path.read_text(encoding="utf-8"))
+        environment = document["machine_info"]
         entries = [benchmark["extra_info"] for benchmark in document["benchmarks"]]
-        store(path.stem, document["machine_info"], entries, folder)
+        before = folder / folder_of(environment) / f"{path.stem}.json"
+        if add and before.exists():
+            environment, entries = _added(json.loads(before.read_text(encoding="utf-8")), environment, entries)
+        store(path.stem, environment, entries, folder)
+
+
+def _added(before: Any, environment: Environment, entries: list[Entry]) -> tuple[Environment, list[Entry]]:
+    """A suite so far and new entries: each in place of the one of its case, else behind all.
+
+    Packages that one of the two environments lacks are of both.
+    """
+    packages = before["environment"]["packages"] | environment["packages"]
+    older, newer = ({**each, "packages": packages | each["packages"]} for each in (before["environment"], environment))
+    differ = [name for name in newer.keys() | older.keys() if name != "date" and older.get(name) != newer.get(name)]
+    if differ:
+        raise ValueError(f"{', '.join(sorted(differ))} differ from the stored results': measure all of the suite again")
+    return newer, list({_case(each): each for each in (*before["entries"], *entries)}.values())
+
+
+# What an entry measures; all else says what it is a measurement of.
+_MEASURED = {"seconds", "ratios", "fraction", "limit", "errors", "memory"}
+
+
+def _case(entry: Entry) -> str:
+    return json.dumps({key: value for key, value in entry.items() if key not in _MEASURED}, sort_keys=True)
 
 
 def store(suite: str, environment: Environment, entries: list[Entry], folder: Path = RESULTS) -> None:

@@ -163,6 +163,25 @@ def test_kept_results_give_the_same_report(tmp_path: Path) -> None:
     assert report.render(result_files.load(tmp_path / "results")) == report.render([machine(ENTRIES)])
 
 
+def test_added_results_replace_their_own_cases_only(tmp_path: Path) -> None:
+    def keep(environment: dict[str, Any], *entries: dict[str, Any]) -> None:
+        document = {"machine_info": environment, "benchmarks": [{"extra_info": each} for each in entries]}
+        (tmp_path / "gemv.json").write_text(json.dumps(document))
+        result_files.keep([tmp_path / "gemv.json"], tmp_path / "results", add=True)
+
+    first, second, third = (entry("gemv", [1, size, 8], 1e-6, {"MKL": 2e-6}) for size in (8, 16, 24))
+    keep(ENVIRONMENT, first, second)
+    faster = entry("gemv", [1, 16, 8], 5e-7, {"MKL": 2e-6})
+    keep(ENVIRONMENT | {"date": "2026-01-05", "packages": {"mkl": "2026.2"}}, third, faster)
+    (kept,) = result_files.load(tmp_path / "results")
+    assert [each["shape"][1] for each in kept.entries] == [8, 16, 24]
+    assert [each["ratios"]["MKL"] for each in kept.entries] == [2, 4, 2]
+    assert kept.newest == ENVIRONMENT | {"date": "2026-01-05", "packages": {"numba": "0.61", "mkl": "2026.2"}}
+    with pytest.raises(ValueError, match=r"packages differ from the stored results'"):
+        keep(ENVIRONMENT | {"packages": {"numba": "0.62"}}, first)
+    assert result_files.load(tmp_path / "results")[0].entries == kept.entries
+
+
 @pytest.mark.skipif(not report.REPORT.exists(), reason="BENCHMARKS.md: nothing has been measured yet")
 def test_benchmarks_md_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--check"]) == 0, capsys.readouterr().err
