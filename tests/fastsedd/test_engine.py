@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import fastsedd
 from fastsedd.diffusion import grid_sampler
@@ -62,21 +60,20 @@ def test_threads_do_not_matter(model, one_thread) -> None:
 
 def test_processes_do_not_matter(model, folder) -> None:
     code = f"import fastsedd; print(fastsedd.load({str(folder)!r}).generate(steps=5, seed=7).tokens.tolist())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.strip() == str(model.generate(steps=5, seed=7).tokens.tolist())
+    assert run_python(code).strip() == str(model.generate(steps=5, seed=7).tokens.tolist())
 
 
 @pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_threading_layers_do_not_matter(write_checkpoint, make_config, layer: str, dtype: str) -> None:
+def test_threading_layers_do_not_matter(write_checkpoint, make_config, layer: str) -> None:
     """Nor a restart: each is a process of its own. Where a layer is not installed, another one takes its place."""
-    folder = write_checkpoint(make_config())
-    code = (
-        f"import fastsedd; print(fastsedd.load({str(folder)!r}, {dtype!r}).generate(steps=5, seed=7).tokens.tolist())"
-    )
-    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.stdout.strip() == str(fastsedd.load(folder, dtype).generate(steps=5, seed=7).tokens.tolist())
+    folder, dtypes = write_checkpoint(make_config()), ["float32", "bfloat16", "int8"]
+    code = f"""
+import fastsedd
+for dtype in {dtypes}:
+    print(fastsedd.load({str(folder)!r}, dtype).generate(steps=5, seed=7).tokens.tolist())
+"""
+    expected = [str(fastsedd.load(folder, dtype).generate(steps=5, seed=7).tokens.tolist()) for dtype in dtypes]
+    assert run_python(code, NUMBA_THREADING_LAYER=layer).splitlines() == expected
 
 
 @pytest.mark.parametrize("draw", ["exact", "official"])
