@@ -92,7 +92,7 @@ def config_document(config: ModelConfig) -> dict:
 
 @pytest.fixture(scope="session")
 def kernels_of_other_cpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """Caches of lesser CPUs, filled with all kernels if there is a test that looks at all of them."""
+    """Caches of this CPU and lesser ones, filled with all kernels if there is a test that looks at all of them."""
     kernels = Kernels(tmp_path_factory.mktemp("kernels-of-other-cpus"))
     if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
         kernels.start()

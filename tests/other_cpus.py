@@ -1,14 +1,26 @@
-"""All kernels, compiled for CPUs that are less than this one, in processes beside the tests."""
+"""All kernels, compiled for this CPU and for those that are less, in processes beside the tests."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import fastsedd_kernels as fk
 from processes import run_python
 
-CPUS = {"haswell": ("avx2", "zmm"), "generic": ("portable", "ymm")}  # what each is, and registers that it lacks
+# What each is, how it multiplies bytes, and registers that it lacks.
+CPUS = {"haswell": ("avx2", "pmaddubsw", "zmm"), "generic": ("portable", "pmaddwd", "ymm")}
 
+
+def _is_lesser(isa: str, int8: str) -> bool:
+    """True unless this CPU is one of those itself, or less."""
+    own = fk.cpu_info()
+    return (own.isa, own.int8) != (isa, int8) and (own.isa != "portable" or isa == "portable")
+
+
+LESSER = [name for name, (isa, int8, _) in CPUS.items() if _is_lesser(isa, int8)]
+
+_COMPILE_OWN = "import fastsedd_kernels as fk; fk.compile_all()"
 _COMPILE = """
 import os
 getattr(os, "nice", int)(10)  # Windows has none
@@ -28,16 +40,20 @@ _SECONDS = 900  # beside the tests, that is, and on a busy machine
 
 
 class Kernels:
-    """folder : a cache for each CPU, which tests fill as they need it, or `start` with all kernels, for all tests"""
+    """folder : a cache for each lesser CPU, which tests fill as they need it, or `start` with all kernels, for all"""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._compiled: dict[str, Future[str]] = {}
 
     def start(self) -> None:
-        """Compile every kernel, and look at its instructions: what is loaded later has no assembly."""
-        pool = ThreadPoolExecutor(len(CPUS))
-        for name, (isa, register) in CPUS.items():
+        """Compile every kernel: for this CPU, into the cache of the tests, which then load what they come to; and for
+        the lesser ones, whose instructions are looked at here: what is loaded later has no assembly."""
+        pool = ThreadPoolExecutor(1 + len(LESSER))
+        if fk.cache_folder() is not None:
+            pool.submit(run_python, _COMPILE_OWN, _SECONDS)
+        for name in LESSER:
+            isa, _, register = CPUS[name]
             target = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": str(self._folder / name)}
             code = _COMPILE.format(isa=isa, register=register)
             self._compiled[name] = pool.submit(run_python, code, _SECONDS, **target)
