@@ -63,7 +63,8 @@ def accelerate(entries: list[Entry]) -> str:
         "transformers, batch 1, random weights, against the\nuntouched model, each in a process of its own: "
         "`pytest benchmarks/bench_accelerate.py`. In bfloat16 that runs under\nautocast, which casts the weights "
         "with each call, or, in the second column, has cast them before.\nThe error is that of the result against "
-        "PyTorch's float32, relative to its norm.\n"
+        "PyTorch's float32, relative to its norm. Texts have 128 tokens unless the\n"
+        "name says otherwise; layers in a name are as many of that model's, without its head.\n"
     )
     for dtype in dict.fromkeys(entry["dtype"] for entry in found):
         rows = [entry for entry in found if entry["dtype"] == dtype]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastsedd_kernels.torch import fusion
@@ -109,8 +111,8 @@ def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) 
     model : in eval mode, on the CPU; changed in place, but for its class, parameters, hooks and state_dict
     dtype : how Linear weights are stored and multiplied: "float32", "bfloat16", "int8", "int8g" or "int4", as `fk.pack`
         says; with all but the first, attention's products are bfloat16. Tensors keep their dtype, and sums are float32.
-    trial : time each kind of layer both ways, some tenths of a second in all, and leave alone what PyTorch computes
-        faster here
+    trial : time each kind of layer both ways, some tenths of a second in all, and each function when it is first called
+        with more than a few elements; leave alone what PyTorch computes faster here
     Known are nn.Linear and transformers' Conv1D; nn.LayerNorm and RMS norms of any class; GELU, SiLU and Softmax; the
     same as functions, and scaled_dot_product_attention, while the model's own forward runs; transformers' function for
     rotary positions. Small modules that hold nothing else are computed as one (`fusion`), such as SwiGLU's three
@@ -118,11 +120,12 @@ def accelerate(model: nn.Module, dtype: str = "float32", *, trial: bool = True) 
     PyTorch computes as before wherever a gradient of any kind is needed, within torch.func's transforms, under
     autocast, in training mode where dropout matters, on another device, and while it traces, compiles or exports. A
     weight that is changed is packed again at its next use; see `Acceleration.refresh`.
-    Returns the Acceleration. Raises ValueError for a model in training mode, on another device or accelerated already.
+    Returns the Acceleration. Raises ValueError for a model in training mode, on another device, compiled, scripted
+    or traced, or accelerated already.
     """
     _check(model, dtype)
     packs, scratch = Packs(dtype), Scratch()
-    result = Acceleration(model, packs, Functions("float32" if dtype == "float32" else "bfloat16"))
+    result = Acceleration(model, packs, Functions("float32" if dtype == "float32" else "bfloat16", trial))
     free = {module: name for name, module in model.named_modules() if not _is_replaced(module)}
     result.classes.update({name: type(module).__name__ for module, name in free.items()})
     inner = _Swaps(result, trial)
@@ -163,7 +166,7 @@ class _Swaps:
         """The module as a whole layer, or None, with the reason in the list."""
         made = layer_forward(module, packs, scratch)
         if not isinstance(made, str) and self._trial and self._gain(made) < trials.LEAST_GAIN:
-            made = _slower(self._gain(made))
+            made = trials.in_words(self._gain(made))
         if isinstance(made, str):
             self._result.left[name] = f"{type(module).__name__} as a whole ({made})"
             return None
@@ -178,14 +181,16 @@ class _Swaps:
         forward = (forward_for(module, self._result.packs) or rms_norm_forward(module)) if known else None
         if forward is not None:
             self.known[module] = forward
-        if forward is not None and self._trial and self._gain(forward) < trials.LEAST_GAIN:
-            self._result.left[name] = f"{kind} ({_slower(self._gain(forward))})"
+        gain = self._gain(forward) if forward is not None and self._trial else math.inf
+        if forward is not None and forward.function and self._trial:
+            self._result.functions.judge(forward.function, gain)
+        if gain < trials.LEAST_GAIN:
+            self._result.left[name] = f"{kind} ({trials.in_words(gain)})"
         elif forward is not None:
             self.forwards[module] = forward
             self._result.swapped[name] = kind
         elif not any(module.children()) or _has_matrices(module):
-            reason = " (its projections are parameters, not layers)" if _has_matrices(module) else ""
-            self._result.left[name] = f"{kind}{reason}"
+            self._result.left[name] = kind + _why_left(module)
         elif _has_softcap(module):
             self._result.left[name] = f"scores of {kind} (capped, which the kernel has no form for)"
 
@@ -193,7 +198,7 @@ class _Swaps:
         """Swap the rotary positions of a layer, or list them as left; what else it does stays its class's."""
         forward, kind = rotary_forward(module), f"rotary positions of {type(module).__name__}"
         if isinstance(forward, RotaryForward) and self._trial and self._gain(forward) < trials.LEAST_GAIN:
-            forward = _slower(self._gain(forward))
+            forward = trials.in_words(self._gain(forward))
         if isinstance(forward, RotaryForward):
             self.forwards[module] = forward
             self._result.swapped[name] = kind
@@ -210,15 +215,24 @@ class _Swaps:
     def _gain(self, forward: UnaryForward | LayerForward | RotaryForward) -> float:
         """The speed-up over PyTorch, measured once for modules of a class with equal shapes."""
         module: Any = forward.module
-        key = type(module), tuple(each.shape for each in module.parameters()), getattr(module, "bias", 0) is None
+        key = (
+            type(module),
+            getattr(forward, "function", ""),
+            tuple(each.shape for each in module.parameters()),
+            getattr(module, "bias", 0) is None,
+        )
         if key not in self._gains:
             x: Any = forward.example(trials.TOKENS)
             self._gains[key] = trials.gain(lambda: forward.compute(x), lambda: forward.reference(x))
         return self._gains[key]
 
 
-def _slower(gain: float) -> str:
-    return f"PyTorch takes {gain:.2f} of the kernels' time"
+def _why_left(module: nn.Module) -> str:
+    """The reason why a module that the kernels have nothing for is left, in brackets; empty if its class says it."""
+    others = sorted({str(each.dtype) for each in module.parameters(recurse=False) if each.dtype not in DTYPES})
+    if others:
+        return f" (its parameters are {', '.join(others).replace('torch.', '')})"
+    return " (its projections are parameters, not layers)" if _has_matrices(module) else ""
 
 
 def _has_matrices(module: nn.Module) -> bool:
@@ -253,6 +267,11 @@ def _is_replaced(module: nn.Module) -> bool:
     return "forward" in module.__dict__
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """True for what `torch.compile` returns, and for a module that was compiled in place."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
 def _check(model: nn.Module, dtype: str) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}, must be a torch.nn.Module")
@@ -260,6 +279,10 @@ def _check(model: nn.Module, dtype: str) -> None:
         raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, _STORED))}")
     if any(isinstance(module.__dict__.get("forward"), Forward) for module in model.modules()):
         raise ValueError("model is accelerated already: undo that first")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError("model is a program of torch.jit: accelerate it as it was before")
+    if any(_is_compiled(module) for module in model.modules()):
+        raise ValueError("model is compiled, which leaves nothing to the kernels: accelerate it as it was before")
     if _is_replaced(model):
         raise ValueError("model has a forward of its own, which accelerate would replace")
     if any(module.training for module in model.modules()):

@@ -15,21 +15,27 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fastsedd_kernels.torch import tensors
+from fastsedd_kernels.torch import trial as trials
 
 # With fewer queries, packing the keys and values takes longer than their products.
 _MIN_QUERIES = 8
+_TRIED = 1 << 15  # elements of a result, from which on a trial tells of larger ones too
 
 
 class Functions(TorchFunctionMode):
     """The kernels in place of PyTorch's functions, for as long as it is entered.
 
     dtype : of attention's products, "float32" or "bfloat16"
+    trial : time each function both ways at its first call with more than a few elements
+    slower : functions, by name, that PyTorch computes faster here, with that as the reason: they are left to it
     taken, left : how many calls of each function the kernels have computed, and have not, with the reason
     """
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, trial: bool = True) -> None:
         super().__init__()
         self.dtype = dtype
+        self.slower: dict[str, str] = {}
+        self._tried: set[str] = set() if trial else set(NAMES)
         self.taken: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
 
@@ -39,12 +45,24 @@ class Functions(TorchFunctionMode):
         if replacement is None:
             return function(*arguments, **keywords)
         name, compute = replacement
-        result = compute(self, *arguments, **keywords)
+        result = self.slower.get(name) or compute(self, *arguments, **keywords)
+        if isinstance(result, torch.Tensor) and name not in self._tried and result.numel() >= _TRIED:
+            self.judge(
+                name,
+                trials.gain(lambda: compute(self, *arguments, **keywords), lambda: function(*arguments, **keywords)),
+            )
+            result = self.slower.get(name) or result
         if isinstance(result, str):
             self.left[f"{name}: {result}"] += 1
             return function(*arguments, **keywords)
         self.taken[name] += 1
         return result
+
+    def judge(self, name: str, gain: float) -> None:
+        """Leave a function to PyTorch from now on if the kernels gain nothing; it is not tried again."""
+        self._tried.add(name)
+        if gain < trials.LEAST_GAIN:
+            self.slower[name] = trials.in_words(gain)
 
 
 Result: TypeAlias = "torch.Tensor | str"  # or why the kernels leave it
@@ -79,7 +97,7 @@ def _attention(
         return _STRIDED
     if scale is not None and scale <= 0:
         return "with a scale that is not above 0"
-    if attn_mask is not None and not _broadcasts(attn_mask, (*query.shape[:-1], key.shape[-2])):
+    if attn_mask is not None and not tensors.broadcasts(attn_mask, (*query.shape[:-1], key.shape[-2])):
         return "with a mask of another shape"  # which PyTorch has its own word for
     return tensors.attention(query, key, value, attn_mask, scale, is_causal, mode.dtype)
 
@@ -91,11 +109,6 @@ def _heads_per_key(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
     group, rest = divmod(query.shape[1], key.shape[1])
     same = key.shape[0] == query.shape[0] and key.shape[-1] == query.shape[-1]
     return group if same and rest == 0 and (grouped or group == 1) else 0
-
-
-def _broadcasts(mask: torch.Tensor, shape: tuple[int, ...]) -> bool:
-    sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
-    return mask.ndim <= len(shape) and all(size in (1, whole) for size, whole in sizes)
 
 
 def _softmax(
@@ -119,19 +132,17 @@ def _tensor_softmax(
 
 
 def _gelu(mode: Functions, input: torch.Tensor, approximate: str = "none") -> Result:
-    if not tensors.usable(input):
-        return _UNUSABLE
-    if not input.is_contiguous():
-        return _STRIDED
-    return tensors.activate(input, "gelu_tanh" if approximate == "tanh" else "gelu")
+    return _activate(input, "gelu_tanh" if approximate == "tanh" else "gelu")
 
 
 def _silu(mode: Functions, input: torch.Tensor, inplace: bool = False) -> Result:
-    if inplace:
-        return "in place"
+    return "in place" if inplace else _activate(input, "silu")
+
+
+def _activate(input: torch.Tensor, activation: str) -> Result:
     if not tensors.usable(input):
         return _UNUSABLE
-    return tensors.activate(input, "silu") if input.is_contiguous() else _STRIDED
+    return tensors.activate(input, activation) if input.is_contiguous() else _STRIDED
 
 
 def _layer_norm(

@@ -130,6 +130,11 @@ class UnaryForward(Forward):
         raise NotImplementedError
 
     @property
+    def function(self) -> str:
+        """What it computes, if that is also one of the functions that are caught, by its name there."""
+        return ""
+
+    @property
     def width(self) -> int:
         """Elements in a row of what the module takes, or usually takes."""
         return 1024
@@ -217,6 +222,10 @@ class LayerNormForward(UnaryForward):
     """Layer norm over the last dimension."""
 
     @property
+    def function(self) -> str:
+        return "layer_norm"
+
+    @property
     def width(self) -> int:
         return int(self.module.normalized_shape[0])
 
@@ -240,6 +249,10 @@ class ActivationForward(UnaryForward):
         super().__init__(module)
         self.activation = activation
 
+    @property
+    def function(self) -> str:
+        return "silu" if self.activation == "silu" else "gelu"
+
     def takes(self, x: torch.Tensor) -> bool:
         return tensors.usable(x) and x.is_contiguous()
 
@@ -249,6 +262,10 @@ class ActivationForward(UnaryForward):
 
 class SoftmaxForward(UnaryForward):
     """Softmax over the last dimension."""
+
+    @property
+    def function(self) -> str:
+        return "softmax"
 
     def takes(self, x: torch.Tensor) -> bool:
         return tensors.usable(x) and x.ndim > 0

@@ -66,6 +66,12 @@ def usable_mask(query: torch.Tensor, mask: torch.Tensor) -> bool:
         )
 
 
+def broadcasts(mask: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """True if the mask broadcasts to that shape."""
+    sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
+    return mask.ndim <= len(shape) and all(size in (1, whole) for size, whole in sizes)
+
+
 def as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
     """The tensor's own memory, or float32 of a bfloat16 tensor."""
     array: NDArray[np.float32] = tensor.detach().float().numpy()

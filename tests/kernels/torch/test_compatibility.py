@@ -175,6 +175,63 @@ def test_kinds_that_do_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bare.swapped == {"0": "Linear"} and len(asked) == 8
 
 
+@torch.no_grad()
+def test_functions_that_do_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a layer that is left calls them; others are tried once, with what they are first given much of."""
+
+    class Activated(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return functional.gelu(x)
+
+    asked = []
+
+    def gain(ours: Any, theirs: Any) -> float:
+        asked.append(error(ours(), theirs()))
+        return 0.5
+
+    monkeypatch.setattr(trial, "gain", gain)
+    norms, activated = accelerate(nn.Sequential(nn.LayerNorm(64)).eval()), accelerate(Activated().eval())
+    norms.model(torch.randn(9, 64))
+    assert norms.functions.left == {"layer_norm: PyTorch takes 0.50 of the kernels' time": 1}
+    assert not norms.functions.taken and len(asked) == 1
+    x = torch.randn(9, 4096)
+    for given in (x[:1], x, x, x[:1]):
+        assert error(activated.model(given), functional.gelu(given)) < 1e-5
+    assert activated.functions.taken == {"gelu": 1} and activated.functions.left.total() == 3
+    assert len(asked) == 2 and max(asked) < 1e-5
+    certain = accelerate(nn.Sequential(nn.LayerNorm(64), Activated()).eval(), trial=False)
+    certain.model(torch.randn(600, 64))
+    assert certain.functions.taken == {"gelu": 1} and len(asked) == 2
+
+
+def test_weights_of_other_dtypes_are_the_reason() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval().half()
+    assert accelerate(model).left == {"0": "Linear (its parameters are float16)"}
+
+
+def test_compiled_models_are_told() -> None:
+    for model in (torch.compile(nn.Linear(8, 8).eval(), backend="eager"), nn.Linear(8, 8).eval()):
+        model.compile(backend="eager")
+        with pytest.raises(ValueError, match="compiled"):
+            accelerate(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_are_told() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 8)).eval(), torch.randn(3, 8)
+    for program in (torch.jit.script(model), torch.jit.trace(model, x)):
+        with pytest.raises(ValueError, match=r"torch\.jit"):
+            accelerate(program)
+
+
+def test_copies_of_an_acceleration_are_undone_by_themselves() -> None:
+    done = accelerate(nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval())
+    other = copy.deepcopy(done)
+    other.undo()
+    assert "forward" not in vars(other.model[0]) and "forward" in vars(done.model[0])
+    accelerate(other.model, "int8")
+
+
 def test_a_gain_is_the_median_of_rounds_in_turns() -> None:
     now, turns = [0.0], []
 

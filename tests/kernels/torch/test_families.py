@@ -19,6 +19,7 @@ from torch_models import RELATIVE, error  # noqa: E402
 _RARER = {"Mistral", "Qwen2", "OPT", "CLIP", "DistilBERT"}
 _ROTATED = {"Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3", "Phi", "ModernBERT"}
 _GATED = {"Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3", "T5", "ModernBERT"}
+_WHOLE_LAYERS = {"Bert", "DistilBERT"}
 _RMS_NORMS = {"Llama": 5, "Mistral": 5, "Qwen2": 5, "Qwen3": 9, "Gemma2": 9, "Gemma3": 13, "T5": 5}
 _FAMILIES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in _RARER else [])
@@ -39,7 +40,8 @@ def test_padded_batches(name: str) -> None:
     assert sum("RMSNorm" in each or each == "T5LayerNorm" for each in swapped) == _RMS_NORMS.get(name, 0)
     assert sum("rotary positions" in each for each in swapped) == (2 if name in _ROTATED else 0)
     assert ("* Linear" in fused or "of gate and up" in fused) is (name in _GATED)
-    assert (done.functions.taken["scaled_dot_product_attention"] == 2) is (name != "Gemma2")
+    assert ("the whole layer" in fused) is (name in _WHOLE_LAYERS)
+    assert (done.functions.taken["scaled_dot_product_attention"] == 2) is (name not in {"Gemma2", *_WHOLE_LAYERS})
     assert any("capped" in each for each in done.left.values()) is (name == "Gemma2")
     assert {path: dict(vars(module)) for path, module in model.named_modules()} == before
     assert torch.equal(model(**inputs)[0], expected)

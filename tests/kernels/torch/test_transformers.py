@@ -81,6 +81,39 @@ def test_layers_are_replayed_with_what_they_are_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["Bert", "GPT2"])
+@torch.no_grad()
+def test_layers_with_masks(name: str, dtype: Any) -> None:
+    """As keyword or by place, of every layout; each kind is compared with the class's own result, at its first use."""
+    model, _ = of_transformers(name)
+    layer = next(each for each in model.modules() if type(each).__name__ == WHOLE_LAYERS[name]).to(dtype)
+    x, seen = torch.randn(2, 17, 48, dtype=dtype), torch.rand(2, 1, 17, 17) > 0.4
+    seen |= torch.eye(17, dtype=torch.bool)
+    added = torch.zeros(2, 1, 17, 17).masked_fill(~seen, torch.finfo(torch.float32).min)
+    short = seen[:, :, :1].expand(2, 1, 17, 17)
+    masks = [seen, seen, seen, ~seen | seen, added, added, short, short, seen.transpose(2, 3), seen[:1], seen[0]]
+    expected = [layer(x, attention_mask=mask) for mask in masks]
+    with accelerate(layer) as done:
+        assert done.fused[""] == "the whole layer"
+        found = [layer(x, attention_mask=mask) for mask in masks]
+        assert not done.functions.taken["scaled_dot_product_attention"] - 1  # the mask of three dimensions
+        assert error(layer(x), type(layer).forward(layer, x)) <= RELATIVE[str(dtype).removeprefix("torch.")]
+        with pytest.raises(RuntimeError):  # PyTorch's own word
+            layer(x, attention_mask=seen[..., :5])
+    assert max(map(error, found, expected)) <= RELATIVE[str(dtype).removeprefix("torch.")]
+
+
+@torch.no_grad()
+def test_a_mask_that_means_something_else_to_a_class_is_left_to_it() -> None:
+    model, _ = of_transformers("Bert")
+    model.set_attn_implementation("eager")  # which adds what it is given, True as 1
+    layer, x, mask = model.encoder.layer[0], torch.randn(2, 17, 48), torch.rand(2, 1, 17, 17) > 0.4
+    expected = layer(x, mask)
+    with accelerate(layer):
+        assert error(layer(x, mask), expected) <= RELATIVE["float32"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_a_replayed_layer_sees_what_was_changed(dtype: Any) -> None:
     model, _ = of_transformers("Bert")
