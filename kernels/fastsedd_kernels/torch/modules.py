@@ -131,7 +131,7 @@ class UnaryForward(Forward):
 
     @property
     def function(self) -> str:
-        """What it computes, if that is also one of the functions that are caught, by its name there."""
+        """Name of the function that computes the same, if that is one of those that are caught; else empty."""
         return ""
 
     @property
