@@ -120,7 +120,8 @@ AVX2 = Machine(
     narrow_tile=Shape(5, 2),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
-    gemv=Gemv(dot_rows=2),
+    # Rows some KiB apart share sets of L1, and a line is used twice: eight of them would evict each other in between.
+    gemv=Gemv(dot_rows=2, deep=6),
     unroll=8,
 )
 NEON = Machine(
