@@ -2,9 +2,9 @@
 
     out = few . B        few : [m, K], m <= FEW_ROWS; B : [K, N] as it lies
 
-Row-major B: AXPY form, eight rows of B at a time into accumulators held in L2. Column-major B: dot form, four columns
-at a time. The next rows or columns are prefetched in software: hardware prefetchers lose a stream at its end. A task is
-a range of columns.
+Row-major B: AXPY form, some rows of B at a time into accumulators held in L2. Column-major B: dot form, four columns at
+a time. Where that pays, the next rows or columns are prefetched in software: hardware prefetchers lose a stream at its
+end. A task is a range of columns.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _emit_row_sums(builder: Any, vector: Any, rows: int, deep: int, operands: li
         totals = [emit.load(builder, place, vector) for place in places]
         for k, row in enumerate(below):
             source = builder.gep(moving[0], [row])
-            emit.prefetch(builder, builder.gep(source, [ahead]))
+            if _GEMV.rows_ahead:
+                emit.prefetch(builder, builder.gep(source, [ahead]))
             loaded = emit.load(builder, source, vector)
             for r in range(rows):
                 factor = builder.load(builder.gep(few, [scalar.index(r * deep + k)]))
