@@ -97,7 +97,12 @@ def as_float32(typing_context: Any, pointer: Any) -> Any:
 
 @vector_function(VECTOR, (POINTER,))
 def load_halves(builder: Any, register: Any, source: Any) -> Any:
-    """The finite float16 values that lie at a float32 pointer, as float32.
+    """The finite float16 values that lie at a float32 pointer, as float32."""
+    return widened_halves(builder, register, source)
+
+
+def widened_halves(builder: Any, register: ir.VectorType, source: Any) -> Any:
+    """The finite float16 values at an address, as a register of float32.
 
     Where the target has no instruction for it, by arithmetic, since the library function is not everywhere: the bits in
     float32's places are the value times 2^-112, also of what is subnormal.

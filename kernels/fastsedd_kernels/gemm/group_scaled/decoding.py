@@ -20,7 +20,7 @@ from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.narrow import as_float32, load_halves, load_unsigned_bytes
-from fastsedd_kernels.simd.vector import LANES, prefetch_l2, splat, store_vector
+from fastsedd_kernels.simd.vector import LANES, splat, store_vector
 
 _MINUS_ONE = float32(-1.0)
 
@@ -36,12 +36,6 @@ def decode_scales(weight: Any, place: Any, panels: int, first: int, groups: int,
     row, used = first // weight.span, first % weight.span
     whole, extra = halves.shape[2] * NR, small.shape[2] * NR
     half = pointer(halves, (place.before * halves.shape[1] + row * place.panels + place.panel) * whole)
-    if weight.form == SCALE and weight.span == 1 and panels == place.panels:
-        count = groups * panels * NR  # as many follow for the next slab
-        for j in range(0, count, LANES):
-            prefetch_l2(as_float32(offset(half, count + j)))
-            store_vector(offset(target, j), load_halves(as_float32(offset(half, j))))
-        return
     byte = pointer(small, (place.before * small.shape[1] + first * place.panels + place.panel) * extra)
     for g in range(groups):
         for i in range(panels):

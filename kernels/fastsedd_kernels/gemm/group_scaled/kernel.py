@@ -9,7 +9,8 @@
 
 Fewer rows than the machine's `widened_from` read the nibbles themselves in the micro-kernel: a panel then passes
 through the registers once or twice, and memory is what it waits for. So do all rows on CPUs where that costs nothing.
-Rows of one tile at most are multiplied with several panels at once (`panels_beside`). A task is a rectangle of out.
+Rows of one tile at most are multiplied with several panels at once (`panels_beside`), one row with a bundle, whose
+scales it widens in registers as well where they are float16 alone. A task is a rectangle of out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
+from fastsedd_kernels.simd.narrow import as_float32
 from fastsedd_kernels.simd.vector import LANES, load_some, splat, store_vector
 
 _WIDENED_FROM = 1 << 62 if cpu_info().name in isa().never_widened else isa().widened_from
@@ -104,18 +106,23 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
     begin = (place.before * count + first * place.panels + place.panel) * words
     codes = Codes(pointer(weight.codes, begin), words, place.panels * words)
     kind = BYTES if words == WORDS * NR else NIBBLES
-    decode_scales(weight, place, panels, first, groups, scratch.scales)
+    direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as one row needs them
+    scales = scratch.scales
+    if direct:
+        scales = as_float32(pointer(weight.halves, (place.before * count + first * place.panels) * NR))
+    else:
+        decode_scales(weight, place, panels, first, groups, scales)
     if kind == NIBBLES and rows >= _WIDENED_FROM:
         widen_groups(codes, groups, scratch.codes)
         kind, codes = SMALL, Codes(scratch.codes, np.intp(0), np.intp(WORDS * NR))
     stride = count * STEP
     for top in range(0, rows, MR):
         add_group_tile(
-            TileShape(np.intp(kind), min(MR, rows - top), panels),
+            TileShape(np.intp(kind), min(MR, rows - top), panels, np.intp(direct)),
             groups,
             Rows(offset(scratch.records, top * stride + first * STEP), stride),
             codes,
-            scratch.scales,
+            scales,
             weight.form != SCALE,
             offset(scratch.sums, (place.panel * rows + top * panels) * NR),
         )

@@ -5,7 +5,8 @@
 
     A : rows of groups, as `activations` writes them: a group's bytes beside its `start`, its sum, its block's scale
     B : codes, as they lie in the panel (NIBBLES) or widened to bytes (SMALL, of 0 to 15; BYTES); see `storage`
-    scale, minimum : float32 [SLAB, BUNDLE * NR] each, one after the other, in rows as wide as C's (`decoding`)
+    scale, minimum : float32 [SLAB, BUNDLE * NR] each, one after the other, in rows as wide as C's (`decoding`); or,
+        where `halves`, scale alone, float16 as it lies beside the panels
     C : float32 rows of NR, accumulated in place
     Of few rows, several panels are multiplied at once (`panels_beside`), whose columns lie side by side in C and in
     the rows of scales.
@@ -32,8 +33,9 @@ from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
-from fastsedd_kernels.runtime.machines import CACHE_LINE
+from fastsedd_kernels.runtime.machines import AVX2, CACHE_LINE, PORTABLE
 from fastsedd_kernels.simd import emit
+from fastsedd_kernels.simd.narrow import widened_halves
 
 GROUP = 32  # of K, which share a scale
 GROUPS_PER_BLOCK = 4  # of x, which share a scale: 128 inputs
@@ -49,6 +51,8 @@ NIBBLES, SMALL, BYTES = range(3)  # how B lies
 _SYMBOL = "fastsedd_group_tile"
 _POINTER = ir.IntType(8).as_pointer()
 _CHAINS = 8  # of dependent products, at least: a product's latency in cycles times those that begin in one
+# Registers of a row whose sums are made at once: of 16, those of one panel fit beside what all panels' are added to.
+_AT_ONCE = isa().group_tile.vectors * (1 if isa() in (AVX2, PORTABLE) else BUNDLE)
 _AHEAD = 3 << 10  # words from what is read to what is prefetched, of few rows: by itself memory is read half as fast
 _REACH = 5  # rows that x86 reaches from one pointer
 
@@ -63,11 +67,13 @@ register_jitable(panels_beside)
 
 
 class TileShape(NamedTuple):
-    """kind : NIBBLES, SMALL or BYTES; rows : 1 to MR; panels : 1 or `panels_beside(rows)`"""
+    """kind : NIBBLES, SMALL or BYTES; rows : 1 to MR; panels : 1 or `panels_beside(rows)`
+    halves : scales are float16, as they are stored, and there are no minima: of a whole bundle, and not SMALL"""
 
     kind: Any
     rows: Any
     panels: Any
+    halves: Any
 
 
 class Codes(NamedTuple):
@@ -112,19 +118,20 @@ def add_group_tile(
         if not is_symbol(_SYMBOL):
             raise LoweringError("a kernel that calls add_group_tile must say link=link_group_tile")
         size, count, of_a, of_b, *rest = arguments
-        layout, height, width = cgutils.unpack_tuple(builder, size)
+        layout, height, width, halves = cgutils.unpack_tuple(builder, size)
         flat = [count, *cgutils.unpack_tuple(builder, of_a), *cgutils.unpack_tuple(builder, of_b), *rest]
         operands = cgutils.pack_struct(builder, flat)
         place = builder.bitcast(cgutils.alloca_once_value(builder, operands), _POINTER)
         called = ir.FunctionType(ir.VoidType(), [layout.type, height.type, place.type])
         function = cgutils.get_or_insert_function(builder.module, called, _SYMBOL)
+        layout = builder.add(builder.mul(layout, scalar.index(2)), halves)
         number = builder.add(builder.mul(layout, scalar.index(BUNDLE + 1)), width)
         builder.call(function, [number, height, place])
         return context.get_dummy_value()
 
     rows = types.NamedTuple((types.CPointer(int32), types.intp), Rows)
     codes = types.NamedTuple((types.CPointer(int32), types.intp, types.intp), Codes)
-    size = types.NamedUniTuple(types.intp, 3, TileShape)
+    size = types.NamedUniTuple(types.intp, 4, TileShape)
     return types.void(size, types.intp, rows, codes, *_KINDS[6:]), codegen
 
 
@@ -134,17 +141,19 @@ def link_group_tile() -> None:
 
 
 def _all_tiles(layout: int, m: int, operands: Any) -> None:
-    """The function behind `add_group_tile`; layout : kind and panels; operands : address of an `_Operands`."""
+    """The function behind `add_group_tile`; layout : kind, halves and panels; operands : address of an `_Operands`."""
     _choose_tile(layout, m, operands)
 
 
-def _shapes() -> Iterator[tuple[int, int, int]]:
-    """(kind, rows, panels) of every tile. Codes that are widened serve more rows than one tile's."""
+def _shapes() -> Iterator[TileShape]:
+    """The shape of every tile. Codes that are widened serve more rows than one tile's."""
     for kind in (NIBBLES, SMALL, BYTES):
         for rows in range(1, MR + 1):
-            yield kind, rows, 1
+            yield TileShape(kind, rows, 1, False)
             if kind != SMALL and panels_beside(rows) > 1:
-                yield kind, rows, panels_beside(rows)
+                yield TileShape(kind, rows, panels_beside(rows), False)
+            if kind != SMALL and panels_beside(rows) == BUNDLE:
+                yield TileShape(kind, rows, BUNDLE, True)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -158,11 +167,12 @@ def _choose_tile(typing_context: Any, layout: Any, m: Any, operands: Any) -> Any
         values = _Operands(*(builder.load(cgutils.gep_inbounds(builder, given, 0, i)) for i in range(len(_KINDS))))
         done = builder.append_basic_block("tile_done")
         switch = builder.switch(builder.add(builder.mul(number, scalar.index(MR + 1)), height), done)
-        for kind, rows, panels in _shapes():
-            block = builder.append_basic_block(f"group_tile_{kind}_{rows}x{panels}")
-            switch.add_case(scalar.index((kind * (BUNDLE + 1) + panels) * (MR + 1) + rows), block)
+        for shape in _shapes():
+            block = builder.append_basic_block("group_tile")
+            layout = (shape.kind * 2 + shape.halves) * (BUNDLE + 1) + shape.panels
+            switch.add_case(scalar.index(layout * (MR + 1) + shape.rows), block)
             builder.position_at_end(block)
-            _Tile(builder, kind, rows, panels, values).emit()
+            _Tile(builder, shape, values).emit()
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -183,19 +193,21 @@ class _Cursor(NamedTuple):
 
 
 class _Tile:
-    """Emits the product of one height."""
+    """Emits the product of one shape."""
 
-    def __init__(self, builder: ir.IRBuilder, kind: int, rows: int, panels: int, operands: _Operands) -> None:
+    def __init__(self, builder: ir.IRBuilder, shape: TileShape, operands: _Operands) -> None:
         self.builder, self.operands = builder, operands
+        kind, self.rows, self.panels, self.halves = shape
         self.products, self.nibbles = products_of(8 if kind == BYTES else 4), kind == NIBBLES
-        self.rows, self.panels, self.vectors = rows, panels, panels * isa().group_tile.vectors
+        self.vectors = self.panels * isa().group_tile.vectors
+        self.loads = WORDS // 2 if self.nibbles else WORDS  # words of B per group
         self.words = words()
         self.floats = emit.vector_type(float32, isa().lanes)
         lda = scalar.opaque(builder, operands.lda)
         triple = scalar.opaque(builder, builder.mul(lda, scalar.index(3)))
         twice, fourfold = (builder.mul(lda, scalar.index(times)) for times in (2, 4))
         step = operands.panel_step
-        self.beside = [builder.mul(step, scalar.index(panel)) for panel in range(panels)]
+        self.beside = [builder.mul(step, scalar.index(panel)) for panel in range(self.panels)]
         self.below = (scalar.index(0), lda, twice, triple, fourfold)
 
     def emit(self) -> None:
@@ -246,33 +258,38 @@ class _Tile:
         starts: list[Callable[[], Any]] = [
             functools.partial(self._broadcast, cursor, row, START) for row in range(self.rows)
         ]
-        sums = self._sums_of_products(cursor, starts)
-        totals = []
-        scales = [self._scale(cursor, j) for j in range(self.vectors)]
-        for place, (so_far, total) in enumerate(zip(sums, cursor.sums, strict=True)):
-            whole = self.products.finish(builder, so_far, starts[place // self.vectors])
-            value = builder.sitofp(whole, self.floats)
-            totals.append(emit.multiply_add(builder, value, scales[place % self.vectors], total, self.floats))
-        totals = self._with_minimum(cursor, totals)
+        totals = list(cursor.sums)
+        for first in range(0, self.vectors, _AT_ONCE):
+            registers = range(first, min(first + _AT_ONCE, self.vectors))
+            sums = self._sums_of_products(cursor, starts, registers)
+            scales = [self._scale(cursor, j) for j in registers]
+            for place, so_far in enumerate(sums):
+                row, j = divmod(place, len(registers))
+                value = builder.sitofp(self.products.finish(builder, so_far, starts[row]), self.floats)
+                at = row * self.vectors + registers[j]
+                totals[at] = emit.multiply_add(builder, value, scales[j], totals[at], self.floats)
+        if not self.halves:
+            totals = self._with_minimum(cursor, totals)
         return _Cursor(
             builder.gep(cursor.b, [self.operands.group_step]),
-            builder.gep(cursor.scales, [scalar.index(self.panels * NR)]),
+            self._scales_after(cursor),
             [scalar.opaque(builder, builder.gep(base, [scalar.index(STEP)])) for base in cursor.bases],
             totals,
         ).flat()
 
-    def _sums_of_products(self, cursor: _Cursor, starts: list[Callable[[], Any]]) -> list[Any]:
-        """The group's sums: of few rows in several chains, to hide a product's latency; any order is exact."""
+    def _sums_of_products(self, cursor: _Cursor, starts: list[Callable[[], Any]], registers: range) -> list[Any]:
+        """The group's sums in some registers' columns: of few rows in several chains, to hide a product's latency; any
+        order is exact."""
         builder = self.builder
-        places = self.rows * self.vectors
-        chains = max(1, _CHAINS // places)
-        sums = [self.products.begin(builder, starts[place // self.vectors]) for place in range(places)]
+        places = self.rows * len(registers)
+        chains = max(1, _CHAINS // (self.rows * self.vectors))
+        sums = [self.products.begin(builder, starts[place // len(registers)]) for place in range(places)]
         sums += [self.products.begin(builder, lambda: emit.zeros(self.words))] * (places * (chains - 1))
-        for count, (k, b) in enumerate(self._quads(cursor)):
+        for count, (k, b) in enumerate(self._quads(cursor, registers)):
             for row in range(self.rows):
                 a = self.products.prepare_a(builder, self._broadcast(cursor, row, k))
-                for j in range(self.vectors):
-                    place = count % chains * places + row * self.vectors + j
+                for j in range(len(registers)):
+                    place = count % chains * places + row * len(registers) + j
                     sums[place] = self.products.add(builder, a, b[j], sums[place])
         return [functools.reduce(builder.add, sums[place::places]) for place in range(places)]
 
@@ -286,8 +303,24 @@ class _Tile:
     def _scale(self, cursor: _Cursor, j: int, row: int = 0) -> Any:
         """A register of scales, or, a slab of rows further, of minima."""
         panel, column = self._place(j)
+        if self.halves:
+            halves = self.builder.gep(self._halves(cursor), [scalar.index(panel * NR + column)])
+            return widened_halves(self.builder, self.floats, halves)
         place = self.builder.gep(cursor.scales, [scalar.index((row * BUNDLE + panel) * NR + column)])
         return emit.load(self.builder, place, self.floats)
+
+    def _halves(self, cursor: _Cursor) -> Any:
+        return self.builder.bitcast(cursor.scales, ir.IntType(16).as_pointer())
+
+    def _scales_after(self, cursor: _Cursor) -> Any:
+        """Pointer to the scales of the next group; halves are prefetched as far ahead as codes."""
+        builder, step = self.builder, self.panels * NR
+        if not self.halves:
+            return builder.gep(cursor.scales, [scalar.index(step)])
+        halves = self._halves(cursor)
+        for place in range(0, step, CACHE_LINE // 2):
+            emit.prefetch(builder, builder.gep(halves, [scalar.index(_AHEAD // self.loads + place)]))
+        return builder.bitcast(builder.gep(halves, [scalar.index(step)]), cursor.scales.type)
 
     def _with_minimum(self, cursor: _Cursor, totals: list[Any]) -> list[Any]:
         """The sums after `minimum`, where there is one."""
@@ -309,11 +342,11 @@ class _Tile:
             phi.add_incoming(value, inside)
         return merged
 
-    def _quads(self, cursor: _Cursor) -> Iterator[tuple[int, list[Any]]]:
+    def _quads(self, cursor: _Cursor, registers: range) -> Iterator[tuple[int, list[Any]]]:
         """(word of A, registers of B that it is multiplied with), for all words of the group, emitted one at a time."""
         builder = self.builder
-        for word in range(WORDS // 2 if self.nibbles else WORDS):
-            loaded = [self._codes(cursor, word, j) for j in range(self.vectors)]
+        for word in range(self.loads):
+            loaded = [self._codes(cursor, word, j) for j in registers]
             for half in range(2) if self.nibbles else (None,):
                 b = loaded if half is None else [widened(builder, each, half) for each in loaded]
                 yield word + (half or 0) * WORDS // 2, [self.products.prepare_b(builder, each) for each in b]
