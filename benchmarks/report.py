@@ -114,7 +114,8 @@ def _environments(environments: Mapping[str, Environment]) -> str:
     for suite, environment in sorted(environments.items(), key=lambda item: str(item[1]["date"])):
         machine = _machine(environment)
         suites.setdefault(machine, []).append(f"`{suite}`")
-        newest[machine] = environment
+        known = newest.get(machine, {}).get("packages", {})  # a suite's peers may not have been there for another
+        newest[machine] = {**environment, "packages": known | environment["packages"]}
     paragraphs = []
     for machine, environment in newest.items():
         packages = ", ".join(f"{package} {version}" for package, version in environment["packages"].items())
