@@ -122,12 +122,13 @@ class _Kept:
         return kept_keys[:, :, :end], kept_values[:, :, :end]
 
     def before(self) -> Any:
-        """Those of the tokens before, [layers, 2, 1, heads, BEFORE, dim]."""
+        """Keys and values of the tokens before the block: [layers, 2, 1, heads, BEFORE, dim]."""
         import torch
 
         return torch.stack([torch.stack([each[:, :, :BEFORE] for each in both]) for both in self._kept])
 
     def fill(self, before: Any) -> None:
+        """Take over keys and values of the tokens before, as `before` gives them."""
         self.first = BEFORE
         for both, read in zip(self._kept, before, strict=True):
             for kept, each in zip(both, read, strict=True):
@@ -181,7 +182,9 @@ def _transformers(folder: str, dtype: str) -> tuple[Callable[..., Any], _Kept]:
 
     kept = _Kept(of.num_hidden_layers, of.num_key_value_heads, of.head_dim, kind)
     path = Path(folder) / "before.npy"
-    if dtype == "float32" and not path.exists():
+    if dtype != "float32" and not path.exists():
+        _transformers(folder, "float32")
+    if not path.exists():
         for kept.first in range(0, BEFORE, BLOCK):
             forward(kept, *_operands(kept.first))
         np.save(path, kept.before().numpy())
@@ -207,7 +210,7 @@ def _torch(folder: str, dtype: str, *, compiled: bool) -> engines.Run:
 
 
 def _openvino(folder: str, dtype: str) -> engines.Run:
-    """Where the CPU has no products of bfloat16, OpenVINO computes in float32, whatever it is told."""
+    """The block by OpenVINO, which computes in float32, whatever it is told, where the CPU has no bfloat16."""
     import openvino
 
     path = Path(folder) / "block.xml"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from result_files import Entry
 from tables import OURS, of_kind, percent, ratios, table
 
-DTYPES = ("float32", "bfloat16", "int8", "int4")
+from fastsedd.choices import DTYPES
+
 ENGINES = ("transformers", "torch.compile", "OpenVINO", "llama.cpp")
 
 

@@ -21,7 +21,7 @@ def printed(*options: str) -> str:
 
 
 def fields(measured: Any) -> dict[str, Any]:
-    """As JSON has them, which knows no tuples."""
+    """The fields of a measurement after a way through JSON, which turns tuples into lists."""
     return json.loads(json.dumps(dataclasses.asdict(measured)))
 
 

@@ -69,7 +69,7 @@ _CROSSOVERS = (Crossover(2, 0.003), Crossover(2, 0.0014))  # where in doubt: a l
 class Machine:
     """A vector instruction set, and the numbers that keep its FMA units busy.
 
-    lanes : float32 values per register
+    lanes : float32 values per register; registers : how many there are
     tile : accumulators of a register tile: enough independent chains to hide the latency of FMA, few enough to leave
         registers for a row of B and a broadcast of A. The nearer the two numbers, the fewer loads per FMA.
     wide_tile : for float32, and for bfloat16 with dot instructions: the 64 columns that most heads of attention have
@@ -85,6 +85,7 @@ class Machine:
 
     name: str
     lanes: int
+    registers: int
     tile: Shape
     wide_tile: Shape
     narrow_tile: Shape
@@ -103,6 +104,7 @@ class Machine:
 AVX512 = Machine(
     "avx512",
     lanes=16,
+    registers=32,
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(6, 4),
     narrow_tile=Shape(7, 3),
@@ -117,6 +119,7 @@ AVX512 = Machine(
 AVX2 = Machine(
     "avx2",
     lanes=8,
+    registers=16,
     tile=Shape(4, 3),  # 12 of 16 registers
     wide_tile=Shape(4, 3),
     narrow_tile=Shape(5, 2),
@@ -129,6 +132,7 @@ AVX2 = Machine(
 NEON = Machine(
     "neon",
     lanes=4,
+    registers=32,
     tile=Shape(5, 4),  # 20 of 32 registers; four of B, and one of A for each row
     wide_tile=Shape(5, 4),
     narrow_tile=Shape(6, 3),
@@ -139,7 +143,8 @@ NEON = Machine(
 PORTABLE = Machine(
     "portable",
     lanes=4,
-    tile=Shape(6, 2),  # 12 of 16 registers, if there are as many
+    registers=16,  # if there are as many
+    tile=Shape(6, 2),  # 12 of 16 registers
     wide_tile=Shape(6, 2),
     narrow_tile=Shape(5, 2),
     widened_tile=Shape(3, 2),

@@ -109,7 +109,9 @@ _OF_FUNCTIONS = {
 
 
 class UnaryForward(Forward):
-    """A forward of one tensor."""
+    """A forward of one tensor. function : name of the one that computes the same, if it is caught (`functions`)"""
+
+    function = ""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
@@ -128,11 +130,6 @@ class UnaryForward(Forward):
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """The result, of a tensor that it takes."""
         raise NotImplementedError
-
-    @property
-    def function(self) -> str:
-        """Name of the function that computes the same, if that is one of those that are caught; else empty."""
-        return ""
 
     @property
     def width(self) -> int:
@@ -221,9 +218,7 @@ class GluForward(LinearForward):
 class LayerNormForward(UnaryForward):
     """Layer norm over the last dimension."""
 
-    @property
-    def function(self) -> str:
-        return "layer_norm"
+    function = "layer_norm"
 
     @property
     def width(self) -> int:
@@ -248,10 +243,7 @@ class ActivationForward(UnaryForward):
     def __init__(self, module: nn.Module, activation: str) -> None:
         super().__init__(module)
         self.activation = activation
-
-    @property
-    def function(self) -> str:
-        return "silu" if self.activation == "silu" else "gelu"
+        self.function = "silu" if activation == "silu" else "gelu"
 
     def takes(self, x: torch.Tensor) -> bool:
         return tensors.usable(x) and x.is_contiguous()
@@ -263,9 +255,7 @@ class ActivationForward(UnaryForward):
 class SoftmaxForward(UnaryForward):
     """Softmax over the last dimension."""
 
-    @property
-    def function(self) -> str:
-        return "softmax"
+    function = "softmax"
 
     def takes(self, x: torch.Tensor) -> bool:
         return tensors.usable(x) and x.ndim > 0

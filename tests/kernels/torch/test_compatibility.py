@@ -177,7 +177,7 @@ def test_kinds_that_do_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @torch.no_grad()
 def test_functions_that_do_not_gain_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a layer that is left calls them; others are tried once, with what they are first given much of."""
+    """They are left to PyTorch, also where a layer that is left calls them; each is tried at its first large call."""
 
     class Activated(nn.Module):
         def forward(self, x: Any) -> Any:

@@ -84,7 +84,7 @@ def test_layers_are_replayed_with_what_they_are_given(name: str) -> None:
 @pytest.mark.parametrize("name", ["Bert", "GPT2"])
 @torch.no_grad()
 def test_layers_with_masks(name: str, dtype: Any) -> None:
-    """As keyword or by place, of every layout; each kind is compared with the class's own result, at its first use."""
+    """Masks of bool and floats, in every layout, give what the class gives; one that does not broadcast is refused."""
     model, _ = of_transformers(name)
     layer = next(each for each in model.modules() if type(each).__name__ == WHOLE_LAYERS[name]).to(dtype)
     x, seen = torch.randn(2, 17, 48, dtype=dtype), torch.rand(2, 1, 17, 17) > 0.4

@@ -26,16 +26,23 @@ _MINUS_ONE = float32(-1.0)
 
 
 @jit
+def halves_of(weight: Any, place: Any, first: int) -> Any:
+    """Pointer to the float16 scales of a panel, and minima, from a group on. weight, place : as for `decode_scales`"""
+    halves = weight.halves
+    block = place.before * halves.shape[1] + first // weight.span * place.panels + place.panel
+    return pointer(halves, block * halves.shape[2] * NR)
+
+
+@jit
 def decode_scales(weight: Any, place: Any, panels: int, first: int, groups: int, target: Any) -> None:
     """Write the scales of so many groups from the first on, and, where there are any, their minima.
 
     weight : `storage.Weight`; place : Place of the first panel
     target : pointer to float32, [2, SLAB, BUNDLE * NR], of which rows of panels * NR are used
     """
-    halves, small = weight.halves, weight.small
-    row, used = first // weight.span, first % weight.span
-    whole, extra = halves.shape[2] * NR, small.shape[2] * NR
-    half = pointer(halves, (place.before * halves.shape[1] + row * place.panels + place.panel) * whole)
+    small, used = weight.small, first % weight.span
+    whole, extra = weight.halves.shape[2] * NR, small.shape[2] * NR
+    half = halves_of(weight, place, first)
     byte = pointer(small, (place.before * small.shape[1] + first * place.panels + place.panel) * extra)
     for g in range(groups):
         for i in range(panels):

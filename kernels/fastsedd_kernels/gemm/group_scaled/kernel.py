@@ -22,7 +22,7 @@ from numba import float32, int32, int64, types, uint8, uint16
 
 from fastsedd_kernels.gemm.epilogue import EPILOGUE, Epilogue, columns_of, finish_tile, is_paired
 from fastsedd_kernels.gemm.group_scaled.activations import quantise_rows
-from fastsedd_kernels.gemm.group_scaled.decoding import decode_scales, widen_groups
+from fastsedd_kernels.gemm.group_scaled.decoding import decode_scales, halves_of, widen_groups
 from fastsedd_kernels.gemm.group_scaled.microkernel import (
     BUNDLE,
     BYTES,
@@ -109,7 +109,7 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
     direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as one row needs them
     scales = scratch.scales
     if direct:
-        scales = as_float32(pointer(weight.halves, (place.before * count + first * place.panels) * NR))
+        scales = as_float32(halves_of(weight, place, first))
     else:
         decode_scales(weight, place, panels, first, groups, scales)
     if kind == NIBBLES and rows >= _WIDENED_FROM:

@@ -33,7 +33,7 @@ from fastsedd_kernels.gemm.operands import Rows
 from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import isa
 from fastsedd_kernels.runtime.jit import compile_symbol, is_symbol
-from fastsedd_kernels.runtime.machines import AVX2, CACHE_LINE, PORTABLE
+from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.simd import emit
 from fastsedd_kernels.simd.narrow import widened_halves
 
@@ -52,7 +52,7 @@ _SYMBOL = "fastsedd_group_tile"
 _POINTER = ir.IntType(8).as_pointer()
 _CHAINS = 8  # of dependent products, at least: a product's latency in cycles times those that begin in one
 # Registers of a row whose sums are made at once: of 16, those of one panel fit beside what all panels' are added to.
-_AT_ONCE = isa().group_tile.vectors * (1 if isa() in (AVX2, PORTABLE) else BUNDLE)
+_AT_ONCE = isa().group_tile.vectors * (BUNDLE if isa().registers > 16 else 1)
 _AHEAD = 3 << 10  # words from what is read to what is prefetched, of few rows: by itself memory is read half as fast
 _REACH = 5  # rows that x86 reaches from one pointer
 
