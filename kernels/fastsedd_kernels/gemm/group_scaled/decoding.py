@@ -83,13 +83,15 @@ def widen_groups(typing_context: Any, source: Any, groups: Any, target: Any) -> 
         def group(_: Any, values: list[Any]) -> list[Any]:
             nibbles, codes = values
             for place in range(0, step, register.count):
-                loaded = emit.load(builder, builder.gep(nibbles, [scalar.index(place)]), register)
+                word, column = divmod(place, NR)
+                row = builder.gep(nibbles, [builder.mul(across, scalar.index(word))])
+                loaded = emit.load(builder, builder.gep(row, [scalar.index(column)]), register)
                 for half in range(2):
                     where = builder.gep(codes, [scalar.index(place + half * step)])
                     emit.store(builder, widened(builder, loaded, half), where, register)
             return [builder.gep(nibbles, [below]), builder.gep(codes, [scalar.index(2 * step)])]
 
-        first, _, below = cgutils.unpack_tuple(builder, arguments[0])
+        first, across, below = cgutils.unpack_tuple(builder, arguments[0])
         scalar.repeat(builder, arguments[1], [first, arguments[2]], group)
         return context.get_dummy_value()
 

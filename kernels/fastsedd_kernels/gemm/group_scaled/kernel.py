@@ -102,10 +102,11 @@ def _begin_sums(epilogue: Any, column: int, columns: int, rows: int, width: int,
 def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, rows: int, scratch: Any) -> None:
     """Add to the sums of some panels of a bundle the products of so many groups from the first on."""
     count = weight.small.shape[1]
-    words = weight.codes.shape[1] // count * NR
-    begin = (place.before * count + first * place.panels + place.panel) * words
-    codes = Codes(pointer(weight.codes, begin), words, place.panels * words)
-    kind = BYTES if words == WORDS * NR else NIBBLES
+    words = weight.codes.shape[1] // count
+    begin = (place.before * count + first * place.panels) * words + place.panel
+    step = place.panels * NR
+    codes = Codes(pointer(weight.codes, begin * NR), step, words * step)
+    kind = BYTES if words == WORDS else NIBBLES
     direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as one row needs them
     scales = scratch.scales
     if direct:
@@ -114,7 +115,7 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
         decode_scales(weight, place, panels, first, groups, scales)
     if kind == NIBBLES and rows >= _WIDENED_FROM:
         widen_groups(codes, groups, scratch.codes)
-        kind, codes = SMALL, Codes(scratch.codes, np.intp(0), np.intp(WORDS * NR))
+        kind, codes = SMALL, Codes(scratch.codes, np.intp(NR), np.intp(WORDS * NR))
     stride = count * STEP
     for top in range(0, rows, MR):
         add_group_tile(

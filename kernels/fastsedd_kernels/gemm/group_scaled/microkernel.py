@@ -77,10 +77,11 @@ class TileShape(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Words of B: pointer to a group's first; words from panel to panel, and from group to group."""
+    """Words of B: pointer to a group's first NR, which the next panel's follow; from there to the group's next, and to
+    the next group's."""
 
     pointer: Any
-    panel_step: Any
+    word_step: Any
     group_step: Any
 
 
@@ -91,7 +92,7 @@ class _Operands(NamedTuple):
     a: Any
     lda: Any
     b: Any
-    panel_step: Any
+    word_step: Any
     group_step: Any
     scales: Any
     minimum: Any
@@ -206,8 +207,10 @@ class _Tile:
         lda = scalar.opaque(builder, operands.lda)
         triple = scalar.opaque(builder, builder.mul(lda, scalar.index(3)))
         twice, fourfold = (builder.mul(lda, scalar.index(times)) for times in (2, 4))
-        step = operands.panel_step
-        self.beside = [builder.mul(step, scalar.index(panel)) for panel in range(self.panels)]
+        step = operands.word_step
+        if kind == SMALL or self.panels == BUNDLE:
+            step = scalar.index(self.panels * NR)
+        self.words_below = [builder.mul(step, scalar.index(word)) for word in range(self.loads)]
         self.below = (scalar.index(0), lda, twice, triple, fourfold)
 
     def emit(self) -> None:
@@ -353,9 +356,9 @@ class _Tile:
 
     def _codes(self, cursor: _Cursor, word: int, j: int) -> Any:
         panel, column = self._place(j)
-        place = self.builder.gep(cursor.b, [self.beside[panel]])
-        place = self.builder.gep(place, [scalar.index(word * NR + column)])
-        if self.panels > 1 and column * 4 % CACHE_LINE == 0:
+        place = self.builder.gep(cursor.b, [self.words_below[word]])
+        place = self.builder.gep(place, [scalar.index(panel * NR + column)])
+        if self.panels > 1 and panel == column == 0:
             emit.prefetch(self.builder, self.builder.gep(place, [scalar.index(_AHEAD)]))
         return emit.load(self.builder, place, self.words)
 

@@ -123,7 +123,7 @@ def packed(weight: Quantised) -> Panels:
     zero = weight.zero if four_bits else ZERO_POINT
     facts = np.array([weight.form, weight.span, zero], np.int64)
     parts = (_in_panels(weight.halves.view(np.uint16)), _in_panels(weight.small), facts)
-    return read_only(_bundled(codes, grouped.shape[1])), tuple(read_only(part) for part in parts)
+    return read_only(_bundled(codes, codes.shape[1])), tuple(read_only(part) for part in parts)
 
 
 def unpacked(panels: Panels, inputs: int) -> Quantised:
@@ -133,7 +133,7 @@ def unpacked(panels: Panels, inputs: int) -> Quantised:
     groups = small.shape[1]
     four_bits = codes.shape[1] == groups * GROUP // 8
     stored = (
-        np.ascontiguousarray(_unbundled(codes, groups).transpose(0, 2, 1))
+        np.ascontiguousarray(_unbundled(codes, codes.shape[1]).transpose(0, 2, 1))
         .view(np.uint8)
         .reshape(-1, groups, GROUP // (1 + four_bits))
     )
