@@ -12,7 +12,7 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels.gemm import reference as epilogues
-from fastsedd_kernels.gemm.group_scaled.microkernel import MR, NR, panels_beside
+from fastsedd_kernels.gemm.group_scaled.microkernel import BUNDLE, MR, NR
 from fastsedd_kernels.gemm.packed_weight import from_groups
 from group_scaled_weights import FORMS, assert_product, stored_weights
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ every_form = pytest.mark.parametrize(("dtype", "minimum"), FORMS)
 @every_form
 def test_every_height_and_width(dtype: str, minimum: bool) -> None:
     heights = [*range(1, 2 * MR + 2), 15, 16, 17, 32 * MR + 1]
-    widths = [*range(1, 2 * NR + 2), *(panels_beside(1) * NR + change for change in (-1, 0, 1)), 9 * NR + 5]
+    widths = [*range(1, 2 * NR + 2), *(BUNDLE * NR + change for change in (-1, 0, 1)), 9 * NR + 5]
     shapes = [*((m, 7) for m in heights), *((3, n) for n in widths), *((1, n) for n in widths), (MR + 1, NR + 1)]
     for m, n in shapes:
         x, packed = normal(m, m, 70), fk.pack(normal(n, n, 70), dtype, minimum=minimum)

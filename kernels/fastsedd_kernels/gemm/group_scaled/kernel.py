@@ -9,8 +9,8 @@
 
 Fewer rows than the machine's `widened_from` read the nibbles themselves in the micro-kernel: a panel then passes
 through the registers once or twice, and memory is what it waits for. So do all rows on CPUs where that costs nothing.
-Rows of one tile at most are multiplied with several panels at once (`panels_beside`), one row with a bundle, whose
-scales it widens in registers as well where they are float16 alone. A task is a rectangle of out.
+One or two rows (BUNDLE_ROWS) are multiplied with a whole bundle at once, whose scales are widened in registers as well
+where they are float16 alone. A task is a rectangle of out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fastsedd_kernels.gemm.group_scaled.activations import quantise_rows
 from fastsedd_kernels.gemm.group_scaled.decoding import decode_scales, halves_of, widen_groups
 from fastsedd_kernels.gemm.group_scaled.microkernel import (
     BUNDLE,
+    BUNDLE_ROWS,
     BYTES,
     MR,
     NIBBLES,
@@ -37,7 +38,6 @@ from fastsedd_kernels.gemm.group_scaled.microkernel import (
     TileShape,
     add_group_tile,
     link_group_tile,
-    panels_beside,
 )
 from fastsedd_kernels.gemm.group_scaled.storage import SCALE, Place, Weight
 from fastsedd_kernels.gemm.macrokernel import part
@@ -81,8 +81,7 @@ class _Scratch(NamedTuple):
 @jit
 def _together(rows: int, left: int) -> Any:
     """The number of panels, of so many, that a tile takes."""
-    beside = panels_beside(rows) if rows <= MR else 1
-    return beside if beside <= left else 1
+    return BUNDLE if rows <= BUNDLE_ROWS and left >= BUNDLE else 1
 
 
 @jit

@@ -8,7 +8,7 @@
     scale, minimum : float32 [SLAB, BUNDLE * NR] each, one after the other, in rows as wide as C's (`decoding`); or,
         where `halves`, scale alone, float16 as it lies beside the panels
     C : float32 rows of NR, accumulated in place
-    Of few rows, several panels are multiplied at once (`panels_beside`), whose columns lie side by side in C and in
+    Of few rows (BUNDLE_ROWS), a bundle's panels are multiplied at once, whose columns lie side by side in C and in
     the rows of scales.
 
 The inner sum is of integers and exact (`products`); it begins at `start`, which takes B's zero point back. The sums of
@@ -26,7 +26,7 @@ from llvmlite import ir
 from numba import float32, int32, types
 from numba.core import cgutils
 from numba.core.errors import LoweringError
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from fastsedd_kernels.gemm.group_scaled.products import products_of, words
 from fastsedd_kernels.gemm.operands import Rows
@@ -41,7 +41,10 @@ GROUP = 32  # of K, which share a scale
 GROUPS_PER_BLOCK = 4  # of x, which share a scale: 128 inputs
 SLAB = 4 * GROUPS_PER_BLOCK  # groups at most: 512 inputs, which fit L1, scales and widened codes
 MR, NR = isa().group_tile.rows, isa().group_tile.vectors * isa().lanes
-BUNDLE = min(4, MR)  # panels that lie group by group side by side, at most: one stream, for the memory's prefetchers
+BUNDLE = min(4, MR)  # panels that lie side by side, at most: one stream, for the memory's prefetchers
+# Rows whose float32 sums with a bundle leave half of the registers to the rest: its panels are multiplied at once, a word
+# of x is broadcast for all of them, and memory is read in its own order.
+BUNDLE_ROWS = isa().registers // 2 // (BUNDLE * isa().group_tile.vectors)
 
 WORDS = GROUP // 4  # of a group's bytes
 START, SUM, SCALE, STEP = WORDS, WORDS + 1, WORDS + 2, WORDS + 3  # places in A's record of a group, and its size
@@ -51,24 +54,14 @@ NIBBLES, SMALL, BYTES = range(3)  # how B lies
 _SYMBOL = "fastsedd_group_tile"
 _POINTER = ir.IntType(8).as_pointer()
 _CHAINS = 8  # of dependent products, at least: a product's latency in cycles times those that begin in one
-# Registers of a row whose sums are made at once: of 16, those of one panel fit beside what all panels' are added to.
-_AT_ONCE = isa().group_tile.vectors * (BUNDLE if isa().registers > 16 else 1)
+_MAX_SUMS = 8 if isa().registers > 16 else 2  # of integers, in registers, beside those of float32 of a bundle
 _AHEAD = 3 << 10  # words from what is read to what is prefetched, of few rows: by itself memory is read half as fast
 _REACH = 5  # rows that x86 reaches from one pointer
 
 
-def panels_beside(rows: int) -> int:
-    """The number of panels that so many rows are multiplied with at once: of few, several, as a word of x is broadcast
-    for all of them."""
-    return max(1, BUNDLE // rows)
-
-
-register_jitable(panels_beside)
-
-
 class TileShape(NamedTuple):
-    """kind : NIBBLES, SMALL or BYTES; rows : 1 to MR; panels : 1 or `panels_beside(rows)`
-    halves : scales are float16, as they are stored, and there are no minima: of a whole bundle, and not SMALL"""
+    """kind : NIBBLES, SMALL or BYTES; rows : 1 to MR; panels : 1 or, of BUNDLE_ROWS at most, not SMALL, BUNDLE
+    halves : scales are float16, as they are stored, and there are no minima: of a whole bundle"""
 
     kind: Any
     rows: Any
@@ -151,9 +144,8 @@ def _shapes() -> Iterator[TileShape]:
     for kind in (NIBBLES, SMALL, BYTES):
         for rows in range(1, MR + 1):
             yield TileShape(kind, rows, 1, False)
-            if kind != SMALL and panels_beside(rows) > 1:
-                yield TileShape(kind, rows, panels_beside(rows), False)
-            if kind != SMALL and panels_beside(rows) == BUNDLE:
+            if kind != SMALL and rows <= BUNDLE_ROWS:
+                yield TileShape(kind, rows, BUNDLE, False)
                 yield TileShape(kind, rows, BUNDLE, True)
 
 
@@ -201,12 +193,16 @@ class _Tile:
         kind, self.rows, self.panels, self.halves = shape
         self.products, self.nibbles = products_of(8 if kind == BYTES else 4), kind == NIBBLES
         self.vectors = self.panels * isa().group_tile.vectors
+        panels = max(1, min(self.panels, _MAX_SUMS // (self.rows * isa().group_tile.vectors)))
+        self.at_once = panels * isa().group_tile.vectors  # registers of a row whose sums of integers are made at once
         self.loads = WORDS // 2 if self.nibbles else WORDS  # words of B per group
         self.words = words()
         self.floats = emit.vector_type(float32, isa().lanes)
         lda = scalar.opaque(builder, operands.lda)
         triple = scalar.opaque(builder, builder.mul(lda, scalar.index(3)))
         twice, fourfold = (builder.mul(lda, scalar.index(times)) for times in (2, 4))
+        # Read in memory's own order, a line here and there is enough for the hardware to fetch the others.
+        self.prefetched = CACHE_LINE * (4 if self.at_once == self.vectors else 1)  # bytes from line to line
         step = operands.word_step
         if kind == SMALL or self.panels == BUNDLE:
             step = scalar.index(self.panels * NR)
@@ -262,8 +258,8 @@ class _Tile:
             functools.partial(self._broadcast, cursor, row, START) for row in range(self.rows)
         ]
         totals = list(cursor.sums)
-        for first in range(0, self.vectors, _AT_ONCE):
-            registers = range(first, min(first + _AT_ONCE, self.vectors))
+        for first in range(0, self.vectors, self.at_once):
+            registers = range(first, min(first + self.at_once, self.vectors))
             sums = self._sums_of_products(cursor, starts, registers)
             scales = [self._scale(cursor, j) for j in registers]
             for place, so_far in enumerate(sums):
@@ -358,7 +354,7 @@ class _Tile:
         panel, column = self._place(j)
         place = self.builder.gep(cursor.b, [self.words_below[word]])
         place = self.builder.gep(place, [scalar.index(panel * NR + column)])
-        if self.panels > 1 and panel == column == 0:
+        if self.panels > 1 and (word * BUNDLE * NR + panel * NR + column) * 4 % self.prefetched == 0:
             emit.prefetch(self.builder, self.builder.gep(place, [scalar.index(_AHEAD)]))
         return emit.load(self.builder, place, self.words)
 
