@@ -1,26 +1,31 @@
-"""RMS norm of rows, whatever their strides: a row is read once and stays in the first-level cache."""
+"""RMS norm of rows, whatever their strides, in one pass: while a row is scaled, the squares of the next are summed.
+
+Memory is then read and written side by side, as in a copy. The sums are those of `rates_of`: a row's bits depend on the row alone.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import float32, types
 
-from fastsedd_kernels.norm.rates import MAX_ROWS, NEAR, add_rows, factors_of, rates_of, rows_together
+from fastsedd_kernels.norm.rates import (
+    GROUP,
+    add_square,
+    add_squares,
+    factors_of,
+    load_group,
+    no_squares,
+    rate_of,
+    store_group,
+)
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
-from fastsedd_kernels.runtime.scalar import aligned, beyond, offset, pointer
-from fastsedd_kernels.runtime.strided_rows import row_of, rows_after, rows_from, run_of_rows
-from fastsedd_kernels.simd.vector import (
-    LANES,
-    load_first,
-    load_vector,
-    prefetch_l1,
-    store_first,
-    store_vector,
-)
+from fastsedd_kernels.runtime.scalar import aligned, offset
+from fastsedd_kernels.runtime.strided_rows import row_of, rows_from, run_of_rows
+from fastsedd_kernels.simd.vector import LANES, load_some, store_some
 
 _ZERO = float32(0.0)
 _LINE = CACHE_LINE // 4
@@ -30,38 +35,61 @@ _OUT = types.Array(float32, 4, "A")
 _VECTOR = types.Array(float32, 1, "C", readonly=True)
 
 
-@jit
-def _scale(rows: Any, rates: Any, count: int, width: int, ahead: int, targets: Any) -> None:
-    """targets[i] = rows[i] * rates[i], `count` rows of each Run, which may be one.
+class _Terms(NamedTuple):
+    """Rows that are added up, and where their sums are written: Runs."""
 
-    ahead : bytes from a row to one that is prefetched meanwhile
+    rows: Any
+    others: Any
+    sums: Any
+
+
+@jit
+def _advance(
+    done: Any, rate: Any, factors: Any, target: Any, terms: Any, i: int, adds: Any, width: int, eps: Any
+) -> Any:
+    """target = done * rate * factors; and the rate of the i-th row of the terms.
+
+    done, target : pointers; done may be None, and so may terms: what is not to be done
+    adds : None where the rows of the terms are to be taken as they are
     """
-    whole = width // LANES * LANES
-    for i in range(count):
-        row, target, rate = row_of(rows, i), row_of(targets, i), rates[i]
-        following = beyond(row, ahead)
-        for j in range(0, whole, LANES):
-            prefetch_l1(offset(following, j))
-            store_vector(offset(target, j), load_vector(offset(row, j)) * rate)
-        if whole < width:
-            left = width - whole
-            store_first(offset(target, whole), load_first(offset(row, whole), left, _ZERO) * rate, left)
+    sums, whole = no_squares(), width // GROUP * GROUP
+    if terms is not None:
+        row, other, total = row_of(terms.rows, i), row_of(terms.others, i), row_of(terms.sums, i)
+    for j in range(0, whole, GROUP):
+        if terms is not None:
+            a, b, c, d = load_group(offset(row, j))
+            if adds is not None:
+                e, f, g, h = load_group(offset(other, j))
+                a, b, c, d = a + e, b + f, c + g, d + h
+                store_group((a, b, c, d), offset(total, j))
+            sums = add_squares((a, b, c, d), sums)
+        if done is not None:
+            a, b, c, d = load_group(offset(done, j))
+            e, f, g, h = load_group(offset(factors, j))
+            store_group((a * rate * e, b * rate * f, c * rate * g, d * rate * h), offset(target, j))
+    for j in range(whole, width, LANES):
+        count = width - j
+        if terms is not None:
+            value = load_some(offset(row, j), count, _ZERO)
+            if adds is not None:
+                value = value + load_some(offset(other, j), count, _ZERO)
+                store_some(offset(total, j), value, count)
+            sums = add_square(value, sums)
+        if done is not None:
+            value = load_some(offset(done, j), count, _ZERO) * rate * load_some(offset(factors, j), count, _ZERO)
+            store_some(offset(target, j), value, count)
+    return rate_of(sums, width, eps)
 
 
 @jit
-def _scale_and_weigh(rows: Any, rates: Any, count: int, width: int, factors: Any, ahead: int, targets: Any) -> None:
-    """targets[i] = rows[i] * rates[i] * factors, as `_scale`. factors : pointer"""
-    whole = width // LANES * LANES
-    for i in range(count):
-        row, target, rate = row_of(rows, i), row_of(targets, i), rates[i]
-        following = beyond(row, ahead)
-        for j in range(0, whole, LANES):
-            prefetch_l1(offset(following, j))
-            store_vector(offset(target, j), load_vector(offset(row, j)) * rate * load_vector(offset(factors, j)))
-        if whole < width:
-            left = width - whole
-            value = load_first(offset(row, whole), left, _ZERO) * rate
-            store_first(offset(target, whole), value * load_first(offset(factors, whole), left, _ZERO), left)
+def _norm_run(terms: Any, adds: Any, targets: Any, count: int, factors: Any, width: int, eps: Any) -> None:
+    """targets = the norms of the terms' sums, `count` rows of each Run; adds : None where sums are the rows."""
+    current = _advance(None, eps, factors, None, terms, 0, adds, width, eps)
+    for i in range(count - 1):
+        done, target = row_of(terms.sums, i), row_of(targets, i)
+        current = _advance(done, current, factors, target, terms, i + 1, adds, width, eps)
+    i = count - 1
+    _advance(row_of(terms.sums, i), current, factors, row_of(targets, i), None, i, adds, width, eps)
 
 
 @kernel(types.UniTuple(_ROWS, 2), types.Tuple((_VECTOR, float32, float32)), _OUT, _OUT, types.intp)
@@ -79,25 +107,16 @@ def rms_norm_rows(task: int, terms: Any, gain: Any, sums: Any, out: Any, tasks: 
     width = x.shape[3]
     rows = x.shape[0] * x.shape[1] * x.shape[2]
     row, last = rows * task // tasks, rows * (task + 1) // tasks
-    memory, kept = np.empty(weight.size + _LINE, np.float32), np.empty(MAX_ROWS, np.float32)
-    factors, rates, together = aligned(memory), pointer(kept, 0), rows_together(width)
-    factors_of(weight, added, factors)
+    memory = np.empty(width + _LINE, np.float32)
+    factors = aligned(memory)
+    factors_of(weight, added, width, factors)
     while row < last:
         a, b, c, count = run_of_rows(row, last, x.shape)
         sources, targets = rows_from(x, a, b, c), rows_from(out, a, b, c)
-        others, totals = rows_from(residual, a, b, c), rows_from(sums, a, b, c)
-        for first in range(0, count, together):
-            some = min(together, count - first)
-            read, written = rows_after(sources, first), rows_after(targets, first)
-            if residual.size > 0:
-                total = rows_after(totals, first) if sums.size > 0 else written
-                add_rows(read, rows_after(others, first), some, width, total)
-                read = total
-            rates_of(read, some, width, eps, rates)
-            follows = width <= NEAR and residual.size == 0 and first + some < count
-            ahead = some * read.step if follows else 0
-            if weight.size > 0:
-                _scale_and_weigh(read, rates, some, width, factors, ahead, written)
-            else:
-                _scale(read, rates, some, width, ahead, written)
+        if residual.size > 0:
+            totals = rows_from(sums, a, b, c) if sums.size > 0 else targets
+            terms_of_run = _Terms(sources, rows_from(residual, a, b, c), totals)
+            _norm_run(terms_of_run, True, targets, count, factors, width, eps)
+        else:
+            _norm_run(_Terms(sources, sources, sources), None, targets, count, factors, width, eps)
         row += count

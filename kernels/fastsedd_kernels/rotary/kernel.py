@@ -163,7 +163,7 @@ def rotate_rows(
     row, last = rows * task // tasks, rows * (task + 1) // tasks
     memory, kept = np.empty(weight.size + _LINE, np.float32), np.empty(MAX_ROWS, np.float32)
     factors, rates, together = aligned(memory), pointer(kept, 0), rows_together(width)
-    factors_of(weight, added, factors)
+    factors_of(weight, added, weight.size, factors)
     gain = _Gain(normed, rates, factors)
     while row < last:
         a, b, c, count = run_of_rows(row, last, x.shape)

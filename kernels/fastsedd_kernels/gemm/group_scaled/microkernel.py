@@ -42,8 +42,8 @@ GROUPS_PER_BLOCK = 4  # of x, which share a scale: 128 inputs
 SLAB = 4 * GROUPS_PER_BLOCK  # groups at most: 512 inputs, which fit L1, scales and widened codes
 MR, NR = isa().group_tile.rows, isa().group_tile.vectors * isa().lanes
 BUNDLE = min(4, MR)  # panels that lie side by side, at most: one stream, for the memory's prefetchers
-# Rows whose float32 sums with a bundle leave half of the registers to the rest: its panels are multiplied at once, a word
-# of x is broadcast for all of them, and memory is read in its own order.
+# Rows whose float32 sums with a bundle leave half of the registers to the rest: its panels are multiplied at once, a
+# word of x is broadcast for all of them, and memory is read in its own order.
 BUNDLE_ROWS = isa().registers // 2 // (BUNDLE * isa().group_tile.vectors)
 
 WORDS = GROUP // 4  # of a group's bytes
