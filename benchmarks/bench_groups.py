@@ -34,6 +34,30 @@ def bench_groups(shape: shapes.Product, dtype: str, record: Callable[..., None])
     record(made, limit, work, kind="groups", shape=shape, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", ["int4", "int8g"])
+def bench_groups_from_memory(dtype: str, record: Callable[..., None]) -> None:
+    """One row after the other times as many weights as no cache holds, as in a model's layers: each call reads its own."""
+    shape = shapes.GROUPS[0]
+    x, weight = products.operands(shape)
+    nbytes = shapes.LAYERS_IN_MEMORY * fk.pack(weight, dtype).nbytes
+    made = {
+        name: _each([_checked(x, fk.pack(weight, kind)) for _ in range(shapes.LAYERS_IN_MEMORY)])
+        for name, kind in {contest.OURS: dtype, **{peer: peer for peer in _PEERS}}.items()
+    }
+    if not ggml_products.absent():
+        made["llama.cpp"] = _each([_llama_cpp(x, weight, _THEIRS[dtype]) for _ in range(shapes.LAYERS_IN_MEMORY)])
+    layers = {"layers": shapes.LAYERS_IN_MEMORY}
+    record(made, contest.bandwidth(nbytes), nbytes, kind="groups", shape=shape, dtype=dtype, **layers)
+
+
+def _each(calls: list[Callable[[], object]]) -> Callable[[], object]:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
 def _checked(x: np.ndarray, packed: fk.PackedWeight) -> Callable[[], object]:
     """The product with a packed weight, right beside float64's with the weight as it was rounded."""
     out = fk.aligned_empty((len(x), packed.shape[0]))

@@ -108,9 +108,9 @@ def groups(entries: list[Entry]) -> str:
         header.append("× llama.cpp")
     rows = [
         [
-            shape(entry),
+            shape(entry) + (", from memory" if "layers" in entry else ""),
             entry["dtype"],
-            f"{entry['seconds'][OURS] * 1e6:,.0f}",
+            f"{entry['seconds'][OURS] / entry.get('layers', 1) * 1e6:,.0f}",
             percent(entry["fraction"]),
             *ratios(entry, peers),
         ]
@@ -118,7 +118,7 @@ def groups(entries: list[Entry]) -> str:
     ]
     return (
         "## Weights in groups of 32 inputs\n\nThe limit of one row is the rate at which the same threads read as many "
-        "bytes, from a cache if they fit; of more rows, float32's multiply-adds, which sums of bytes may exceed: "
+        "bytes, from a cache if they fit, or, of one layer after the other, from memory; of more rows, float32's multiply-adds, which sums of bytes may exceed: "
         f"`pytest benchmarks/bench_groups.py`.\n\n{table(header, rows)}"
     )
 

@@ -1,6 +1,7 @@
 """RMS norm of rows, whatever their strides, in one pass: while a row is scaled, the squares of the next are summed.
 
-Memory is then read and written side by side, as in a copy. The sums are those of `rates_of`: a row's bits depend on the row alone.
+Memory is then read and written side by side, as in a copy. The sums are those of `rates_of`: a row's bits depend on the
+row alone.
 """
 
 from __future__ import annotations
@@ -43,16 +44,24 @@ class _Terms(NamedTuple):
     sums: Any
 
 
-@jit
-def _advance(
-    done: Any, rate: Any, factors: Any, target: Any, terms: Any, i: int, adds: Any, width: int, eps: Any
-) -> Any:
-    """target = done * rate * factors; and the rate of the i-th row of the terms.
+class _Scaling(NamedTuple):
+    """target = row * rate * factors: pointers, and the rate."""
 
-    done, target : pointers; done may be None, and so may terms: what is not to be done
-    adds : None where the rows of the terms are to be taken as they are
+    row: Any
+    rate: Any
+    factors: Any
+    target: Any
+
+
+@jit
+def _advance(scaling: Any, terms: Any, i: int, adds: Any, width: int, eps: Any) -> Any:
+    """Do the scaling; meanwhile sum up the i-th row of the terms. The rate of that row.
+
+    scaling, terms : either may be None: what is not to be done; adds : None where sums of the terms are their rows
     """
     sums, whole = no_squares(), width // GROUP * GROUP
+    if scaling is not None:
+        done, rate, factors, target = scaling
     if terms is not None:
         row, other, total = row_of(terms.rows, i), row_of(terms.others, i), row_of(terms.sums, i)
     for j in range(0, whole, GROUP):
@@ -63,7 +72,7 @@ def _advance(
                 a, b, c, d = a + e, b + f, c + g, d + h
                 store_group((a, b, c, d), offset(total, j))
             sums = add_squares((a, b, c, d), sums)
-        if done is not None:
+        if scaling is not None:
             a, b, c, d = load_group(offset(done, j))
             e, f, g, h = load_group(offset(factors, j))
             store_group((a * rate * e, b * rate * f, c * rate * g, d * rate * h), offset(target, j))
@@ -75,7 +84,7 @@ def _advance(
                 value = value + load_some(offset(other, j), count, _ZERO)
                 store_some(offset(total, j), value, count)
             sums = add_square(value, sums)
-        if done is not None:
+        if scaling is not None:
             value = load_some(offset(done, j), count, _ZERO) * rate * load_some(offset(factors, j), count, _ZERO)
             store_some(offset(target, j), value, count)
     return rate_of(sums, width, eps)
@@ -83,13 +92,13 @@ def _advance(
 
 @jit
 def _norm_run(terms: Any, adds: Any, targets: Any, count: int, factors: Any, width: int, eps: Any) -> None:
-    """targets = the norms of the terms' sums, `count` rows of each Run; adds : None where sums are the rows."""
-    current = _advance(None, eps, factors, None, terms, 0, adds, width, eps)
+    """targets = the norms of the terms' sums, `count` rows of each Run; adds : as for `_advance`"""
+    rate = _advance(None, terms, 0, adds, width, eps)
     for i in range(count - 1):
-        done, target = row_of(terms.sums, i), row_of(targets, i)
-        current = _advance(done, current, factors, target, terms, i + 1, adds, width, eps)
-    i = count - 1
-    _advance(row_of(terms.sums, i), current, factors, row_of(targets, i), None, i, adds, width, eps)
+        scaling = _Scaling(row_of(terms.sums, i), rate, factors, row_of(targets, i))
+        rate = _advance(scaling, terms, i + 1, adds, width, eps)
+    last = count - 1
+    _advance(_Scaling(row_of(terms.sums, last), rate, factors, row_of(targets, last)), None, last, adds, width, eps)
 
 
 @kernel(types.UniTuple(_ROWS, 2), types.Tuple((_VECTOR, float32, float32)), _OUT, _OUT, types.intp)

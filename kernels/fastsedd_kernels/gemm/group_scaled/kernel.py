@@ -38,6 +38,7 @@ from fastsedd_kernels.gemm.group_scaled.microkernel import (
     TileShape,
     add_group_tile,
     link_group_tile,
+    tile_number,
 )
 from fastsedd_kernels.gemm.group_scaled.storage import SCALE, Place, Weight
 from fastsedd_kernels.gemm.macrokernel import part
@@ -118,7 +119,7 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
     stride = count * STEP
     for top in range(0, rows, MR):
         add_group_tile(
-            TileShape(np.intp(kind), min(MR, rows - top), panels, np.intp(direct)),
+            tile_number(TileShape(np.intp(kind), min(MR, rows - top), panels, np.intp(direct))),
             groups,
             Rows(offset(scratch.records, top * stride + first * STEP), stride),
             codes,

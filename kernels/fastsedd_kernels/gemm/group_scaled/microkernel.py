@@ -69,6 +69,13 @@ class TileShape(NamedTuple):
     halves: Any
 
 
+@register_jitable  # type: ignore[untyped-decorator]
+def tile_number(shape: TileShape) -> Any:
+    """The number of the tile of that shape, by which `add_group_tile` is told it."""
+    layout = (shape.kind * 2 + shape.halves) * (BUNDLE + 1) + shape.panels
+    return layout * (MR + 1) + shape.rows
+
+
 class Codes(NamedTuple):
     """Words of B: pointer to a group's first NR, which the next panel's follow; from there to the group's next, and to
     the next group's."""
@@ -79,7 +86,7 @@ class Codes(NamedTuple):
 
 
 class _Operands(NamedTuple):
-    """The LLVM values of a call after its kind and height."""
+    """The LLVM values of a call after its tile's number."""
 
     groups: Any
     a: Any
@@ -100,43 +107,39 @@ _KINDS = (
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add_group_tile(
-    typing_context: Any, shape: Any, groups: Any, a: Any, b: Any, scales: Any, minimum: Any, c: Any
+    typing_context: Any, tile: Any, groups: Any, a: Any, b: Any, scales: Any, minimum: Any, c: Any
 ) -> Any:
     """Add a tile's products with a slab of so many groups to C: see the module.
 
-    shape : TileShape; a : Rows of int32; b : Codes; scales, c : pointers to float32
+    tile : `tile_number`; a : Rows of int32; b : Codes; scales, c : pointers to float32
     minimum : whether there is one. A slab begins with a block. A kernel that calls it must name `link_group_tile`.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         if not is_symbol(_SYMBOL):
             raise LoweringError("a kernel that calls add_group_tile must say link=link_group_tile")
-        size, count, of_a, of_b, *rest = arguments
-        layout, height, width, halves = cgutils.unpack_tuple(builder, size)
+        number, count, of_a, of_b, *rest = arguments
         flat = [count, *cgutils.unpack_tuple(builder, of_a), *cgutils.unpack_tuple(builder, of_b), *rest]
         operands = cgutils.pack_struct(builder, flat)
         place = builder.bitcast(cgutils.alloca_once_value(builder, operands), _POINTER)
-        called = ir.FunctionType(ir.VoidType(), [layout.type, height.type, place.type])
+        called = ir.FunctionType(ir.VoidType(), [number.type, place.type])
         function = cgutils.get_or_insert_function(builder.module, called, _SYMBOL)
-        layout = builder.add(builder.mul(layout, scalar.index(2)), halves)
-        number = builder.add(builder.mul(layout, scalar.index(BUNDLE + 1)), width)
-        builder.call(function, [number, height, place])
+        builder.call(function, [number, place])
         return context.get_dummy_value()
 
     rows = types.NamedTuple((types.CPointer(int32), types.intp), Rows)
     codes = types.NamedTuple((types.CPointer(int32), types.intp, types.intp), Codes)
-    size = types.NamedUniTuple(types.intp, 4, TileShape)
-    return types.void(size, types.intp, rows, codes, *_KINDS[6:]), codegen
+    return types.void(types.intp, types.intp, rows, codes, *_KINDS[6:]), codegen
 
 
 def link_group_tile() -> None:
     """Compile the tiles, or load them, once per process: `add_group_tile` calls them by name."""
-    compile_symbol(_SYMBOL, _all_tiles, (types.intp, types.intp, types.CPointer(int32)))
+    compile_symbol(_SYMBOL, _all_tiles, (types.intp, types.CPointer(int32)))
 
 
-def _all_tiles(layout: int, m: int, operands: Any) -> None:
-    """The function behind `add_group_tile`; layout : kind, halves and panels; operands : address of an `_Operands`."""
-    _choose_tile(layout, m, operands)
+def _all_tiles(tile: int, operands: Any) -> None:
+    """The function behind `add_group_tile`; operands : address of an `_Operands`."""
+    _choose_tile(tile, operands)
 
 
 def _shapes() -> Iterator[TileShape]:
@@ -150,27 +153,26 @@ def _shapes() -> Iterator[TileShape]:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _choose_tile(typing_context: Any, layout: Any, m: Any, operands: Any) -> Any:
+def _choose_tile(typing_context: Any, tile: Any, operands: Any) -> Any:
     """All tiles, and the switch that chooses."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        number, height, place = arguments
+        number, place = arguments
         struct = ir.LiteralStructType([context.get_value_type(kind) for kind in _KINDS])
         given = builder.bitcast(place, struct.as_pointer())
         values = _Operands(*(builder.load(cgutils.gep_inbounds(builder, given, 0, i)) for i in range(len(_KINDS))))
         done = builder.append_basic_block("tile_done")
-        switch = builder.switch(builder.add(builder.mul(number, scalar.index(MR + 1)), height), done)
+        switch = builder.switch(number, done)
         for shape in _shapes():
             block = builder.append_basic_block("group_tile")
-            layout = (shape.kind * 2 + shape.halves) * (BUNDLE + 1) + shape.panels
-            switch.add_case(scalar.index(layout * (MR + 1) + shape.rows), block)
+            switch.add_case(scalar.index(tile_number(shape)), block)
             builder.position_at_end(block)
             _Tile(builder, shape, values).emit()
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(layout, m, operands), codegen
+    return types.void(tile, operands), codegen
 
 
 class _Cursor(NamedTuple):

@@ -11,9 +11,9 @@
     NESTED     s = half * small                m = -(half * small)           GGUF's Q4_K, with halves for 8 groups
 
 A row of halves serves `span` groups. Panels, of NR outputs side by side, padded with zeros in both directions; BUNDLE
-of them, and those that are left, lie side by side for each group, so that few rows of x read one stream. In memory:
+of them, and those that are left, lie side by side as few rows of x read them, in one stream. In memory:
 
-    codes    int32 words [bundles, groups, panels, 4 or 8, NR]        of shape [all panels, groups * 4 or 8, NR]
+    codes    int32 words [bundles, groups, 4 or 8, panels, NR]        of shape [all panels, groups * 4 or 8, NR]
     halves   uint16 [bundles, ceil(groups / span), panels, 1 or 2, NR]       of shape [all panels, ..., 1 or 2, NR]
     small    uint8 [bundles, groups, panels, 0 to 2, NR]                     of shape [all panels, groups, 0 to 2, NR]
 
@@ -169,22 +169,23 @@ def _row_by_row(panels: NDArray[Any]) -> NDArray[Any]:
     return rows.reshape(len(panels) * panels.shape[3], *rows.shape[2:])
 
 
-def _bundled(panels: NDArray[Any], groups: int) -> NDArray[Any]:
-    """[panels, groups * n, ...] in the order of bundles, from a cache line's edge on."""
+def _bundled(panels: NDArray[Any], steps: int) -> NDArray[Any]:
+    """[panels, steps * n, ...] in the order of bundles, in which panels take turns at each step; from a cache line's edge
+    on."""
     laid = aligned_empty(panels.shape, panels.dtype)
     for first in range(0, len(panels), BUNDLE):
         bundle = panels[first : first + BUNDLE]
-        by_group = bundle.reshape(len(bundle), groups, -1).swapaxes(0, 1)
-        laid[first : first + BUNDLE] = by_group.reshape(bundle.shape)
+        by_step = bundle.reshape(len(bundle), steps, -1).swapaxes(0, 1)
+        laid[first : first + BUNDLE] = by_step.reshape(bundle.shape)
     return laid
 
 
-def _unbundled(panels: NDArray[Any], groups: int) -> NDArray[Any]:
+def _unbundled(panels: NDArray[Any], steps: int) -> NDArray[Any]:
     """The inverse of `_bundled`."""
     laid = np.empty(panels.shape, panels.dtype)
     for first in range(0, len(panels), BUNDLE):
         bundle = panels[first : first + BUNDLE]
-        by_panel = bundle.reshape(groups, len(bundle), -1).swapaxes(0, 1)
+        by_panel = bundle.reshape(steps, len(bundle), -1).swapaxes(0, 1)
         laid[first : first + BUNDLE] = by_panel.reshape(bundle.shape)
     return laid
 
