@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,17 @@ def unaligned(x: np.ndarray) -> np.ndarray:
     """The values at an address that is no multiple of a vector's bytes, nor of a cache line's."""
     memory = np.empty(x.size + 1, x.dtype)
     view = memory[1:].reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def at_page(x: np.ndarray) -> np.ndarray:
+    """The values at the start of a page, the one before which cannot be read. Not for Windows."""
+    before = mmap.PAGESIZE
+    memory = mmap.mmap(-1, before + x.nbytes)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(before), 0) == 0
+    view = np.frombuffer(memory, x.dtype, x.size, before).reshape(x.shape)
     view[...] = x
     return view
 

@@ -18,8 +18,9 @@ import numpy as np
 from llvmlite import ir
 from numba import float32, float64, int32, uint32
 
+from fastsedd_kernels.runtime import scalar
 from fastsedd_kernels.runtime.cpu import Unit, dot_unit, isa
-from fastsedd_kernels.runtime.machines import AMX_TILE, NEON, Shape
+from fastsedd_kernels.runtime.machines import AMX_TILE, AVX2, AVX512, NEON, Shape
 from fastsedd_kernels.simd import arm_dots, byte_pairs, emit
 
 UNROLL = isa().unroll
@@ -29,20 +30,22 @@ NUMPY = {np.dtype(element.name): element for element in SUMS}
 
 class Arithmetic:
     """operand : a vector of B; total : the one that a register of C is summed in; of_a : elements of A per one of B
+    parts : of an element of B, which are multiplied one after the other
     by_lanes : products take a factor from a lane of a register, which is then loaded at once"""
 
     of_a = 1
+    parts = 1
     by_lanes = False
 
     def __init__(self, operand: ir.VectorType, total: ir.VectorType) -> None:
         self.operand, self.total = operand, total
 
-    def load_a(self, builder: ir.IRBuilder, address: Any) -> Any:
-        """An element of A in every lane, as all products with it need it."""
+    def load_a(self, builder: ir.IRBuilder, address: Any, part: int) -> Any:
+        """An element of A, or that part of one, in every lane, as all products with it need it."""
         return self.prepare(builder, emit.broadcast(builder, builder.load(address), self.operand))
 
-    def load_b(self, builder: ir.IRBuilder, address: Any) -> Any:
-        """A vector of B, as all products with it need it."""
+    def load_b(self, builder: ir.IRBuilder, address: Any, part: int) -> Any:
+        """A vector of B, or that part of its elements, as all products with it need it."""
         return self.prepare(builder, emit.load(builder, address, self.operand))
 
     def prepare(self, builder: ir.IRBuilder, operand: Any) -> Any:
@@ -123,7 +126,7 @@ class _WidenedPairs(Arithmetic):
 
     of_a = 2
 
-    def load_a(self, builder: ir.IRBuilder, address: Any) -> Any:
+    def load_a(self, builder: ir.IRBuilder, address: Any, part: int) -> Any:
         first = builder.bitcast(address, ir.FloatType().as_pointer())
         places = (builder.gep(first, [ir.Constant(ir.IntType(64), i)]) for i in range(self.of_a))
         return [emit.broadcast(builder, builder.load(place), self.total) for place in places]
@@ -137,6 +140,29 @@ class _WidenedPairs(Arithmetic):
         for x, y in zip(a, b, strict=True):
             total = emit.multiply_add(builder, x, y, total, self.total)
         return total
+
+
+class _MaskedPairs(Arithmetic):
+    """The same on x86, one of a pair after the other: what is read, at any address, is masked at once, and two bytes
+    before a word its lower half is an upper one. That takes no shift, and no register for what is loaded. Two bytes
+    before B are read (`PackedWeight.__post_init__`)."""
+
+    of_a = parts = 2
+
+    def load_a(self, builder: ir.IRBuilder, address: Any, part: int) -> Any:
+        first = builder.bitcast(address, ir.FloatType().as_pointer())
+        return emit.broadcast(builder, builder.load(builder.gep(first, [scalar.index(part)])), self.total)
+
+    def load_b(self, builder: ir.IRBuilder, address: Any, part: int) -> Any:
+        halves = builder.bitcast(address, ir.IntType(16).as_pointer())
+        start = builder.gep(halves, [scalar.index(part - 1)])
+        loaded = builder.load(builder.bitcast(start, self.operand.as_pointer()))
+        loaded.align = 2
+        upper = ir.Constant(self.operand, [0xFFFF0000] * self.operand.count)
+        return builder.bitcast(builder.and_(loaded, upper), self.total)
+
+    def add(self, builder: ir.IRBuilder, a: Any, b: Any, total: Any) -> Any:
+        return emit.multiply_add(builder, a, b, total, self.total)
 
 
 class _WidenedQuads(Arithmetic):
@@ -178,7 +204,8 @@ def arithmetic_of(element: Any) -> Arithmetic:
             return _DotProduct("avx512bf16.dpbf16ps.512", _floats(float32))
         if unit_of(element) is Unit.BFDOT:
             return _ArmBFloat16(_words(), _floats(float32))
-        return _WidenedPairs(_words(), _floats(float32))
+        masked = isa() in (AVX2, AVX512)
+        return (_MaskedPairs if masked else _WidenedPairs)(_words(), _floats(float32))
     if element == int32:
         return _of_bytes(unit_of(element))
     return _Fused(_floats(element), _floats(element))
@@ -199,7 +226,9 @@ def _shape_of(element: Any) -> Shape:
     unit, machine = unit_of(element), isa()
     if unit is Unit.AMX:
         return AMX_TILE
-    if unit is Unit.BYTE_PAIRS or (unit is Unit.WIDENED and element == uint32):
+    if unit is Unit.WIDENED and element == uint32:
+        return machine.pairs_tile
+    if unit is Unit.BYTE_PAIRS:
         return machine.narrow_tile
     return machine.widened_tile if unit in (Unit.SHORT_PAIRS, Unit.WIDENED) else machine.tile
 

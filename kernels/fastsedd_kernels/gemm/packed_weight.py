@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,18 @@ class PackedWeight:
     quantisation: tuple[NDArray[Any], ...] = ()
     strassen: int = 0
     paired: bool = False
+
+    def __post_init__(self) -> None:
+        """Move panels of bfloat16 that begin a page, as those of a mapped file may: products may read two bytes before
+        them (`dot_products`), where no memory need be."""
+        if self.dtype == "bfloat16" and self.panels.ctypes.data % mmap.PAGESIZE == 0:
+            panels = aligned_empty(self.panels.shape, self.panels.dtype)
+            panels[...] = self.panels
+            object.__setattr__(self, "panels", read_only(panels))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,6 @@ register of A is loaded at once. What is prefetched meanwhile is counted in cach
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -226,7 +225,7 @@ class _Tile:
         """The cursor's values after that many k, written out."""
         builder, cursor = self.builder, self._cursor(values)
         at_once = self.lanes if self.arithmetic.by_lanes and times % self.lanes == 0 else 1
-        factors: list[list[Callable[[], Any]]] = []
+        factors: list[list[Callable[[int], Any]]] = []
         for k in range(times):
             if k % at_once == 0:
                 if k > 0 and at_once > 1:  # LLVM would load two registers of A at once, for which there is no room
@@ -243,26 +242,30 @@ class _Tile:
     def _kept(self, step: _Step) -> _Step:
         return _Step(*(scalar.opaque(self.builder, value) for value in step))
 
-    def _factors(self, cursor: _Cursor, row: int, k: int, count: int) -> list[Callable[[], Any]]:
-        """For each of A's elements of a row, from the k-th after the bases on: what emits it in all lanes."""
+    def _factors(self, cursor: _Cursor, row: int, k: int, count: int) -> list[Callable[[int], Any]]:
+        """For each of A's elements of a row, from the k-th after the bases on: what emits a part of it in all lanes."""
         builder, arithmetic = self.builder, self.arithmetic
         base, below = cursor.bases[row // self.reach], row % self.reach
         if count == 1:
-            return [lambda: arithmetic.load_a(builder, cursor.step_a.below(builder, base, below, k * arithmetic.of_a))]
+            place = k * arithmetic.of_a
+            return [lambda part: arithmetic.load_a(builder, cursor.step_a.below(builder, base, below, place), part)]
         loaded = emit.load(builder, cursor.step_a.below(builder, base, below, k), arithmetic.operand)
         register = emit.kept_whole(builder, loaded)
-        return [functools.partial(emit.lane, builder, register, lane) for lane in range(count)]
+        return [lambda part, lane=lane: emit.lane(builder, register, lane) for lane in range(count)]
 
-    def _add_products(self, cursor: _Cursor, k: int, factors: list[Callable[[], Any]]) -> _Cursor:
+    def _add_products(self, cursor: _Cursor, k: int, factors: list[Callable[[int], Any]]) -> _Cursor:
         """The sums after one k, the k-th after the bases: a row of B in registers, times each of A's factors."""
         builder, arithmetic = self.builder, self.arithmetic
-        b = []
-        for j in range(self.vectors):
-            source = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B, j * self.lanes)
-            b.append(arithmetic.load_b(builder, source))
-        sums = []
-        for row, factor in enumerate(factors):
-            a = factor()
-            before = cursor.sums[row * self.vectors : (row + 1) * self.vectors]
-            sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
-        return cursor._replace(sums=sums)
+        totals = cursor.sums
+        for part in range(arithmetic.parts):
+            b = []
+            for j in range(self.vectors):
+                source = cursor.step_b.below(builder, cursor.b, k % _REACH_IN_B, j * self.lanes)
+                b.append(arithmetic.load_b(builder, source, part))
+            sums = []
+            for row, factor in enumerate(factors):
+                a = factor(part)
+                before = totals[row * self.vectors : (row + 1) * self.vectors]
+                sums += [arithmetic.add(builder, a, b[j], before[j]) for j in range(self.vectors)]
+            totals = sums
+        return cursor._replace(sums=totals)

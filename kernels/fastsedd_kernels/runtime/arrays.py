@@ -120,6 +120,8 @@ def with_adjacent_elements(array: NDArray[Any]) -> NDArray[Any]:
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """numpy.empty, but from a cache line's edge on: kernels read and write such arrays up to a tenth faster.
 
+    The memory begins before that: what kernels read just before an array is there.
+
     Raises ValueError for a negative size and for Python objects.
     """
     dtype = np.dtype(dtype)
@@ -127,7 +129,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDAr
         raise ValueError(f"shape is {shape} and dtype is {dtype}, allowed: sizes of 0 or more, of numbers")
     memory = np.empty(math.prod(shape) * dtype.itemsize + CACHE_LINE, np.uint8)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory.data))  # four times as fast as to ask NumPy
-    return np.ndarray(shape, dtype, memory, -address % CACHE_LINE)
+    return np.ndarray(shape, dtype, memory, CACHE_LINE - address % CACHE_LINE)
 
 
 def padded_empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:

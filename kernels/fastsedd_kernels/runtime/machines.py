@@ -73,7 +73,8 @@ class Machine:
     tile : accumulators of a register tile: enough independent chains to hide the latency of FMA, few enough to leave
         registers for a row of B and a broadcast of A. The nearer the two numbers, the fewer loads per FMA.
     wide_tile : for float32, and for bfloat16 with dot instructions: the 64 columns that most heads of attention have
-    narrow_tile : for products of pairs of bytes, and for bfloat16 that is widened in registers: both take some more
+    narrow_tile : for products of pairs of bytes, which take some more
+    pairs_tile : for bfloat16 that is multiplied in float32
     widened_tile : for int8 without instructions for it, both of whose operands are unpacked
     group_tile : for weights in groups (`gemm.group_scaled`): int32 sums of a group and float32 sums of groups
     unroll : k, a power of two, in a group of the micro-kernel, which prefetches lines of B with each
@@ -89,6 +90,7 @@ class Machine:
     tile: Shape
     wide_tile: Shape
     narrow_tile: Shape
+    pairs_tile: Shape
     widened_tile: Shape
     group_tile: Shape
     gemv: Gemv
@@ -108,6 +110,7 @@ AVX512 = Machine(
     tile=Shape(8, 3),  # 24 of 32 registers
     wide_tile=Shape(6, 4),
     narrow_tile=Shape(7, 3),
+    pairs_tile=Shape(8, 3),
     widened_tile=Shape(8, 3),
     group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
@@ -123,6 +126,7 @@ AVX2 = Machine(
     tile=Shape(4, 3),  # 12 of 16 registers
     wide_tile=Shape(4, 3),
     narrow_tile=Shape(5, 2),
+    pairs_tile=Shape(6, 2),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
     # Rows some KiB apart share sets of L1, and a line is used twice: eight of them would evict each other in between.
@@ -136,6 +140,7 @@ NEON = Machine(
     tile=Shape(5, 4),  # 20 of 32 registers; four of B, and one of A for each row
     wide_tile=Shape(5, 4),
     narrow_tile=Shape(6, 3),
+    pairs_tile=Shape(6, 3),
     widened_tile=Shape(4, 3),
     group_tile=Shape(6, 2),
     gemv=Gemv(dot_rows=4),
@@ -147,6 +152,7 @@ PORTABLE = Machine(
     tile=Shape(6, 2),  # 12 of 16 registers
     wide_tile=Shape(6, 2),
     narrow_tile=Shape(5, 2),
+    pairs_tile=Shape(5, 2),
     widened_tile=Shape(3, 2),
     group_tile=Shape(3, 2),
     gemv=Gemv(dot_rows=2),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import platform
+import sys
+from pathlib import Path
 
 import fastsedd_kernels as fk
+import kernel_arrays
 import numpy as np
 import pytest
 from fastsedd_kernels.attention import reference as attention_reference
@@ -12,7 +17,7 @@ from fastsedd_kernels.gemm import reference
 from fastsedd_kernels.gemm.dot_products import COLUMNS, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_arrays import normal, poisoned
+from kernel_arrays import at_page, normal, poisoned
 from numba import int32, uint32
 from processes import run_python
 
@@ -122,6 +127,19 @@ def test_rounding_is_to_nearest_even() -> None:
     assert result[1, 0] == 1 and result[2, 0] == 1 and result[3, 0] == 1 + 2.0**-6
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no mprotect")
+def test_panels_may_begin_at_the_start_of_memory() -> None:
+    """Panels out of another process's memory, or a mapped file, are multiplied without a look before them."""
+    x, weight = normal(0, 20, 64), fk.pack(normal(1, 40, 64), "bfloat16")
+    expected = fk.linear(x, weight)
+    made = dataclasses.replace(weight, panels=at_page(weight.panels))
+    buffers: list[pickle.PickleBuffer] = []
+    stored = pickle.dumps(weight, protocol=5, buffer_callback=buffers.append)
+    loaded = pickle.loads(stored, buffers=[at_page(np.frombuffer(each, np.uint8)) for each in buffers])
+    for each in (made, loaded):
+        np.testing.assert_array_equal(fk.linear(x, each), expected)
+
+
 def test_memory_of_packed_weights() -> None:
     """Half and a quarter of float32's, for a layer whose sides need no padding."""
     weight = normal(0, 384, 768)
@@ -165,6 +183,10 @@ for m, k, n in ((1, 1, 1), (37, 50, 70), (100, 300, 33)):
     rounded = reference.bfloat16(x), reference.bfloat16(w)
     error = np.linalg.norm(fk.linear(x, fk.pack(w, "bfloat16")) - reference.linear(*rounded))
     assert error <= reference.error_bound(*rounded, {eps!r})
+from dataclasses import replace
+from kernel_arrays import at_page
+w = fk.pack(w, "bfloat16")
+np.testing.assert_array_equal(fk.linear(x, replace(w, panels=at_page(w.panels))), fk.linear(x, w))
 q = rng.uniform(-1, 1, (2, 40, 24)).astype(np.float32)
 np.testing.assert_allclose(fk.attention(q, q, q, dtype="bfloat16"), fk.attention(q, q, q), atol=0.02)
 """
@@ -188,4 +210,5 @@ def test_other_units(cpu: str, features: str, unit: str, more: str) -> None:
     if "vnni" in features and fk.cpu_info().bfloat16 not in ("amx", "avx512"):
         pytest.skip("this CPU has no dot products of bfloat16")
     code = OTHER_UNIT.format(unit=unit) + more.format(eps=EPS)
-    run_python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
+    helpers = str(Path(kernel_arrays.__file__).parent)
+    run_python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, PYTHONPATH=helpers)

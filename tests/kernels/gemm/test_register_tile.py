@@ -83,9 +83,9 @@ for name, most in {most!r}.items():
 
 # CPU and features, and the most instructions per product: of float32 and float64, bfloat16, int8.
 CPUS = [
-    ("haswell", "", {"float32": 1.7, "float64": 1.7, "uint32": 1.85, "int32": 3.8}),
+    ("haswell", "", {"float32": 1.7, "float64": 1.7, "uint32": 1.8, "int32": 3.8}),
     ("haswell", "+avxvnni", {"int32": 1.7}),
-    ("skylake-avx512", "", {"uint32": 1.6, "int32": 3.6}),
+    ("skylake-avx512", "", {"uint32": 1.5, "int32": 3.6}),
     ("cooperlake", "", {"float32": 1.5, "float64": 1.55, "uint32": 1.5, "int32": 1.55}),
 ]
 

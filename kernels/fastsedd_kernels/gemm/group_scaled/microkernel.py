@@ -26,7 +26,7 @@ from llvmlite import ir
 from numba import float32, int32, types
 from numba.core import cgutils
 from numba.core.errors import LoweringError
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from fastsedd_kernels.gemm.group_scaled.products import products_of, words
 from fastsedd_kernels.gemm.operands import Rows

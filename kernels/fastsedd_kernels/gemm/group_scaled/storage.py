@@ -170,8 +170,7 @@ def _row_by_row(panels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bundled(panels: NDArray[Any], steps: int) -> NDArray[Any]:
-    """[panels, steps * n, ...] in the order of bundles, in which panels take turns at each step; from a cache line's edge
-    on."""
+    """[panels, steps * n, ...] in bundles, whose panels take turns step by step; from a cache line's edge on."""
     laid = aligned_empty(panels.shape, panels.dtype)
     for first in range(0, len(panels), BUNDLE):
         bundle = panels[first : first + BUNDLE]
