@@ -92,17 +92,25 @@ def config_document(config: ModelConfig) -> dict:
 
 @pytest.fixture(scope="session")
 def kernels_of_other_cpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """Caches of this CPU and lesser ones, filled with all kernels if there is a test that looks at all of them."""
-    kernels = Kernels(tmp_path_factory.mktemp("kernels-of-other-cpus"))
-    if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
+    """Caches of this CPU and lesser ones, filled with all kernels if there is a test that looks at all of them.
+
+    The workers of a test run (pytest-xdist's) share them, and the first fills them.
+    """
+    worker, folder = os.environ.get("PYTEST_XDIST_WORKER"), tmp_path_factory.getbasetemp()
+    kernels = Kernels((folder.parent if worker else folder) / "kernels-of-other-cpus")
+    if worker in (None, "gw0") and _looks_at_all_kernels(request):
         kernels.start()
     return kernels
+
+
+def _looks_at_all_kernels(request: pytest.FixtureRequest) -> bool:
+    return any(item.name.startswith("test_lesser_cpus") for item in request.session.items)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_beside_the_tests(request: pytest.FixtureRequest) -> None:
     """Begin with the first test what takes a minute."""
-    if any(item.name.startswith("test_lesser_cpus") for item in request.session.items):
+    if _looks_at_all_kernels(request):
         request.getfixturevalue("kernels_of_other_cpus")
 
 

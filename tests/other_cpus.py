@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fastsedd_kernels as fk
+from fastsedd_kernels.runtime.cache import write_whole
 from processes import run_python
 
 # What each is, how it multiplies bytes, and registers that it lacks.
@@ -40,11 +42,14 @@ _SECONDS = 900  # beside the tests, that is, and on a busy machine
 
 
 class Kernels:
-    """folder : a cache for each lesser CPU, which tests fill as they need it, or `start` with all kernels, for all"""
+    """A cache for each lesser CPU, which tests fill as they need it, or `start` with all kernels, for all.
+
+    folder : of these caches, which processes of one test run may share
+    """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._compiled: dict[str, Future[str]] = {}
 
     def start(self) -> None:
         """Compile every kernel: for this CPU, into the cache of the tests, which then load what they come to; and for
@@ -56,14 +61,38 @@ class Kernels:
             isa, _, register = CPUS[name]
             target = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": str(self._folder / name)}
             code = _COMPILE.format(isa=isa, register=register)
-            self._compiled[name] = pool.submit(run_python, code, _SECONDS, **target)
+            self._started(name).touch()
+            pool.submit(self._fill, name, code, target)
         pool.shutdown(wait=False)
 
+    def _fill(self, name: str, code: str, target: dict[str, str]) -> None:
+        """Compile all kernels for a CPU, and write down what went wrong."""
+        failure = ""
+        try:
+            run_python(code, _SECONDS, **target)
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        write_whole(self._ended(name), failure.encode())
+
+    def _started(self, name: str) -> Path:
+        return self._folder / f"{name}.started"
+
+    def _ended(self, name: str) -> Path:
+        return self._folder / f"{name}.ended"
+
+    def _wait(self, name: str) -> str:
+        """What went wrong for a CPU whose cache is being filled, in whichever process."""
+        end = time.monotonic() + _SECONDS
+        while not self._ended(name).exists():
+            assert time.monotonic() < end, f"kernels for {name} take too long to compile"
+            time.sleep(0.1)
+        return self._ended(name).read_text()
+
     def check(self, name: str) -> None:
-        self._compiled[name].result()
+        assert self._wait(name) == ""
 
     def cache(self, name: str) -> str:
         """The cache's folder, filled if it is being filled."""
-        if name in self._compiled:
-            self._compiled[name].exception()
+        if self._started(name).exists():
+            self._wait(name)
         return str(self._folder / name)

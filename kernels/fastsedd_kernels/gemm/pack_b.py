@@ -18,6 +18,7 @@ from fastsedd_kernels.gemm.dot_products import COLUMNS
 from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import Kernel, kernel
+from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.program import KernelCall
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.runtime.threads import get_num_threads
@@ -52,15 +53,19 @@ def _pack_rows(weight: Any, first: int, panels: Any, panel: int, count: int) -> 
 
 @jit
 def pack_columns(weight: Any, first: int, panel: Any) -> None:
-    """One panel of a B whose columns hold adjacent elements, by squares of registers."""
+    """One panel of a B whose columns hold adjacent elements, by squares of registers, those of a cache line together:
+    other columns, some KiB apart, may share its set of L1."""
     width, depth = panel.shape[1], panel.shape[0]
     lanes = lanes_at(pointer(panel, 0))
     columns = max(0, min(width, weight.shape[0] - first))  # a panel of padding begins beyond the last row
     whole_depth, whole_columns = depth // lanes * lanes, columns // lanes * lanes
     step = weight.strides[0] // weight.itemsize
-    for k in range(0, whole_depth, lanes):
+    line = max(lanes, CACHE_LINE // weight.itemsize)
+    for edge in range(0, whole_depth, line):
         for j in range(0, whole_columns, lanes):
-            transpose_square(pointer(weight[first + j, k:], 0), step, offset(pointer(panel, 0), k * width + j), width)
+            for k in range(edge, min(edge + line, whole_depth), lanes):
+                target = offset(pointer(panel, 0), k * width + j)
+                transpose_square(pointer(weight[first + j, k:], 0), step, target, width)
     pack_elements(weight, first, panel, whole_depth, whole_columns)
 
 
@@ -114,7 +119,8 @@ def panels_shape(outputs: int, inputs: int, dtype: np.dtype[Any]) -> tuple[int, 
 
 def packing(weight: NDArray[Any], panels: NDArray[Any], threads: int) -> KernelCall:
     """The call that fills panels with B = weight.T, of floats, on `threads` threads."""
-    together = max(1, min(PANELS_PER_TASK, -(-len(panels) // threads)))
+    tasks = max(1, threads * -(-len(panels) // (threads * PANELS_PER_TASK)))  # as many for each thread
+    together = max(1, -(-len(panels) // tasks))
     return PACK[weight.dtype], -(-len(panels) // together), (weight, panels, together)
 
 
