@@ -22,8 +22,9 @@ help:
 generate: $(VENV)/run.stamp
 	@$(BIN)/fastsedd generate $(ARGS)
 
+# Two processes at a time: one core for each, and most tests keep one busy, with compiling or with a process of theirs.
 test: $(VENV)/test.stamp
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # Environments of their own, .venv-3.10 to .venv-3.14.
 test-pythons:

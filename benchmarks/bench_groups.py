@@ -36,7 +36,7 @@ def bench_groups(shape: shapes.Product, dtype: str, record: Callable[..., None])
 
 @pytest.mark.parametrize("dtype", ["int4", "int8g"])
 def bench_groups_from_memory(dtype: str, record: Callable[..., None]) -> None:
-    """One row after the other times as many weights as no cache holds, as in a model's layers: each call reads its own."""
+    """One row times one weight after the other, as in a model's layers: no cache holds all, and memory is the limit."""
     shape = shapes.GROUPS[0]
     x, weight = products.operands(shape)
     nbytes = shapes.LAYERS_IN_MEMORY * fk.pack(weight, dtype).nbytes

@@ -118,7 +118,8 @@ def groups(entries: list[Entry]) -> str:
     ]
     return (
         "## Weights in groups of 32 inputs\n\nThe limit of one row is the rate at which the same threads read as many "
-        "bytes, from a cache if they fit, or, of one layer after the other, from memory; of more rows, float32's multiply-adds, which sums of bytes may exceed: "
+        "bytes, from a cache if they fit, or, of one layer after the other, from memory; of more "
+        "rows, float32's multiply-adds, which sums of bytes may exceed: "
         f"`pytest benchmarks/bench_groups.py`.\n\n{table(header, rows)}"
     )
 

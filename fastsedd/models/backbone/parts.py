@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 AT_ONCE = 8 << 20  # bytes of float32 in a part, about
 
-_PANELS = 12  # a multiple of the panels that lie side by side in weights in groups, which are 4 at most
+_IN_GROUPS = ("int4", "int8g")
+_PANELS = 12  # of weights in groups: a multiple of those that lie side by side, which are 4 at most
 
 
 def spans(shape: tuple[int, ...], multiple: int = 1) -> Iterator[tuple[int, int]]:
@@ -32,7 +33,8 @@ def packed(
     part(first, last) : packs these rows, of each of the two of a pair
     shape : of the whole, or of each of the two; dtype : as it is packed
     """
-    cut = list(spans(shape, _PANELS * _width(dtype) // (2 if paired else 1)))
+    panels = _PANELS if dtype in _IN_GROUPS else 1
+    cut = list(spans(shape, panels * _width(dtype) // (2 if paired else 1)))
     first = part(*cut[0])
     if len(cut) == 1:
         return first
@@ -62,5 +64,4 @@ def _width(dtype: str) -> int:
 
 def _per_panel(weight: fk.PackedWeight) -> list[NDArray[Any]]:
     """Arrays with a share of each panel; of weights in groups, the last of all arrays is of the whole."""
-    in_groups = weight.dtype in ("int4", "int8g")
-    return [weight.panels, *(weight.quantisation[:-1] if in_groups else weight.quantisation)]
+    return [weight.panels, *(weight.quantisation[:-1] if weight.dtype in _IN_GROUPS else weight.quantisation)]
