@@ -16,7 +16,8 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,29 @@ def compile_region() -> None:
 @functools.cache
 def _region_function() -> Callable[[int, int, int], int]:
     """The parallel region, compiled or loaded at the first call. Not for the layer "pool"."""
-    numba.get_num_threads()  # starts the layer
+    with _openmp_as_it_was():
+        numba.get_num_threads()  # starts the layer
     address = compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
     return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p)(address)
+
+
+@contextmanager
+def _openmp_as_it_was() -> Iterator[None]:
+    """Let threads of OpenMP open regions of their own afterwards only if they might before.
+
+    Numba's layer allows it for all that shares its OpenMP. There PyTorch's attention, if imported later, then opens a
+    region for each small product: it took 50 times as long.
+    """
+    library = ctypes.CDLL(importlib.import_module(_LAYERS[threading_layer()]).__file__)  # and what it is linked with
+    get_levels = getattr(library, "omp_get_max_active_levels", None)
+    if get_levels is None:  # TBB, or Windows' OpenMP 2.0
+        yield
+        return
+    levels = get_levels()
+    try:
+        yield
+    finally:
+        library.omp_set_max_active_levels(levels)
 
 
 _REGION = (types.intp, types.intp, types.CPointer(types.intp))

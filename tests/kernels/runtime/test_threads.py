@@ -14,6 +14,7 @@ import sys
 
 import pytest
 from fastsedd_kernels.runtime.threads import _LAYERS, _load_tbb
+from processes import run_python
 
 # What a cell asks Numba for: with its workqueue, which is never used, the thread pool remains.
 ASKED = {"omp": "omp", "tbb": "tbb", "pool": "workqueue"}
@@ -173,6 +174,24 @@ def test_matrix(layer: str, cell: str) -> None:
     environment = {"NUMBA_THREADING_LAYER": ASKED[layer], "PYTHONWARNINGS": OF_ANY_FORK}
     said = output_of(CELLS[cell].replace("{layer!r}", repr(layer)), **environment)
     assert [line for line in said.splitlines() if not line.startswith(NUMBA_OF_A_FORK)] == []
+
+
+LEVELS = """
+import ctypes, fastsedd_kernels as fk, numpy as np
+if fk.threading_layer() == "omp":
+    from numba.np.ufunc import omppool
+    library = ctypes.CDLL(omppool.__file__)
+    before = library.omp_get_max_active_levels()
+    fk.set_num_threads(2)
+    fk.matmul(*np.ones((2, 512, 512), np.float32))
+    assert library.omp_get_max_active_levels() == before, (before, library.omp_get_max_active_levels())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="OpenMP 2.0 has no levels")
+def test_openmp_is_left_as_it_was() -> None:
+    """Numba's layer lets regions be nested, for every library that shares its OpenMP."""
+    run_python(LEVELS)
 
 
 # Python's import finds neither of the two compiled modules, as where libgomp is hidden and TBB not installed.
