@@ -9,6 +9,7 @@ register of A is loaded at once. What is prefetched meanwhile is counted in cach
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -251,7 +252,11 @@ class _Tile:
             return [lambda part: arithmetic.load_a(builder, cursor.step_a.below(builder, base, below, place), part)]
         loaded = emit.load(builder, cursor.step_a.below(builder, base, below, k), arithmetic.operand)
         register = emit.kept_whole(builder, loaded)
-        return [lambda part, lane=lane: emit.lane(builder, register, lane) for lane in range(count)]
+        return [functools.partial(self._lane, register, lane) for lane in range(count)]
+
+    def _lane(self, register: Any, lane: int, part: int) -> Any:
+        """A lane of a register of A, whose elements are of one part."""
+        return emit.lane(self.builder, register, lane)
 
     def _add_products(self, cursor: _Cursor, k: int, factors: list[Callable[[int], Any]]) -> _Cursor:
         """The sums after one k, the k-th after the bases: a row of B in registers, times each of A's factors."""
