@@ -10,7 +10,7 @@ def attention(entries: list[Entry]) -> str:
     found = of_kind(entries, "attention")
     if not found:
         return ""
-    header = ["B×H×L×D", "dtype", "ms", "of the float32 peak", "× PyTorch SDPA"]
+    header = ["heads and keys", "dtype", "ms", "of the float32 peak", "× PyTorch SDPA"]
     rows = [
         [
             entry.get("name") or shape(entry),
