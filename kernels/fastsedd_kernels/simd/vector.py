@@ -139,12 +139,6 @@ def prefetch_l2(builder: Any, register: Any, source: Any) -> None:
     prefetch(builder, source)
 
 
-@vector_function(types.void, (POINTER,))
-def prefetch_l1(builder: Any, register: Any, source: Any) -> None:
-    """Prefetch a cache line into L1, to be read. Harmless beyond an array's end."""
-    prefetch(builder, source, level=1)
-
-
 def _mask(register: ir.VectorType) -> ir.VectorType:
     return ir.VectorType(ir.IntType(1), register.count)
 
