@@ -157,11 +157,24 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._keys, keys.encode())
 
-    def shown_until(self, text: str) -> str:
-        """The output from now on, up to this text."""
-        seen, end = b"", time.monotonic() + LIMIT
+    def interrupted(self, text: str) -> str:
+        """Press Ctrl-C; the output from then on, up to this text.
+
+        It is pressed again where nothing comes of it: Python's readline forgets an interrupt that arrives in the moment
+        in which it begins to wait for a key, until the next one.
+        """
+        self.type("\x03")
+        return self.shown_until(text, again="\x03")
+
+    def shown_until(self, text: str, again: str = "") -> str:
+        """The output from now on, up to this text; again : keys to be typed every five seconds until then"""
+        seen, begin = b"", time.monotonic()
+        end, typed = begin + LIMIT, begin
         while text.encode() not in seen:
             assert time.monotonic() < end, seen.decode(errors="replace")
+            if again and time.monotonic() > typed + 5.0:
+                self.type(again)
+                typed = time.monotonic()
             if select.select([self._keys], [], [], 0.2)[0]:
                 with contextlib.suppress(OSError):
                     seen += os.read(self._keys, 1)
@@ -185,13 +198,13 @@ def test_an_answer_at_a_terminal_is_seen_being_unmasked_and_interrupted(terminal
     terminal.shown_until(PROMPT)
     terminal.type("Hello\n")
     terminal.shown_until("·")
-    terminal.type("\x03")
-    shown = terminal.shown_until(PROMPT)
+    shown = terminal.interrupted(PROMPT)
     assert "interrupted; the question is forgotten" in shown and "Traceback" not in shown
     terminal.type("/save /nowhere/at/all\n")
     assert "No such file or directory" in terminal.shown_until(PROMPT)
-    terminal.type("half a line\x03")
-    terminal.shown_until(PROMPT)
+    terminal.type("half a line")
+    terminal.shown_until("half a line")
+    terminal.interrupted(PROMPT)
     terminal.type("/help\n")
     assert "/save FILE" in terminal.shown_until(PROMPT)
     terminal.type("\x04")

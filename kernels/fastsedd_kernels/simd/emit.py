@@ -81,15 +81,15 @@ def kept_whole(builder: ir.IRBuilder, register: Any) -> Any:
     return builder.asm(ir.FunctionType(register.type, [register.type]), "", "=w,0", [register], False)
 
 
-def prefetch(builder: ir.IRBuilder, pointer: Any, *, level: int = 2, write: bool = False) -> None:
-    """Prefetch the cache line at `pointer` into the cache of that level to be read, or into L1, owned, to be written.
+def prefetch(builder: ir.IRBuilder, pointer: Any, *, write: bool = False) -> None:
+    """Prefetch the cache line at `pointer` into L2 to be read, or into L1, owned, to be written.
 
     Harmless beyond an array's end.
     """
     bits = ir.IntType(32)
     signature = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), bits, bits, bits])
     hint = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    access, locality, data = (ir.Constant(bits, value) for value in ((1, 3, 1) if write else (0, 4 - level, 1)))
+    access, locality, data = (ir.Constant(bits, value) for value in ((1, 3, 1) if write else (0, 2, 1)))
     builder.call(hint, [builder.bitcast(pointer, ir.IntType(8).as_pointer()), access, locality, data])
 
 
