@@ -65,7 +65,7 @@ def _added(before: Any, environment: Environment, entries: list[Entry]) -> tuple
 
 
 # What an entry measures; all else says what it is a measurement of.
-_MEASURED = {"seconds", "ratios", "fraction", "limit", "errors", "memory"}
+_MEASURED = {"work", "seconds", "ratios", "fraction", "limit", "errors", "memory"}
 
 
 def _case(entry: Entry) -> str:

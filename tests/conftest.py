@@ -98,7 +98,7 @@ def kernels_of_other_cpus(request: pytest.FixtureRequest, tmp_path_factory: pyte
     """
     worker, folder = os.environ.get("PYTEST_XDIST_WORKER"), tmp_path_factory.getbasetemp()
     kernels = Kernels((folder.parent if worker else folder) / "kernels-of-other-cpus")
-    if worker in (None, "gw0") and _looks_at_all_kernels(request):
+    if _looks_at_all_kernels(request):
         kernels.start()
     return kernels
 

@@ -49,11 +49,16 @@ class Kernels:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._started = folder, folder / "started"
 
     def start(self) -> None:
         """Compile every kernel: for this CPU, into the cache of the tests, which then load what they come to; and for
-        the lesser ones, whose instructions are looked at here: what is loaded later has no assembly."""
+        the lesser ones, whose instructions are looked at here: what is loaded later has no assembly. Of processes that
+        share the folder the first one does it."""
+        try:
+            self._started.touch(exist_ok=False)
+        except FileExistsError:
+            return
         pool = ThreadPoolExecutor(1 + len(LESSER))
         if fk.cache_folder() is not None:
             pool.submit(run_python, _COMPILE_OWN, _SECONDS)
@@ -61,7 +66,6 @@ class Kernels:
             isa, _, register = CPUS[name]
             target = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "FASTSEDD_CACHE_DIR": str(self._folder / name)}
             code = _COMPILE.format(isa=isa, register=register)
-            self._started(name).touch()
             pool.submit(self._fill, name, code, target)
         pool.shutdown(wait=False)
 
@@ -74,25 +78,22 @@ class Kernels:
             failure = f"{type(error).__name__}: {error}"
         write_whole(self._ended(name), failure.encode())
 
-    def _started(self, name: str) -> Path:
-        return self._folder / f"{name}.started"
-
     def _ended(self, name: str) -> Path:
         return self._folder / f"{name}.ended"
 
     def _wait(self, name: str) -> str:
-        """What went wrong for a CPU whose cache is being filled, in whichever process."""
+        """Wait for a CPU's cache, whichever process fills it; the error, or an empty text."""
         end = time.monotonic() + _SECONDS
         while not self._ended(name).exists():
             assert time.monotonic() < end, f"kernels for {name} take too long to compile"
             time.sleep(0.1)
-        return self._ended(name).read_text()
+        return self._ended(name).read_text(encoding="utf-8")
 
     def check(self, name: str) -> None:
         assert self._wait(name) == ""
 
     def cache(self, name: str) -> str:
         """The cache's folder, filled if it is being filled."""
-        if self._started(name).exists():
+        if self._started.exists():
             self._wait(name)
         return str(self._folder / name)
