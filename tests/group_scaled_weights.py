@@ -8,7 +8,7 @@ from dataclasses import replace
 import fastsedd_kernels as fk
 import numpy as np
 from fastsedd_kernels.gemm.group_scaled import reference
-from fastsedd_kernels.gemm.group_scaled.microkernel import NR
+from fastsedd_kernels.gemm.group_scaled.microkernel import BUNDLE, NR
 from fastsedd_kernels.gemm.group_scaled.storage import NESTED, SCALE, ZERO, Quantised, unpacked
 
 EPS = 2.0**-24  # of a rounding
@@ -45,7 +45,7 @@ def symmetric(outputs: int, groups: int, inputs: int, span: int) -> Quantised:
 
 
 def stored_weights() -> Iterator[Quantised]:
-    for outputs, groups in ((1, 1), (NR + 3, 9), (7, 33)):
+    for outputs, groups in ((1, 1), (NR + 3, 9), (7, 33), (BUNDLE * NR + NR + 3, 9)):
         inputs = groups * 32 - 5
         yield nested(outputs, groups, inputs)
         for span in (1, 4, groups):

@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 AT_ONCE = 8 << 20  # bytes of float32 in a part, about
 
-_IN_GROUPS = ("int4", "int8g")
-_PANELS = 12  # of weights in groups: a multiple of those that lie side by side, which are 4 at most
-
 
 def spans(shape: tuple[int, ...], multiple: int = 1) -> Iterator[tuple[int, int]]:
     """First row and end of each part of a matrix, all but the last of a multiple of rows."""
@@ -33,8 +30,7 @@ def packed(
     part(first, last) : packs these rows, of each of the two of a pair
     shape : of the whole, or of each of the two; dtype : as it is packed
     """
-    panels = _PANELS if dtype in _IN_GROUPS else 1
-    cut = list(spans(shape, panels * _width(dtype) // (2 if paired else 1)))
+    cut = list(spans(shape, _rows_together(dtype) // (2 if paired else 1)))
     first = part(*cut[0])
     if len(cut) == 1:
         return first
@@ -57,11 +53,12 @@ def packed(
 
 
 @functools.lru_cache
-def _width(dtype: str) -> int:
-    """Columns of a panel."""
-    return int(fk.pack(np.zeros((1, 1), np.float32), dtype).panels.shape[2])
+def _rows_together(dtype: str) -> int:
+    """Rows that are stored side by side in a weight of that dtype."""
+    return fk.pack(np.zeros((1, 1), np.float32), dtype).rows_together
 
 
 def _per_panel(weight: fk.PackedWeight) -> list[NDArray[Any]]:
     """Arrays with a share of each panel; of weights in groups, the last of all arrays is of the whole."""
-    return [weight.panels, *(weight.quantisation[:-1] if weight.dtype in _IN_GROUPS else weight.quantisation)]
+    in_groups = weight.dtype in ("int4", "int8g")
+    return [weight.panels, *(weight.quantisation[:-1] if in_groups else weight.quantisation)]

@@ -143,9 +143,9 @@ class _WidenedPairs(Arithmetic):
 
 
 class _MaskedPairs(Arithmetic):
-    """The same on x86, one of a pair after the other: what is read, at any address, is masked at once, and two bytes
-    before a word its lower half is an upper one. That takes no shift, and no register for what is loaded. Two bytes
-    before B are read (`PackedWeight.__post_init__`)."""
+    """The same with AVX2 and AVX-512, one of a pair after the other: what is read, at any address, is masked at once,
+    and two bytes before a word its lower half is an upper one. That takes no shift, and no register for what is loaded.
+    Two bytes before B are read (`PackedWeight.__post_init__`)."""
 
     of_a = parts = 2
 

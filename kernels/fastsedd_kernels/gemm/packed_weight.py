@@ -12,6 +12,7 @@ from numba import types
 from numpy.typing import ArrayLike, NDArray
 
 from fastsedd_kernels.gemm.dot_products import COLUMNS, SUMS_OF_PAIRS_FIT, ZERO_POINT
+from fastsedd_kernels.gemm.group_scaled.microkernel import BUNDLE
 from fastsedd_kernels.gemm.group_scaled.quantise import quantise
 from fastsedd_kernels.gemm.group_scaled.storage import EIGHT_BITS, FOUR_BITS, Quantised, beside, packed, unpacked
 from fastsedd_kernels.gemm.layout import whole_words
@@ -65,6 +66,11 @@ class PackedWeight:
     @property
     def nbytes(self) -> int:
         return self.panels.nbytes + sum(part.nbytes for part in self.quantisation)
+
+    @property
+    def rows_together(self) -> int:
+        """Rows that are stored side by side: weights of whole multiples of them are joined panel by panel."""
+        return int(self.panels.shape[2]) * (BUNDLE if self.dtype in GROUPED else 1)
 
     def rows(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
         """Rows of the weight as they are stored: an embedding that is the head too need not be kept twice.

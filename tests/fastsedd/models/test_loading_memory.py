@@ -21,7 +21,7 @@ from fastsedd.models.backbone import parts
 from fastsedd.models.backbone.naming import Named
 from fastsedd.models.backbone.network import Backbone
 
-PART = 1 << 18  # bytes of rows at a time: large matrices, of 6 MB in float32, are small here
+PART = 1 << 17  # bytes of rows at a time: large matrices are small here
 
 
 def write_shards(folder: Path, family: str, shards: int = 3, **changes: object) -> Path:
@@ -64,7 +64,7 @@ def check_peak(path: Path, dtype: str) -> None:
     finally:
         tracemalloc.stop()
     assert network.nbytes <= now < 1.05 * network.nbytes + (1 << 18)
-    assert peak - network.nbytes < 10 * PART + (1 << 20), f"{peak - network.nbytes} bytes beside the weights"
+    assert peak - network.nbytes < 8 * PART + (1 << 20), f"{peak - network.nbytes} bytes beside the weights"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])

@@ -91,6 +91,23 @@ def test_places_that_are_one(norm: Any) -> None:
             np.testing.assert_array_equal(memory[kept], sums)
 
 
+@pytest.mark.parametrize("weighed", [False, True])
+def test_in_place(weighed: bool) -> None:
+    """A row is written while the next is read: rows of heads, too, which lie apart."""
+    weight = normal(1, 70) if weighed else None
+    for shape, axes in (((40, 70), (0, 1)), ((1, 70), (0, 1)), ((9, 4, 70), (1, 0, 2))):
+        x = normal(0, *shape).transpose(axes)
+        expected = fk.rms_norm(x, weight)
+        np.testing.assert_array_equal(fk.rms_norm(x, weight, out=x), expected)
+        np.testing.assert_array_equal(x, expected)
+
+
+def test_a_residual_that_is_x() -> None:
+    x = normal(0, 40, 300)
+    expected = fk.rms_norm(x, residual=x.copy())
+    np.testing.assert_array_equal(fk.rms_norm(x, residual=x, out=x), expected)
+
+
 def test_results_do_not_depend_on_threads_or_rows(one_thread: Callable[[], Any]) -> None:
     x = normal(0, 200, 333)
     result = fk.rms_norm(x)

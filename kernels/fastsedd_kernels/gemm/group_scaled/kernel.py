@@ -52,6 +52,7 @@ from fastsedd_kernels.simd.narrow import as_float32
 from fastsedd_kernels.simd.vector import LANES, load_some, splat, store_vector
 
 _WIDENED_FROM = 1 << 62 if cpu_info().name in isa().never_widened else isa().widened_from
+assert _WIDENED_FROM > BUNDLE_ROWS  # codes that are widened are those of one panel
 _LINE = CACHE_LINE // 4
 _ZERO = float32(0.0)
 
@@ -80,12 +81,6 @@ class _Scratch(NamedTuple):
 
 
 @jit
-def _together(rows: int, left: int) -> Any:
-    """The number of panels, of so many, that a tile takes."""
-    return BUNDLE if rows <= BUNDLE_ROWS and left >= BUNDLE else 1
-
-
-@jit
 def _begin_sums(epilogue: Any, column: int, columns: int, rows: int, width: int, sums: Any) -> None:
     """Each row of sums, so wide, becomes the bias from a column on, or zeros: without one, and of pairs."""
     bias = epilogue.bias
@@ -107,7 +102,7 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
     step = place.panels * NR
     codes = Codes(pointer(weight.codes, begin * NR), step, words * step)
     kind = BYTES if words == WORDS else NIBBLES
-    direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as one row needs them
+    direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as the tile reads them
     scales = scratch.scales
     if direct:
         scales = as_float32(halves_of(weight, place, first))
@@ -134,24 +129,16 @@ def _multiply_bundle(weight: Any, before: int, rows: int, row: int, epilogue: An
     """The block's rows times a bundle of panels, of which so many panels are before it."""
     count, groups = min(BUNDLE, weight.codes.shape[0] - before), weight.small.shape[1]
     columns = columns_of(epilogue, NR, out)
-    panel = 0
-    while panel < count:
-        panels = _together(rows, count - panel)
+    panels = BUNDLE if rows <= BUNDLE_ROWS and count == BUNDLE else 1  # that a tile takes
+    for panel in range(0, count, panels):
         sums = offset(scratch.sums, panel * rows * NR)
         _begin_sums(epilogue, (before + panel) * NR, columns, rows, panels * NR, sums)
-        panel += panels
     for first in range(0, groups, SLAB):
-        panel = 0
-        while panel < count:
-            panels = _together(rows, count - panel)
+        for panel in range(0, count, panels):
             place = Place(before, count, panel)
             _add_slab(weight, place, panels, first, min(SLAB, groups - first), rows, scratch)
-            panel += panels
     for panel in range(count):
-        panels = _together(rows, count)
-        if panel >= count // panels * panels:
-            panels = 1
-        sums = offset(scratch.sums, (panel // panels * panels * rows + panel % panels) * NR)
+        sums = offset(scratch.sums, panel * NR if panels == BUNDLE else panel * rows * NR)
         column = (before + panel) * NR
         tile = Tile(Rows(sums, panels * NR), rows, min(NR, columns - column), row, column, scratch.sums)
         finish_tile(tile, epilogue, out)

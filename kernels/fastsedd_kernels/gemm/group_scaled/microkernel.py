@@ -4,7 +4,7 @@
     P[r, group, j] = scale[group, j] * (sum over its k of A[r, k] * B[k, j]) + minimum[group, j] * sum[r, group]
 
     A : rows of groups, as `activations` writes them: a group's bytes beside its `start`, its sum, its block's scale
-    B : codes, as they lie in the panel (NIBBLES) or widened to bytes (SMALL, of 0 to 15; BYTES); see `storage`
+    B : codes, as they lie in the bundle (NIBBLES, BYTES) or widened to bytes (SMALL, of 0 to 15); see `storage`
     scale, minimum : float32 [SLAB, BUNDLE * NR] each, one after the other, in rows as wide as C's (`decoding`); or,
         where `halves`, scale alone, float16 as it lies beside the panels
     C : float32 rows of NR, accumulated in place
