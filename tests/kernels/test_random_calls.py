@@ -40,6 +40,15 @@ def test_a_thousand_calls(kernels_of_other_cpus: Kernels) -> None:
         list(pool.map(make, TARGETS))
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+def test_memory_is_used_while_it_is_there() -> None:
+    """Each allocation is a mapping of its own here, which ends when it is let go: later uses end the process.
+
+    Numba lets an array go after the last use of its name, whatever pointers into it there are.
+    """
+    make_calls("native", 0, 100, "--no-njit", MALLOC_MMAP_THRESHOLD_="1", MALLOC_MMAP_MAX_="1000000")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_hundred_thousand_calls(target: str) -> None:

@@ -19,9 +19,11 @@ from fastsedd_kernels.simd.vector import (
     load_some,
     load_vector,
     splat,
+    square_root,
     store_some,
     store_vector,
     sum_lanes,
+    sums_of_registers,
 )
 
 MAX_ROWS = 16  # whose rates are taken at a time
@@ -29,6 +31,7 @@ MAX_ROWS = 16  # whose rates are taken at a time
 _ZERO, _ONE = float32(0.0), float32(1.0)
 GROUP = 4 * LANES  # elements at a time
 _NEAR = 2048  # elements of rows that are taken together: they, and what becomes of them, stay in the first-level cache
+ROOM = MAX_ROWS * LANES  # elements of memory that `rates_of` needs
 
 
 @jit
@@ -92,16 +95,24 @@ def store_group(values: Any, place: Any) -> None:
 
 
 @jit
-def rate_of(sums: Any, width: int, eps: Any) -> Any:
-    """1 / sqrt(mean square + eps) from a row's sums of squares."""
+def _total(sums: Any) -> Any:
     first, second, third, fourth = sums
-    mean = sum_lanes((first + second) + (third + fourth)) * (float32(1.0) / float32(width))
-    return float32(1.0) / float32(math.sqrt(mean + eps))
+    return (first + second) + (third + fourth)
 
 
 @jit
-def rates_of(rows: Any, count: int, width: int, eps: Any, rates: Any) -> None:
-    """rates[i] = 1 / sqrt(mean square of the i-th row + eps), for `count` rows of a Run."""
+def rate_of(sums: Any, width: int, eps: Any) -> Any:
+    """1 / sqrt(mean square + eps) from a row's sums of squares."""
+    mean = sum_lanes(_total(sums)) * (_ONE / float32(width))
+    return _ONE / float32(math.sqrt(mean + eps))
+
+
+@jit
+def rates_of(rows: Any, count: int, width: int, eps: Any, memory: Any, rates: Any) -> None:
+    """rates[i] = 1 / sqrt(mean square of the i-th row + eps), as by `rate_of`, for `count` rows of a Run.
+
+    memory : of ROOM elements; rates : of MAX_ROWS, those after `count` become anything; pointers
+    """
     whole = width // GROUP * GROUP
     for i in range(count):
         row, sums = row_of(rows, i), no_squares()
@@ -109,4 +120,7 @@ def rates_of(rows: Any, count: int, width: int, eps: Any, rates: Any) -> None:
             sums = add_squares(load_group(offset(row, j)), sums)
         for j in range(whole, width, LANES):
             sums = add_square(load_some(offset(row, j), width - j, _ZERO), sums)
-        rates[i] = rate_of(sums, width, eps)
+        store_vector(offset(memory, i * LANES), _total(sums))
+    for i in range(0, count, LANES):
+        means = sums_of_registers(offset(memory, i * LANES)) * (_ONE / float32(width))
+        store_vector(offset(rates, i), _ONE / square_root(means + eps))

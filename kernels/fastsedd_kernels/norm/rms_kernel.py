@@ -25,7 +25,7 @@ from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import aligned, offset
-from fastsedd_kernels.runtime.strided_rows import row_of, rows_from, run_of_rows
+from fastsedd_kernels.runtime.strided_rows import place_after, place_of, row_of, rows_from
 from fastsedd_kernels.simd.vector import LANES, load_some, store_some
 
 _ZERO = float32(0.0)
@@ -117,15 +117,16 @@ def rms_norm_rows(task: int, terms: Any, gain: Any, sums: Any, out: Any, tasks: 
     rows = x.shape[0] * x.shape[1] * x.shape[2]
     row, last = rows * task // tasks, rows * (task + 1) // tasks
     memory = np.empty(width + _LINE, np.float32)
-    factors = aligned(memory)
-    factors_of(weight, added, width, factors)
+    factors_of(weight, added, width, aligned(memory))
+    place = place_of(row, x.shape)
     while row < last:
-        a, b, c, count = run_of_rows(row, last, x.shape)
-        sources, targets = rows_from(x, a, b, c), rows_from(out, a, b, c)
+        factors = aligned(memory)  # in the loop, which keeps the memory alive
+        count = min(x.shape[2] - place[2], last - row)
+        sources, targets = rows_from(x, place), rows_from(out, place)
         if residual.size > 0:
-            totals = rows_from(sums, a, b, c) if sums.size > 0 else targets
-            terms_of_run = _Terms(sources, rows_from(residual, a, b, c), totals)
+            totals = rows_from(sums, place) if sums.size > 0 else targets
+            terms_of_run = _Terms(sources, rows_from(residual, place), totals)
             _norm_run(terms_of_run, True, targets, count, factors, width, eps)
         else:
             _norm_run(_Terms(sources, sources, sources), None, targets, count, factors, width, eps)
-        row += count
+        row, place = row + count, place_after(place, count, x.shape)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import float32, types
 
-from fastsedd_kernels.norm.rates import MAX_ROWS, factors_of, rates_of, rows_together
-from fastsedd_kernels.runtime.jit import jit
+from fastsedd_kernels.norm.rates import MAX_ROWS, ROOM, factors_of, rates_of, rows_together
+from fastsedd_kernels.runtime.jit import inlined, jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
-from fastsedd_kernels.runtime.strided_rows import row_of, rows_after, rows_from, run_of_rows
+from fastsedd_kernels.runtime.strided_rows import place_after, place_of, row_of, rows_from
 from fastsedd_kernels.simd.vector import (
     LANES,
     even_lanes,
@@ -42,10 +42,10 @@ _LINE = CACHE_LINE // 4
 class _Angles(NamedTuple):
     """The table's rows that `half` pairs of each row are turned by.
 
-    places : Run of the rows' positions, one element each; cosines, sines : pointers to the table's first row
+    positions : Run of one element each; cosines, sines : pointers to the table's first row
     """
 
-    places: Any
+    positions: Any
     cosines: Any
     sines: Any
     half: Any
@@ -54,61 +54,66 @@ class _Angles(NamedTuple):
 class _Gain(NamedTuple):
     """Factors of rows that are normed first. rates : one for each row; factors : one for each element; pointers"""
 
-    normed: Any
     rates: Any
     factors: Any
 
 
 @jit
-def _load(row: Any, j: int, normed: bool, rate: Any, factors: Any) -> Any:
+def _rate(gain: Any, i: int) -> Any:
+    """The i-th row's, or None."""
+    return None if gain is None else gain.rates[i]
+
+
+@jit
+def _load(row: Any, j: int, gain: Any, rate: Any) -> Any:
     """A register of a row from j on, times rate * factors if it is to be normed."""
     value = load_vector(offset(row, j))
-    return value * rate * load_vector(offset(factors, j)) if normed else value
+    return value if gain is None else value * rate * load_vector(offset(gain.factors, j))
 
 
 @jit
-def _load_first(row: Any, j: int, count: int, normed: bool, rate: Any, factors: Any) -> Any:
+def _load_first(row: Any, j: int, count: int, gain: Any, rate: Any) -> Any:
     """`_load` of which only `count` values exist."""
     value = load_first(offset(row, j), count, _ZERO)
-    return value * rate * load_first(offset(factors, j), count, _ZERO) if normed else value
+    return value if gain is None else value * rate * load_first(offset(gain.factors, j), count, _ZERO)
 
 
-@jit
+@inlined
 def _rotate_halves(rows: Any, count: int, angles: Any, gain: Any, targets: Any) -> None:
     """Pairs (i, half + i) of `count` rows of each Run, which may be one."""
-    normed, half, factors = gain.normed, angles.half, gain.factors
+    half = angles.half
     whole = half // LANES * LANES
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
-        place = row_of(angles.places, r)[0] * half
+        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
+        place = row_of(angles.positions, r)[0] * half
         cosines, sines = offset(angles.cosines, place), offset(angles.sines, place)
         for i in range(0, whole, LANES):
-            first, second = _load(row, i, normed, rate, factors), _load(row, half + i, normed, rate, factors)
+            first, second = _load(row, i, gain, rate), _load(row, half + i, gain, rate)
             cosine, sine = load_vector(offset(cosines, i)), load_vector(offset(sines, i))
             store_vector(offset(target, i), first * cosine - second * sine)
             store_vector(offset(target, half + i), second * cosine + first * sine)
         if whole < half:
             left = half - whole
-            first = _load_first(row, whole, left, normed, rate, factors)
-            second = _load_first(row, half + whole, left, normed, rate, factors)
+            first = _load_first(row, whole, left, gain, rate)
+            second = _load_first(row, half + whole, left, gain, rate)
             cosine = load_first(offset(cosines, whole), left, _ZERO)
             sine = load_first(offset(sines, whole), left, _ZERO)
             store_first(offset(target, whole), first * cosine - second * sine, left)
             store_first(offset(target, half + whole), second * cosine + first * sine, left)
 
 
-@jit
+@inlined
 def _rotate_neighbours(rows: Any, count: int, angles: Any, gain: Any, targets: Any) -> None:
     """Pairs (2 i, 2 i + 1) of `count` rows of each Run, which may be one."""
-    normed, half, factors = gain.normed, angles.half, gain.factors
+    half = angles.half
     whole = half // LANES * LANES
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
-        place = row_of(angles.places, r)[0] * half
+        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
+        place = row_of(angles.positions, r)[0] * half
         cosines, sines = offset(angles.cosines, place), offset(angles.sines, place)
         for i in range(0, whole, LANES):
-            below = _load(row, 2 * i, normed, rate, factors)
-            above = _load(row, 2 * i + LANES, normed, rate, factors)
+            below = _load(row, 2 * i, gain, rate)
+            above = _load(row, 2 * i + LANES, gain, rate)
             first, second = even_lanes(below, above), odd_lanes(below, above)
             cosine, sine = load_vector(offset(cosines, i)), load_vector(offset(sines, i))
             turned, beside = first * cosine - second * sine, second * cosine + first * sine
@@ -116,8 +121,8 @@ def _rotate_neighbours(rows: Any, count: int, angles: Any, gain: Any, targets: A
             store_vector(offset(target, 2 * i + LANES), interleaved_above(turned, beside))
         if whole < half:
             low, high, left = 2 * whole, 2 * whole + LANES, half - whole
-            below = _load_first(row, low, 2 * left, normed, rate, factors)
-            above = _load_first(row, high, 2 * left - LANES, normed, rate, factors)
+            below = _load_first(row, low, 2 * left, gain, rate)
+            above = _load_first(row, high, 2 * left - LANES, gain, rate)
             first, second = even_lanes(below, above), odd_lanes(below, above)
             cosine = load_first(offset(cosines, whole), left, _ZERO)
             sine = load_first(offset(sines, whole), left, _ZERO)
@@ -130,13 +135,49 @@ def _rotate_neighbours(rows: Any, count: int, angles: Any, gain: Any, targets: A
 def _pass_on(rows: Any, count: int, first: int, width: int, gain: Any, targets: Any) -> None:
     """Elements from `first` on, which are not rotated, of `count` rows."""
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
+        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
         for j in range(first, width, LANES):
             if width - j >= LANES:
-                store_vector(offset(target, j), _load(row, j, gain.normed, rate, gain.factors))
+                store_vector(offset(target, j), _load(row, j, gain, rate))
             else:
-                value = _load_first(row, j, width - j, gain.normed, rate, gain.factors)
+                value = _load_first(row, j, width - j, gain, rate)
                 store_first(offset(target, j), value, width - j)
+
+
+class _Norm(NamedTuple):
+    """The norm before the rotation. memory : array for `rates_of`, MAX_ROWS rates, and the factors of a row"""
+
+    memory: Any
+    eps: Any
+
+
+@jit
+def _gain(norm: Any) -> Any:
+    """Where the norm's rates and factors are, or None."""
+    if norm is None:
+        return None
+    rates = offset(aligned(norm.memory), ROOM)
+    return _Gain(rates, offset(rates, MAX_ROWS))
+
+
+@jit
+def _rotate(x: Any, first: int, last: int, positions: Any, table: Any, norm: Any, interleaved: bool, out: Any) -> None:
+    """`rotate_rows` from row `first` to `last`; norm : _Norm, or None"""
+    (cosines, sines), width = table, x.shape[3]
+    half, together, place = cosines.shape[1], rows_together(width), place_of(first, x.shape)
+    while first < last:
+        count, gain = min(together, x.shape[2] - place[2], last - first), _gain(norm)
+        sources, targets, places = rows_from(x, place), rows_from(out, place), rows_from(positions, place)
+        if norm is not None:
+            rates_of(sources, count, width, norm.eps, aligned(norm.memory), gain.rates)
+        angles = _Angles(places, pointer(cosines, 0), pointer(sines, 0), half)
+        if interleaved:
+            _rotate_neighbours(sources, count, angles, gain, targets)
+        else:
+            _rotate_halves(sources, count, angles, gain, targets)
+        if 2 * half < width:
+            _pass_on(sources, count, 2 * half, width, gain, targets)
+        first, place = first + count, place_after(place, count, x.shape)
 
 
 @kernel(
@@ -157,27 +198,11 @@ def rotate_rows(
     out : as x, may be x; the mean square is summed in float32
     """
     weight, added, eps = norm
-    cosines, sines = table
-    width, half, normed = x.shape[3], cosines.shape[1], weight.size > 0
     rows = x.shape[0] * x.shape[1] * x.shape[2]
-    row, last = rows * task // tasks, rows * (task + 1) // tasks
-    memory, kept = np.empty(weight.size + _LINE, np.float32), np.empty(MAX_ROWS, np.float32)
-    factors, rates, together = aligned(memory), pointer(kept, 0), rows_together(width)
-    factors_of(weight, added, weight.size, factors)
-    gain = _Gain(normed, rates, factors)
-    while row < last:
-        a, b, c, count = run_of_rows(row, last, x.shape)
-        sources, targets, places = rows_from(x, a, b, c), rows_from(out, a, b, c), rows_from(positions, a, b, c)
-        for first in range(0, count, together):
-            some = min(together, count - first)
-            read, written = rows_after(sources, first), rows_after(targets, first)
-            if normed:
-                rates_of(read, some, width, eps, rates)
-            angles = _Angles(rows_after(places, first), pointer(cosines, 0), pointer(sines, 0), half)
-            if interleaved:
-                _rotate_neighbours(read, some, angles, gain, written)
-            else:
-                _rotate_halves(read, some, angles, gain, written)
-            if 2 * half < width:
-                _pass_on(read, some, 2 * half, width, gain, written)
-        row += count
+    first, last = rows * task // tasks, rows * (task + 1) // tasks
+    if weight.size > 0:
+        before = _Norm(np.empty(ROOM + MAX_ROWS + weight.size + _LINE, np.float32), eps)
+        factors_of(weight, added, weight.size, _gain(before).factors)
+        _rotate(x, first, last, positions, table, before, interleaved, out)
+    else:
+        _rotate(x, first, last, positions, table, None, interleaved, out)

@@ -109,9 +109,13 @@ def _caller_on_linux() -> Any:
 @jit
 def _leave_core(core: int) -> None:
     """Move the calling thread to another core than that one, if it may run on any other."""
-    if core < 0 or core >= 64 * _WORDS:
-        return
-    masks = np.empty(2 * _WORDS, np.uint64)
+    if 0 <= core < 64 * _WORDS:
+        _leave(core, np.empty(2 * _WORDS, np.uint64))
+
+
+@jit
+def _leave(core: int, masks: Any) -> None:
+    """`_leave_core`, with memory for two masks: its caller's, who keeps it until this is done."""
     allowed, others = pointer(masks, 0), pointer(masks, _WORDS)
     for i in range(_WORDS):
         allowed[i] = 0

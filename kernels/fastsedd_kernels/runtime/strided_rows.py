@@ -68,16 +68,25 @@ class Run(NamedTuple):
 
 
 @jit
-def run_of_rows(row: int, last: int, shape: Any) -> Any:
-    """(a, b, c, rows): where that row of [A, B, C, N] is, and how many of its run come before `last`."""
+def place_of(row: int, shape: Any) -> Any:
+    """(a, b, c): where that row of [A, B, C, N] is."""
     outer, c = row // shape[2], row % shape[2]
-    return outer // shape[1], outer % shape[1], c, min(shape[2] - c, last - row)
+    return outer // shape[1], outer % shape[1], c
 
 
 @jit
-def rows_from(array: Any, a: int, b: int, c: int) -> Any:
-    """The Run from row [a, b, c] of an array on; of an empty one, which is not followed, from its start."""
-    strides = array.strides
+def place_after(place: Any, count: int, shape: Any) -> Any:
+    """The place `count` rows on, no further than the next C rows' first. (A division takes as long as a short row.)"""
+    a, b, c = place
+    if c + count < shape[2]:
+        return a, b, c + count
+    return (a, b + 1, 0) if b + 1 < shape[1] else (a + 1, 0, 0)
+
+
+@jit
+def rows_from(array: Any, place: Any) -> Any:
+    """The Run from the row at a place of an array on; of an empty one, which is not followed, from its start."""
+    (a, b, c), strides = place, array.strides
     return Run(beyond(pointer(array, 0), a * strides[0] + b * strides[1] + c * strides[2]), strides[2])
 
 
@@ -85,9 +94,3 @@ def rows_from(array: Any, a: int, b: int, c: int) -> Any:
 def row_of(run: Any, i: int) -> Any:
     """Pointer to the i-th row of a Run."""
     return beyond(run.pointer, i * run.step)
-
-
-@jit
-def rows_after(run: Any, i: int) -> Any:
-    """The Run without its first i rows."""
-    return Run(row_of(run, i), run.step)
