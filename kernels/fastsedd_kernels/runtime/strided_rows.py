@@ -34,12 +34,12 @@ def views_by_row(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
     leading, order = first.ndim - 1, _by_memory(first.strides)
     if order:
         arrays = tuple([array if array is NO_ROWS else array.transpose(order) for array in arrays])
-    if leading == 3:  # the usual case, without a detour
-        yield arrays
+    if leading <= 3:  # the usual case, without a detour
+        missing = (None,) * (3 - leading)
+        yield arrays if leading == 3 else tuple([array if array is NO_ROWS else array[missing] for array in arrays])
         return
-    missing = (None,) * max(0, 3 - leading)
-    for place in np.ndindex(*arrays[0].shape[: max(0, leading - 3)]):
-        yield tuple(array if array is NO_ROWS else array[(*place, *missing)] for array in arrays)
+    for place in np.ndindex(*arrays[0].shape[: leading - 3]):
+        yield tuple([array if array is NO_ROWS else array[place] for array in arrays])
 
 
 @functools.lru_cache(256)
