@@ -94,6 +94,12 @@ def _begin_sums(epilogue: Any, column: int, columns: int, rows: int, width: int,
 
 
 @jit
+def _is_direct(weight: Any) -> bool:
+    """True if scales lie as the tile of a whole bundle reads them."""
+    return weight.form == SCALE and weight.span == 1
+
+
+@jit
 def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, rows: int, scratch: Any) -> None:
     """Add to the sums of some panels of a bundle the products of so many groups from the first on."""
     count = weight.small.shape[1]
@@ -102,7 +108,7 @@ def _add_slab(weight: Any, place: Any, panels: int, first: int, groups: int, row
     step = place.panels * NR
     codes = Codes(pointer(weight.codes, begin * NR), step, words * step)
     kind = BYTES if words == WORDS else NIBBLES
-    direct = panels == BUNDLE and weight.form == SCALE and weight.span == 1  # scales lie as the tile reads them
+    direct = panels == BUNDLE and _is_direct(weight)
     scales = scratch.scales
     if direct:
         scales = as_float32(halves_of(weight, place, first))
@@ -133,14 +139,16 @@ def _multiply_bundle(weight: Any, before: int, rows: int, row: int, epilogue: An
     for panel in range(0, count, panels):
         sums = offset(scratch.sums, panel * rows * NR)
         _begin_sums(epilogue, (before + panel) * NR, columns, rows, panels * NR, sums)
-    for first in range(0, groups, SLAB):
+    slab = groups if panels == BUNDLE and _is_direct(weight) else SLAB  # of what has no use for scratch memory
+    for first in range(0, groups, slab):
         for panel in range(0, count, panels):
             place = Place(before, count, panel)
-            _add_slab(weight, place, panels, first, min(SLAB, groups - first), rows, scratch)
-    for panel in range(count):
+            _add_slab(weight, place, panels, first, min(slab, groups - first), rows, scratch)
+    together = 1 if is_paired(epilogue) else panels  # whose columns are one tile to the epilogue
+    for panel in range(0, count, together):
         sums = offset(scratch.sums, panel * NR if panels == BUNDLE else panel * rows * NR)
         column = (before + panel) * NR
-        tile = Tile(Rows(sums, panels * NR), rows, min(NR, columns - column), row, column, scratch.sums)
+        tile = Tile(Rows(sums, panels * NR), rows, min(together * NR, columns - column), row, column, scratch.sums)
         finish_tile(tile, epilogue, out)
 
 
