@@ -36,14 +36,19 @@ def bench_groups(shape: shapes.Product, dtype: str, record: Callable[..., None])
 
 @pytest.mark.parametrize("dtype", ["int4", "int8g"])
 def bench_groups_from_memory(dtype: str, record: Callable[..., None]) -> None:
-    """One row times one weight after the other, as in a model's layers: no cache holds all, and memory is the limit."""
+    """One row times one weight after the other: no cache holds all, and memory is the limit.
+
+    Ours replay a recording, as a model's layers do; and once more call by call, as llama.cpp's.
+    """
     shape = shapes.GROUPS[0]
     x, weight = products.operands(shape)
     nbytes = shapes.LAYERS_IN_MEMORY * fk.pack(weight, dtype).nbytes
-    made = {
-        name: _each([_checked(x, fk.pack(weight, kind)) for _ in range(shapes.LAYERS_IN_MEMORY)])
-        for name, kind in {contest.OURS: dtype, **{peer: peer for peer in _PEERS}}.items()
+    calls = {
+        kind: _each([_checked(x, fk.pack(weight, kind)) for _ in range(shapes.LAYERS_IN_MEMORY)])
+        for kind in (dtype, *_PEERS)
     }
+    replays = {kind: fk.record(call).replay for kind, call in calls.items()}
+    made = {contest.OURS: replays.pop(dtype), "call by call": calls[dtype], **replays}
     if not ggml_products.absent():
         made["llama.cpp"] = _each([_llama_cpp(x, weight, _THEIRS[dtype]) for _ in range(shapes.LAYERS_IN_MEMORY)])
     layers = {"layers": shapes.LAYERS_IN_MEMORY}

@@ -106,9 +106,10 @@ def groups(entries: list[Entry]) -> str:
         return ""
     peers = ["float32", "int8"]
     header = ["M×K×N", "weights", "µs", "of the limit", *(f"× ours, {name}" for name in peers)]
-    if any("llama.cpp" in entry["ratios"] for entry in found):
-        peers.append("llama.cpp")
-        header.append("× llama.cpp")
+    for other in ("call by call", "llama.cpp"):
+        if any(other in entry["ratios"] for entry in found):
+            peers.append(other)
+            header.append(f"× {other}")
     rows = [
         [
             shape(entry) + (", from memory" if "layers" in entry else ""),
@@ -121,7 +122,7 @@ def groups(entries: list[Entry]) -> str:
     ]
     return (
         "## Weights in groups of 32 inputs\n\nThe limit of one row is the rate at which the same threads read as many "
-        "bytes, from a cache if they fit, or, of one layer after the other, from memory; of more "
+        "bytes, from a cache if they fit, or, of one layer after the other in a recording, from memory; of more "
         "rows, float32's multiply-adds, which sums of bytes may exceed: "
         f"`pytest benchmarks/bench_groups.py`.\n\n{table(header, rows)}"
     )

@@ -34,7 +34,7 @@ LINEAR.append(("SEDD small", Product(1024, 768, 50258)))  # the head
 SQUARES = [Product(n, n, n) for n in (512, 1024, 2048, 4096)]
 GEMV = [Product(m, 4096, 4096) for m in (1, 2, 4, 8)] + [Product(m, 768, 50258) for m in (1, 8)]
 GROUPS = [Product(m, 1024, 3072) for m in (1, 32, 128, 512)]
-LAYERS_IN_MEMORY = 32  # of 1,024 inputs and 3,072 outputs, whose weights of four bits take 57 MB
+LAYERS_IN_MEMORY = 64  # of 1,024 inputs and 3,072 outputs, whose weights of four bits take 113 MB
 STRASSEN = [
     *(Product(n, n, n) for n in (512, 1024, 1536, 2048, 3072, 4095, 4096, 6144)),
     Product(4097, 3001, 2999),
