@@ -11,7 +11,7 @@ import numpy as np
 from numba import float32, types
 
 from fastsedd_kernels.norm.rates import MAX_ROWS, ROOM, factors_of, rates_of, rows_together
-from fastsedd_kernels.runtime.jit import inlined, jit
+from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.kernel import kernel
 from fastsedd_kernels.runtime.machines import CACHE_LINE
 from fastsedd_kernels.runtime.scalar import aligned, offset, pointer
@@ -54,37 +54,32 @@ class _Angles(NamedTuple):
 class _Gain(NamedTuple):
     """Factors of rows that are normed first. rates : one for each row; factors : one for each element; pointers"""
 
+    normed: Any
     rates: Any
     factors: Any
-
-
-@jit
-def _rate(gain: Any, i: int) -> Any:
-    """The i-th row's, or None."""
-    return None if gain is None else gain.rates[i]
 
 
 @jit
 def _load(row: Any, j: int, gain: Any, rate: Any) -> Any:
     """A register of a row from j on, times rate * factors if it is to be normed."""
     value = load_vector(offset(row, j))
-    return value if gain is None else value * rate * load_vector(offset(gain.factors, j))
+    return value * rate * load_vector(offset(gain.factors, j)) if gain.normed else value
 
 
 @jit
 def _load_first(row: Any, j: int, count: int, gain: Any, rate: Any) -> Any:
     """`_load` of which only `count` values exist."""
     value = load_first(offset(row, j), count, _ZERO)
-    return value if gain is None else value * rate * load_first(offset(gain.factors, j), count, _ZERO)
+    return value * rate * load_first(offset(gain.factors, j), count, _ZERO) if gain.normed else value
 
 
-@inlined
+@jit
 def _rotate_halves(rows: Any, count: int, angles: Any, gain: Any, targets: Any) -> None:
     """Pairs (i, half + i) of `count` rows of each Run, which may be one."""
     half = angles.half
     whole = half // LANES * LANES
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
+        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
         place = row_of(angles.positions, r)[0] * half
         cosines, sines = offset(angles.cosines, place), offset(angles.sines, place)
         for i in range(0, whole, LANES):
@@ -102,13 +97,13 @@ def _rotate_halves(rows: Any, count: int, angles: Any, gain: Any, targets: Any) 
             store_first(offset(target, half + whole), second * cosine + first * sine, left)
 
 
-@inlined
+@jit
 def _rotate_neighbours(rows: Any, count: int, angles: Any, gain: Any, targets: Any) -> None:
     """Pairs (2 i, 2 i + 1) of `count` rows of each Run, which may be one."""
     half = angles.half
     whole = half // LANES * LANES
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
+        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
         place = row_of(angles.positions, r)[0] * half
         cosines, sines = offset(angles.cosines, place), offset(angles.sines, place)
         for i in range(0, whole, LANES):
@@ -135,49 +130,13 @@ def _rotate_neighbours(rows: Any, count: int, angles: Any, gain: Any, targets: A
 def _pass_on(rows: Any, count: int, first: int, width: int, gain: Any, targets: Any) -> None:
     """Elements from `first` on, which are not rotated, of `count` rows."""
     for r in range(count):
-        row, target, rate = row_of(rows, r), row_of(targets, r), _rate(gain, r)
+        row, target, rate = row_of(rows, r), row_of(targets, r), gain.rates[r]
         for j in range(first, width, LANES):
             if width - j >= LANES:
                 store_vector(offset(target, j), _load(row, j, gain, rate))
             else:
                 value = _load_first(row, j, width - j, gain, rate)
                 store_first(offset(target, j), value, width - j)
-
-
-class _Norm(NamedTuple):
-    """The norm before the rotation. memory : array for `rates_of`, MAX_ROWS rates, and the factors of a row"""
-
-    memory: Any
-    eps: Any
-
-
-@jit
-def _gain(norm: Any) -> Any:
-    """Where the norm's rates and factors are, or None."""
-    if norm is None:
-        return None
-    rates = offset(aligned(norm.memory), ROOM)
-    return _Gain(rates, offset(rates, MAX_ROWS))
-
-
-@jit
-def _rotate(x: Any, first: int, last: int, positions: Any, table: Any, norm: Any, interleaved: bool, out: Any) -> None:
-    """`rotate_rows` from row `first` to `last`; norm : _Norm, or None"""
-    (cosines, sines), width = table, x.shape[3]
-    half, together, place = cosines.shape[1], rows_together(width), place_of(first, x.shape)
-    while first < last:
-        count, gain = min(together, x.shape[2] - place[2], last - first), _gain(norm)
-        sources, targets, places = rows_from(x, place), rows_from(out, place), rows_from(positions, place)
-        if norm is not None:
-            rates_of(sources, count, width, norm.eps, aligned(norm.memory), gain.rates)
-        angles = _Angles(places, pointer(cosines, 0), pointer(sines, 0), half)
-        if interleaved:
-            _rotate_neighbours(sources, count, angles, gain, targets)
-        else:
-            _rotate_halves(sources, count, angles, gain, targets)
-        if 2 * half < width:
-            _pass_on(sources, count, 2 * half, width, gain, targets)
-        first, place = first + count, place_after(place, count, x.shape)
 
 
 @kernel(
@@ -198,11 +157,25 @@ def rotate_rows(
     out : as x, may be x; the mean square is summed in float32
     """
     weight, added, eps = norm
-    rows = x.shape[0] * x.shape[1] * x.shape[2]
-    first, last = rows * task // tasks, rows * (task + 1) // tasks
-    if weight.size > 0:
-        before = _Norm(np.empty(ROOM + MAX_ROWS + weight.size + _LINE, np.float32), eps)
-        factors_of(weight, added, weight.size, _gain(before).factors)
-        _rotate(x, first, last, positions, table, before, interleaved, out)
-    else:
-        _rotate(x, first, last, positions, table, None, interleaved, out)
+    cosines, sines = table
+    width, half, normed = x.shape[3], cosines.shape[1], weight.size > 0
+    rows, together = x.shape[0] * x.shape[1] * x.shape[2], rows_together(x.shape[3])
+    row, last = rows * task // tasks, rows * (task + 1) // tasks
+    memory, rates = np.empty(ROOM + weight.size + _LINE, np.float32), np.empty(MAX_ROWS, np.float32)
+    factors_of(weight, added, weight.size, offset(aligned(memory), ROOM))
+    place = place_of(row, x.shape)
+    while row < last:
+        count = min(together, x.shape[2] - place[2], last - row)
+        sources, targets, places = rows_from(x, place), rows_from(out, place), rows_from(positions, place)
+        # In the loop, which keeps the memory alive.
+        gain = _Gain(normed, pointer(rates, 0), offset(aligned(memory), ROOM))
+        if normed:
+            rates_of(sources, count, width, eps, aligned(memory), gain.rates)
+        angles = _Angles(places, pointer(cosines, 0), pointer(sines, 0), half)
+        if interleaved:
+            _rotate_neighbours(sources, count, angles, gain, targets)
+        else:
+            _rotate_halves(sources, count, angles, gain, targets)
+        if 2 * half < width:
+            _pass_on(sources, count, 2 * half, width, gain, targets)
+        row, place = row + count, place_after(place, count, x.shape)
