@@ -7,7 +7,10 @@ from typing import Any
 from numba import float32, types
 
 from fastsedd_kernels.runtime.kernel import kernel
+from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd.vector import LANES, load_some, store_some
 
+_ZERO = float32(0.0)
 _TABLE = types.Array(float32, 2, "C", readonly=True)
 
 
@@ -18,8 +21,12 @@ def gather_rows(task: int, tokens: Any, table: Any, positions: Any, length: int,
     tokens : intp [M], 0 to V - 1, checked by the caller; table : float32 [V, N]; positions : float32 [P, N], or empty
     out : float32 [M, N], apart from all; all contiguous
     """
-    rows = tokens.size
+    rows, width = tokens.size, table.shape[1]
     for i in range(rows * task // tasks, rows * (task + 1) // tasks):
-        out[i] = table[tokens[i]]
-        if positions.size > 0:
-            out[i] += positions[i % length]
+        source, target = pointer(table, tokens[i] * width), pointer(out, i * width)
+        added = pointer(positions, i % length * width)
+        for j in range(0, width, LANES):
+            value = load_some(offset(source, j), width - j, _ZERO)
+            if positions.size > 0:
+                value = value + load_some(offset(added, j), width - j, _ZERO)
+            store_some(offset(target, j), value, width - j)
