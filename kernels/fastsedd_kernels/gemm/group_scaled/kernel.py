@@ -94,7 +94,7 @@ def _begin_sums(epilogue: Any, column: int, columns: int, rows: int, width: int,
 
 
 @jit
-def _is_direct(weight: Any) -> bool:
+def _is_direct(weight: Any) -> Any:
     """True if scales lie as the tile of a whole bundle reads them."""
     return weight.form == SCALE and weight.span == 1
 
