@@ -46,10 +46,10 @@ def jit(function: Callable[..., Any]) -> Any:
 
 def inlined(function: Callable[..., Any]) -> Any:
     """`jit`, and its code becomes part of each caller's: handing over a tuple of arrays takes as long as a loop."""
-    return _internal(function, forceinline=True)
+    return _internal(function, inline="always")
 
 
-def _internal(function: Callable[..., Any], **options: bool) -> Any:
+def _internal(function: Callable[..., Any], **options: Any) -> Any:
     dispatcher = numba.njit(**_OPTIONS, **_CALLED_FROM["kernels"], **options)(function)
     dispatcher.__class__ = _InternalDispatcher
     return dispatcher
