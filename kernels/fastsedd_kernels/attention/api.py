@@ -53,7 +53,8 @@ def attention(
     start : position of query 0 among the keys: 0 as torch's is_causal has it; None puts the last query at the last key,
         as decoding with a cache does (torch's causal_lower_right)
     No [L, S] array is made, and no score where no query of a tile sees a key. A query that sees no key becomes 0, as
-    torch's does. Accumulates in float32; results do not depend on the thread count.
+    torch's does. Accumulates in float32; results do not depend on the thread count. A NaN or an infinity in v may reach
+    queries that do not see its key, too: those that are computed beside one that does, as in torch.
     Raises ValueError for a wrong dtype, shape or number. Source: Vaswani et al. 2017; in blocks with a running maximum,
     Milakov and Gimelshein 2018, Dao et al. 2022; grouped queries, Ainslie et al. 2023; blocks, Arriola et al. 2025.
     """
@@ -130,7 +131,7 @@ def _calls(rule: Rule, q: NDArray[Any], *others: NDArray[Any] | None) -> Iterato
         yield rule, merged
         return
     for position in np.ndindex(*lead):
-        lengths = None if rule.lengths is None else rule.lengths[position]
+        lengths = None if rule.lengths is None else rule.lengths[(*position, None)]  # a view, for replays
         parts = [None if each is None else each[position][None] for each in arrays]
         yield rule._replace(lengths=lengths), parts
 

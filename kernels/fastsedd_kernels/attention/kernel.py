@@ -118,6 +118,13 @@ def _new_memory(block: int, dim: int, nr: int, dtype: Any, some: Any) -> Any:
     )
 
 
+@jit
+def _share_of(rows: int, share: int, shares: int, block: int) -> Any:
+    """(first, last, block): a share of the rows, of whole blocks: which rows are one does not depend on the shares."""
+    blocks = -(-rows // block)
+    return block * (blocks * share // shares), min(rows, block * (blocks * (share + 1) // shares)), block
+
+
 def attend(task: int, q: Any, k: Any, v: Any, out: Any, rule: Any, division: Any, like: Any) -> None:
     """The task's part of all runs of queries, with one set of scratch memory for all of them.
 
@@ -147,7 +154,7 @@ def attend(task: int, q: Any, k: Any, v: Any, out: Any, rule: Any, division: Any
             pack_values(v[b, h, : visible.length], value_panels)
             packed = head
         rows = q.shape[2] * call.group
-        part = rows * share // shares, rows * (share + 1) // shares, block
+        part = _share_of(rows, share, shares, block)
         _attend_head(part, call, _Head(key_panels, value_panels, b, h), visible, memory)
     close_tiles(some)
 
@@ -172,7 +179,7 @@ def attend_panels(
         b, h = head // count, head % count
         visible = visible_of(rule, b, q.shape[2], held[0])
         rows = q.shape[2] * call.group
-        part = rows * share // shares, rows * (share + 1) // shares, block
+        part = _share_of(rows, share, shares, block)
         _attend_head(part, call, _Head(key_panels[b, h], value_panels[b, h], b, h), visible, memory)
     close_tiles(some)
 

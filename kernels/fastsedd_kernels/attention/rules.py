@@ -49,7 +49,7 @@ def span(causal: bool, block: int | None, window: int | None, start: int | None)
         beyond = UNLIMITED if side else before
     if start is None:
         return 0, 1, side, before, beyond
-    first = as_integer("start", start, -UNLIMITED, UNLIMITED, "None, or the position of the first query")
+    first = as_integer("start", start, -UNLIMITED // 2, UNLIMITED // 2, "None, or the position of the first query")
     return first, 0, side, before, beyond
 
 

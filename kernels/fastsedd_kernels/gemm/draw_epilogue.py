@@ -23,6 +23,7 @@ from fastsedd_kernels.simd.vector import LANES, load_some, splat, sum_lanes
 
 _ZERO = float32(0.0)
 _LOWEST = float32(-np.inf)
+_LEAST = float32(np.finfo(np.float32).tiny)  # sharpness, so that it leaves minus infinity what it is
 
 
 class DrawEpilogue(NamedTuple):
@@ -47,7 +48,7 @@ def _sum_exponentials(row: Any, columns: int, top: Any, sharpness: Any) -> Any:
 
 def sum_tile(tile: Any, epilogue: Any, out: Any) -> None:
     """`finish_tile` of a draw: the tile's sums, written to out; the tile loses its rows' own columns."""
-    sharpness = float32(epilogue.sharpness[0])
+    sharpness = max(float32(epilogue.sharpness[0]), _LEAST)
     panels, panel = out.shape[1] // (3 if epilogue.sharpen else 2), tile.first_column // tile.sums.stride
     for r in range(tile.rows):
         i = tile.first_row + r

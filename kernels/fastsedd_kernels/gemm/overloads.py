@@ -29,10 +29,10 @@ from fastsedd_kernels.gemm.pack_b import PACK, PANELS_PER_TASK
 from fastsedd_kernels.gemm.packed_weight import GROUPED, PackedWeight
 from fastsedd_kernels.gemm.tuned_blocks import limits
 from fastsedd_kernels.runtime.inside_numba import (
-    as_given,
     caller,
     constant,
     implements,
+    in_whole_elements,
     or_empty,
     or_new,
     require,
@@ -117,7 +117,7 @@ def _product(weight: PackedWeightType) -> Any:
 
         return register_jitable(of_groups)
     multiply, within = _multiply[weight.words], block_limits(limits(), weight.words)
-    as_rows = as_given if weight.stored == "float32" else register_jitable(lambda x: np.ascontiguousarray(x))
+    as_rows = in_whole_elements if weight.stored == "float32" else register_jitable(lambda x: np.ascontiguousarray(x))
     quantised = register_jitable(
         (lambda weight: (weight.scales, weight.corrections)) if weight.stored == "int8" else (lambda weight: ())
     )
@@ -187,6 +187,7 @@ def _matmul(a: Any, b: Any, out: Any = None) -> Any:
         if a.shape[1] != b.shape[0]:
             raise ValueError("a must be [M, K] and b [K, N]")
         rows, depth, columns = a.shape[0], a.shape[1], b.shape[1]
+        in_whole_elements(a), in_whole_elements(b)
         result = target(out, (rows, columns))
         if rows == 0 or columns == 0 or depth == 0:
             result[:] = 0

@@ -36,6 +36,7 @@ from fastsedd_kernels.simd.vector import (
 
 _ZERO = float32(0.0)
 _MAX_BYTE = float32(127.0)
+LEAST_MAGNITUDE = float32(1e-36)  # of rows or blocks: below it, 127 / it may overflow, and they count as 0
 _TO_BYTE = float32(1.5 * 2**23 + ZERO_POINT)  # added, it leaves the rounded value in the lowest byte of the bits
 
 
@@ -101,7 +102,7 @@ def _quantise_rows(x: Any, row: int, rows: int, copy: Any, factors: Any, blocked
             largest, unusual = maximum(absolute(value), largest), fma(value, splat(_ZERO), unusual)
         magnitude = max_lanes(largest)
         factors[r] = magnitude / _MAX_BYTE + sum_lanes(unusual)
-        scale = splat(_MAX_BYTE / magnitude if magnitude > _ZERO else _ZERO)
+        scale = splat(_MAX_BYTE / magnitude if magnitude > LEAST_MAGNITUDE else _ZERO)
         for k in range(0, depth, LANES):
             value = fma(load_some(offset(source, k), depth - k, _ZERO), scale, splat(_TO_BYTE))
             store_bytes(value, offset(words, place_of_word(r, k // 4, copy.stride, blocked, words)))

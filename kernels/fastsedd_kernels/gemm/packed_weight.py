@@ -28,6 +28,7 @@ ROWS_PER_TASK = 64
 _PANELS_AT_ONCE = 32
 
 _MAX_BYTE = 127.0  # of a signed byte, with as much below zero
+_MAX_INPUTS = (2**31 - 1) // (127 * 128)  # of int8, whose sums of products fit 32 bits
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def pack(
     minimum : of a weight in groups: each group has, beside its step, a float16 that all its values are relative to, so
         that the steps divide its range: half a bit more for each value, and an error of int4 of 7.9 %.
     Raises ValueError for another dtype, a weight that is not 2-D, one without elements, and, of int8 and in groups, one
-    that is not finite.
+    that is not finite; of int8, one of more than 132,104 inputs, whose sums would not fit 32 bits.
     """
     if dtype not in _STORED:
         raise ValueError(f"dtype is {dtype!r}, allowed: {', '.join(map(repr, _STORED))}")
@@ -130,6 +131,8 @@ def pack(
         parts = [_scaled(part, scale) for part in parts]
     if minimum and dtype not in GROUPED:
         raise ValueError(f"minimum is {minimum!r} for {dtype}, allowed: for {' or '.join(map(repr, GROUPED))} only")
+    if dtype == "int8" and shape[1] > _MAX_INPUTS:
+        raise ValueError(f"weight has {shape[1]} inputs, allowed for int8: at most {_MAX_INPUTS}; for int8g any number")
     if dtype in GROUPED:
         return from_groups([quantise(part, dtype, minimum) for part in parts])
     width = COLUMNS[np.dtype(_PANELS[dtype])]
@@ -255,9 +258,12 @@ def _quantised(weight: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[
     if not np.isfinite(largest).all():
         raise ValueError("weight holds a NaN or an infinity, which int8 cannot")
     magnitude = _largest_sums_of_pairs(weight) if SUMS_OF_PAIRS_FIT else largest.astype(np.float64)
-    scale = np.divide(_MAX_BYTE, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0).astype(np.float32)
+    exact = np.divide(_MAX_BYTE, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(np.float32).astype(np.float64)
+    scale = np.where(np.isfinite(rounded), rounded, exact)  # of rows of less than 1e-36, too
     whole = np.zeros((len(weight), 4 * whole_words(weight.shape[1], types.int32)), np.int8)
-    whole[:, : weight.shape[1]] = np.rint(weight * scale[:, None].astype(np.float64))
+    whole[:, : weight.shape[1]] = np.rint(weight * scale[:, None])
     step = (magnitude / _MAX_BYTE).astype(np.float32)
     return whole.view(np.int32), step, -ZERO_POINT * whole.sum(axis=1, dtype=np.int32)
 

@@ -78,6 +78,14 @@ def as_given(value: Any) -> Any:
     return value
 
 
+@register_jitable
+def in_whole_elements(matrix: Any) -> Any:
+    """The matrix itself. ValueError where its elements are not multiples of their size apart, as fields may be."""
+    if matrix.strides[0] % matrix.itemsize != 0 or matrix.strides[1] % matrix.itemsize != 0:
+        raise ValueError("rows and elements of a matrix must be multiples of an element's size apart")
+    return matrix
+
+
 def or_empty(kind: Any, dimensions: int) -> Any:
     """The argument, C-contiguous, or an empty array of that many dimensions where it is absent, as kernels have it."""
     shape = (0,) * dimensions

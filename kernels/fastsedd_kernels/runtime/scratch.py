@@ -47,5 +47,6 @@ def _take(nbytes: int) -> NDArray[np.uint8]:
 
 def _give(block: NDArray[np.uint8]) -> None:
     """Keep the largest of the blocks that come back, if it is not too large for that."""
-    if len(block) <= MAX_KEPT and (not _kept or len(block) > len(_kept[0])):
+    kept = _kept[:1]  # which another thread may take meanwhile
+    if len(block) <= MAX_KEPT and (not kept or len(block) > len(kept[0])):
         _kept[:] = [block]

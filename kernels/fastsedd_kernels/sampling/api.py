@@ -25,7 +25,7 @@ from fastsedd_kernels.runtime.arrays import (
 from fastsedd_kernels.runtime.capture import run
 from fastsedd_kernels.runtime.threads import get_num_threads
 from fastsedd_kernels.sampling.categorical import draw_rows, tasks_for
-from fastsedd_kernels.sampling.fused_head import CHOOSE, NONE, fill_uniform
+from fastsedd_kernels.sampling.fused_head import CHOOSE, NONE, SHARPEST, fill_uniform
 
 METHODS = ("exact", "official")
 
@@ -39,7 +39,7 @@ class Law(NamedTuple):
 
     With A = sum_j s_j and t = floor (1 + A), column j weighs w_j = max(s_j - t, 0) and the row's own, c, weighs
     max(stay - slope A, 0). Where it is not c that is drawn, it is j in proportion to w_j^sharpness: the sharpness
-    changes where a row jumps to, not how likely it is to jump. An infinite one takes the greatest.
+    changes where a row jumps to, not how likely it is to jump. One from 1e30 on, infinite or not, takes the greatest.
 
     With `relative` 1 instead of 0, s_j = e^(l_j - l_c + log_scale) in a row whose own column is among those drawn from:
     e^l_j over what c would be, had it been drawn like the others, so that a stay of 1 leaves the row's softmax.
@@ -142,10 +142,16 @@ def sample_linear(
     added = _NO_VECTOR if bias is None else contiguous(as_array("bias", bias))
     if added.shape not in ((0,), (outputs,)):
         raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
-    numbers, keys, own = _as_law(law), _as_seeds(seed, out.shape), contiguous(own)
+    numbers, keys = _as_law(law), _as_seeds(seed, out.shape)
+    check_apart(out, in_place=True, current=own)
+    check_apart(out, x=rows, bias=added, law=numbers, seed=keys)
+    if sums is not None:
+        check_apart(out, sums=sums)
+        check_apart(sums, called="sums", x=rows, bias=added, current=own, law=numbers, seed=keys)
+    own = contiguous(own)
     panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
     sharpness = numbers[_SHARPNESS : _SHARPNESS + 1]
-    sharpen = bool(sharpness[0] != 1.0 and sharpness[0] < math.inf)
+    sharpen = bool(sharpness[0] != 1.0 and sharpness[0] < SHARPEST)
     memory = _sums_of((len(rows), (3 if sharpen else 2) * len(panels)), sums)
     threads = get_num_threads()
     arranged = plan(threads, len(rows), panels.shape[1], len(panels), panels.dtype)
@@ -214,8 +220,9 @@ def _as_seeds(seed: int | NDArray[np.uint64], shape: tuple[int, ...]) -> NDArray
 
 
 def _check_drawn(drawn: NDArray[np.int32], name: str, none: int) -> None:
-    if drawn.min() == none:
-        raise ValueError(f"{name} has no positive weight in row {int(drawn.argmin())}")
+    undrawn = drawn == none
+    if undrawn.any():
+        raise ValueError(f"{name} has no positive weight in row {int(undrawn.argmax())}")
 
 
 def _streams(name: str, given: int | NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint64]:

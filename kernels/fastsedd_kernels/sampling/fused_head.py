@@ -39,6 +39,8 @@ from fastsedd_kernels.simd.vector import lanes_at
 TRIES = 256
 MAX_FLOOR = 0.999  # of the mean of s: beyond it float32 sums of panels say too little of what is left
 
+SHARPEST = 1e30  # a sharpness from here on counts as infinite: float32 has little more
+
 NONE = -2  # where no weight is positive; a row that stays may be at -1
 _NOTHING = -np.inf
 _ORDINARY, _SHARPENED = 1, 2  # which of the sums weigh the panels
@@ -156,16 +158,20 @@ def _log_scale(row: Any, law: Any) -> Any:
 
 @jit
 def _propose(row: Any, sums: Any, sharpness: Any, total: Any) -> Any:
-    """A column drawn in proportion to e^(sharpness l), and its logit; total : of `_weigh_panels`."""
+    """A column drawn in proportion to e^(sharpness l), or NONE, and its logit; total : of `_weigh_panels`."""
     logits, weights = row.logits, row.memory.weights
     target = _next(row.memory.random) * total
     panel, share = _pick(row.memory.panel_weights, row.memory.panel_weights.size, target)
+    if panel < 0:
+        return NONE, 0.0
     count = _multiply_again(row, panel)
     highest, mass = np.float64(sums[panel]), 0.0
     for j in range(count):
         weights[j] = math.exp((np.float64(logits[j]) - highest) * sharpness)
         mass += weights[j]
     chosen, _ = _pick(weights, count, share * mass)
+    if chosen < 0:
+        return NONE, 0.0
     return panel * row.matrix.panels.shape[2] + chosen, np.float64(logits[chosen])
 
 
@@ -206,15 +212,15 @@ def _highest_column(row: Any, sums: Any) -> Any:
 
 @jit
 def _jump(row: Any, sums: Any, top: Any, reference: Any, threshold: Any, sharpness: Any) -> Any:
-    """The column that a row jumps to, given that it does not stay."""
-    if sharpness == np.inf:
+    """The column that a row jumps to, given that it does not stay, or NONE."""
+    if sharpness >= SHARPEST:
         return _highest_column(row, sums)
     panel_weights, random = row.memory.panel_weights, row.memory.random
     kind = _ORDINARY if sharpness == 1.0 else _SHARPENED
     total = _weigh_panels(sums, panel_weights.size, kind, sharpness, top, panel_weights)
     for _ in range(TRIES):
         column, logit = _propose(row, sums, sharpness, total)
-        if threshold == 0.0:
+        if threshold == 0.0 or column < 0:
             return column
         kept = max(1.0 - threshold / math.exp(logit - reference), 0.0)
         if _next(random) < kept**sharpness:
@@ -234,6 +240,8 @@ def _choose_above_floor(row: Any, sums: Any, top: Any, reference: Any, unit: Any
         if _next(random) * (staying + total) < staying:
             return row.own
         column, logit = _propose(row, sums, 1.0, total)
+        if column < 0:
+            return NONE
         if _next(random) * math.exp(logit - reference) < math.exp(logit - reference) - threshold:
             if sharpness == 1.0:
                 return column
@@ -261,9 +269,9 @@ def _choose(row: Any, sums: Any, law: Any) -> Any:
     unit = 0.0 if law.stay == 0.0 else math.exp(-log_scale - reference)
     total = _weigh_panels(sums, panel_weights.size, _ORDINARY, 1.0, reference, panel_weights)
     staying = max(law.stay * unit - law.slope * total, 0.0)
-    if not staying + total > 0.0 or staying + total == np.inf:
+    if not staying + total > 0.0 or staying + total == np.inf or not law.sharpness > 0.0:
         return NONE
-    if 1.0 != law.sharpness < np.inf and sums.size == 2 * panel_weights.size:  # a law that the sums were not made for
+    if 1.0 != law.sharpness < SHARPEST and sums.size == 2 * panel_weights.size:  # a law that the sums were not made for
         return NONE
     if law.floor > 0.0:
         return _choose_above_floor(row, sums, top, reference, unit, total, law)

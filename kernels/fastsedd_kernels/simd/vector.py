@@ -149,8 +149,9 @@ def _alignment(register: ir.VectorType) -> ir.Constant:
 
 def _first_lanes(builder: Any, register: Any, count: Any) -> Any:
     integers = ir.VectorType(ir.IntType(32), register.count)
-    numbers = ir.Constant(integers, list(range(register.count)))
-    limit = broadcast(builder, builder.trunc(count, ir.IntType(32)), integers)
+    numbers, all_lanes = ir.Constant(integers, list(range(register.count))), index(register.count)
+    few = builder.select(builder.icmp_signed("<", count, all_lanes), count, all_lanes)  # which fits 32 bits
+    limit = broadcast(builder, builder.trunc(few, ir.IntType(32)), integers)
     return builder.icmp_signed("<", numbers, limit)
 
 

@@ -14,6 +14,7 @@ A module that does anything else, or decides by what it sees, is left as it is; 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from fastsedd_kernels.torch.modules import (
     LayerNormForward,
     LinearForward,
     activation_of,
+    is_linear,
 )
 from fastsedd_kernels.torch.rms_norms import RmsNormForward
 from fastsedd_kernels.torch.weights import Packs
@@ -38,11 +40,33 @@ _ADDITIONS = (operator.add, torch.add, operator.iadd)
 _PRODUCTS = (operator.mul, torch.mul)
 
 
+class _Symbol(fx.Proxy):
+    """A symbol that may be changed in place only where it is a product's result, which nobody else sees.
+
+    torch.fx takes x += y for x + y. What the module was given would be changed by the one and not by the other.
+    """
+
+    def _in_place(self, operation: Callable[[Any, Any], Any], other: Any) -> Any:
+        node = self.node
+        if node.op != "call_module" or not is_linear(self.tracer.root.get_submodule(str(node.target))):
+            raise fx.proxy.TraceError(f"{node} is changed in place")
+        return operation(self, other)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.add, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.mul, other)
+
+
 class _Tracer(fx.Tracer):
     """Traces one module and takes its children as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Symbol(node, self)
 
 
 @dataclass

@@ -34,7 +34,7 @@ def activation_of(module: nn.Module) -> str | None:
     if kind is nn.GELU:
         return {"none": "gelu", "tanh": "gelu_tanh"}[str(module.approximate)]
     if kind is nn.SiLU:
-        return "silu"
+        return None if module.inplace else "silu"
     return _ACTIVATIONS.get(kind.__name__) if kind.__module__ == "transformers.activations" else None
 
 

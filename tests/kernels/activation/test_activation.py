@@ -83,3 +83,12 @@ def test_softmax_of_infinities() -> None:
     expected = np.array([[0.5, 0, 0.5], [nan] * 3, [nan] * 3, [nan] * 3, [1, 0, 0]], np.float32)
     np.testing.assert_array_equal(fk.softmax(rows)[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
     assert np.isnan(fk.softmax(rows)[2]).any()
+
+
+@pytest.mark.slow
+def test_two_to_the_31_elements() -> None:
+    """8 GiB in place: a count of what is left does not fit 32 bits."""
+    x = np.zeros(2**31 + 4096, np.float32)
+    x[:32] = x[-32:] = 1.0
+    fk.gelu(x, out=x)
+    np.testing.assert_allclose([x[0], x[31], x[32], x[-1]], [0.8413447, 0.8413447, 0.0, 0.8413447], atol=1e-6)

@@ -106,3 +106,14 @@ def test_a_nan_of_any_bits_stays_one(dtype: str, bits: int) -> None:
         expected = np.zeros((1, 1, 5, 8), bool)
         expected[place] = True
         np.testing.assert_array_equal(np.isnan(fk.attention(**parts, dtype=dtype)), expected)
+
+
+def test_a_nan_reaches_the_same_queries_on_any_number_of_threads(one_thread) -> None:
+    """Queries that are computed at a time do not depend on how many threads share them."""
+    shape = (1, 1, 2 * query_block(np.dtype(np.float32)) + 4, 16)
+    q, k, v = normal(0, 3, *shape)
+    v[0, 0, 60] = np.nan
+    several = fk.attention(q, k, v, causal=True)
+    with one_thread():
+        np.testing.assert_array_equal(fk.attention(q, k, v, causal=True), several)
+    assert np.isnan(several[0, 0, 60:]).all() and np.isfinite(several[0, 0, : query_block(np.dtype(np.float32))]).all()

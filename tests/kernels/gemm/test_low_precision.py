@@ -212,3 +212,21 @@ def test_other_units(cpu: str, features: str, unit: str, more: str) -> None:
     code = OTHER_UNIT.format(unit=unit) + more.format(eps=EPS)
     helpers = str(Path(kernel_arrays.__file__).parent)
     run_python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, PYTHONPATH=helpers)
+
+
+def test_int8_of_values_too_small_to_scale() -> None:
+    """127 over their magnitude is beyond float32: such rows of x count as 0, those of a weight are kept."""
+    weight = np.full((3, 64), 3e-37, np.float32)
+    np.testing.assert_allclose(fk.unpack(fk.pack(weight, "int8")), weight, rtol=0.02)
+    packed = fk.pack(np.ones((3, 64), np.float32), "int8")
+    for value in (1e-37, 1e-40, 1e-45):
+        assert np.abs(fk.linear(np.full((2, 64), value, np.float32), packed)).max() <= 65 * value
+    np.testing.assert_allclose(fk.linear(np.full((2, 64), 2e-36, np.float32), packed), 128e-36, rtol=0.02)
+
+
+def test_int8_has_as_many_inputs_as_its_sums_allow() -> None:
+    many = 132_104
+    ones = np.ones((1, many), np.float32)
+    np.testing.assert_allclose(fk.linear(ones, fk.pack(ones, "int8")), many, rtol=0.02)
+    with pytest.raises(ValueError, match="weight has 132105 inputs, allowed for int8: at most 132104"):
+        fk.pack(np.ones((1, many + 1), np.float32), "int8")

@@ -210,3 +210,12 @@ def test_a_cached_function_is_compiled_anew_and_says_so(tmp_path: Any, monkeypat
     run = numba.njit(cache=True)(FUNCTIONS["silu"][0])
     with pytest.warns(numba.core.errors.NumbaWarning, match="dynamic globals"):
         np.testing.assert_array_equal(run(X), fk.silu(X))
+
+
+def test_elements_that_lie_between_others_are_refused() -> None:
+    """A field of records, whose strides are no multiples of an element."""
+    records = np.zeros((3, 4), dtype=[("a", "<f4"), ("b", "<u2")])
+    weight, matrix = fk.pack(np.eye(2, 4, dtype=np.float32)), np.eye(4, 2, dtype=np.float32)
+    for call, other in ((lambda x, w: fk.linear(x, w), weight), (lambda x, w: fk.matmul(x, w), matrix)):
+        with pytest.raises(ValueError, match="multiples of an element's size apart"):
+            numba.njit(call)(records["a"], other)

@@ -120,6 +120,8 @@ for _ in range(30):
 SIGINT = """
 import signal, time
 interrupted = 0
+small = np.random.default_rng(1).standard_normal((150, 150))
+square = small @ small
 for moment in np.random.default_rng(0).uniform(0.001, 0.008, 300):
     try:
         signal.setitimer(signal.ITIMER_REAL, moment, 1.0)
@@ -128,6 +130,7 @@ for moment in np.random.default_rng(0).uniform(0.001, 0.008, 300):
     except KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
         interrupted += 1
+    np.testing.assert_allclose(fk.matmul(small, small), square, atol=1e-9)  # in memory that a product just had
     if interrupted % 50 == 0:
         check()
 assert interrupted == 300

@@ -284,3 +284,43 @@ def test_draws_do_not_depend_on_the_instruction_set(kernels_of_other_cpus: Kerne
         for one, two in zip(own, other, strict=True):
             draws, theirs = np.array(one.split(), int), np.array(two.split(), int)
             assert (draws != theirs).mean() <= 1e-3 if draws.size else not theirs.size
+
+
+@pytest.mark.parametrize("columns", [8, 3 * NR + 5])
+def test_a_sharpness_may_be_anything(columns: int) -> None:
+    """Whatever float64 holds: the greatest from 1e30 on, nearly even draws close to 0, else an error of one line."""
+    x, weight, bias = operands(columns)
+    packed = fk.pack(weight)
+
+    def drawn(sharpness: float, **others: Any) -> np.ndarray:
+        law = fk.Law(sharpness=sharpness, **others)
+        return fk.sample_linear(x, packed, bias, law=law, seed=SEED, streams=STREAMS)
+
+    greatest = (x @ weight.T + bias).argmax(axis=1)
+    for sharpness in (1e29, 1e30, 1e39, 1e300, math.inf):
+        np.testing.assert_array_equal(drawn(sharpness), greatest)
+    for sharpness in (1e-50, 1e-30, 5e-324):
+        few = drawn(sharpness)
+        assert few.min() >= 0 and few.max() < columns and len(np.unique(few)) > min(columns, 20) // 2
+    for sharpness in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="has no positive weight in row 0"):
+            drawn(sharpness)
+        with pytest.raises(ValueError, match="has no positive weight in row 0"):
+            drawn(sharpness, floor=0.6 / columns)
+
+
+def test_outputs_that_overlap_inputs_are_refused() -> None:
+    x, weight, bias = operands(100)
+    packed = fk.pack(weight)
+    numbers = np.random.default_rng(0).integers(0, 100, ROWS + 1).astype(np.int32)
+    arguments: dict[str, Any] = {"law": fk.Law(stay=3.0), "seed": SEED, "streams": STREAMS}
+    with pytest.raises(ValueError, match="out overlaps current"):
+        fk.sample_linear(x, packed, bias, current=numbers[:-1], out=numbers[1:], **arguments)
+    sums = np.zeros(max(x.size, fk.sums_needed(packed, ROWS)), np.float32)
+    inside = sums[: x.size].reshape(x.shape)
+    inside[...] = x
+    with pytest.raises(ValueError, match="sums overlaps x"):
+        fk.sample_linear(inside, packed, bias, sums=sums, **arguments)
+    itself = numbers[:-1].copy()
+    expected = fk.sample_linear(x, packed, bias, current=itself.copy(), **arguments)
+    np.testing.assert_array_equal(fk.sample_linear(x, packed, bias, current=itself, out=itself, **arguments), expected)

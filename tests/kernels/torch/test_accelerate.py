@@ -243,3 +243,36 @@ def test_bad_arguments_are_told() -> None:
     accelerate(model.eval())
     with pytest.raises(ValueError, match="accelerated already"):
         accelerate(model)
+
+
+class _AddsInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.down(self.act(self.up(x)))
+        x += h
+        return x
+
+
+class _Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.last, self.act = _AddsInPlace(), nn.Linear(64, 64), nn.SiLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        self.mlp(x)
+        h = self.last(x)
+        self.act(h)
+        return h + x
+
+
+def test_what_is_written_in_place_is_written() -> None:
+    torch.manual_seed(0)
+    model, x = _Around().eval(), torch.randn(8, 64)
+    with torch.no_grad():
+        expected = model(x)
+        accelerate(model, trial=False)
+        np.testing.assert_allclose(model(x).numpy(), expected.numpy(), atol=1e-5)

@@ -17,6 +17,7 @@ import numpy as np
 from numba import float32
 
 from fastsedd_kernels.gemm.group_scaled.microkernel import GROUP, GROUPS_PER_BLOCK, SCALE, START, STEP, SUM
+from fastsedd_kernels.gemm.pack_a import LEAST_MAGNITUDE
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.simd.narrow import as_float32, store_bytes
@@ -35,7 +36,6 @@ from fastsedd_kernels.simd.vector import (
 _BLOCK = GROUPS_PER_BLOCK * GROUP
 _ZERO = float32(0.0)
 _MAX_BYTE = float32(127.0)
-_LEAST = float32(1e-36)  # of a block's largest magnitude: below it, 127 / it may overflow, and the block counts as 0
 _TO_BYTE = float32(1.5 * 2**23)  # added, it leaves the rounded value in the lowest byte of the bits
 
 
@@ -65,7 +65,7 @@ def _quantise_block(values: Any, groups: int, zero: int, records: Any) -> None:
         value = load_vector(offset(values, k))
         largest, unusual = maximum(absolute(value), largest), fma(value, splat(_ZERO), unusual)
     magnitude = max_lanes(largest)
-    scale = splat(_MAX_BYTE / magnitude if magnitude > _LEAST else _ZERO)
+    scale = splat(_MAX_BYTE / magnitude if magnitude > LEAST_MAGNITUDE else _ZERO)
     step = magnitude / _MAX_BYTE + sum_lanes(unusual)
     for g in range(groups):
         record, total = offset(records, g * STEP), splat(_ZERO)
