@@ -13,7 +13,7 @@ import numpy as np
 
 from fastsedd_kernels.runtime.arrays import aligned_empty
 from fastsedd_kernels.runtime.capture import is_recording
-from fastsedd_kernels.runtime.threads import STEP_WORDS, get_num_threads, release_region, run_region, take_region
+from fastsedd_kernels.runtime.threads import STEP_WORDS, get_num_threads, is_region_free, run_region
 from fastsedd_kernels.runtime.trampoline import KEPT_BYTES
 
 
@@ -47,12 +47,12 @@ class _Steps:
         words = kernel.keep(self._places[step], tasks, *arguments)
         self._words[step * STEP_WORDS : (step + 1) * STEP_WORDS] = list(words)
 
-    def run(self, count: int, threads: int) -> None:
-        """Run the first `count` steps. The caller holds the region."""
-        run_region(self._address, count, threads)
+    def run(self, count: int, threads: int) -> bool:
+        """Run the first `count` steps; False where there is no region for them."""
+        return run_region(self._address, count, threads)
 
 
-_passing = _Steps(2)  # of calls made once, written by the holder of the region
+_free: list[_Steps] = []  # of calls made once; each caller takes one, and another that is interrupted loses one
 
 
 def run_in_region(threads: int, *calls: KernelCall) -> bool:
@@ -60,15 +60,17 @@ def run_in_region(threads: int, *calls: KernelCall) -> bool:
 
     The kernels are compiled: nothing is compiled while the region is held.
     """
-    if not take_region(threads):
+    if threads <= 1 or not is_region_free():
         return False
     try:
-        for step, call in enumerate(calls):
-            _passing.keep(step, call)
-        _passing.run(len(calls), threads)
-    finally:
-        release_region()
-    return True
+        steps = _free.pop()
+    except IndexError:
+        steps = _Steps(2)
+    for step, call in enumerate(calls):
+        steps.keep(step, call)
+    made = steps.run(len(calls), threads)
+    _free.append(steps)
+    return made
 
 
 def run_both(first: KernelCall, second: KernelCall) -> None:
@@ -114,11 +116,6 @@ class Program:
     def run(self) -> None:
         """Make the calls, one after the other."""
         threads = _threads(self._calls)
-        if not take_region(threads):
+        if not self._steps.run(len(self._calls), threads):
             for kernel, tasks, arguments in self._calls:
                 kernel.share_out(tasks, *arguments)
-            return
-        try:
-            self._steps.run(len(self._calls), threads)
-        finally:
-            release_region()

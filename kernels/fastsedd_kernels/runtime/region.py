@@ -61,6 +61,28 @@ def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
     return types.intp(counter, types.intp), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _exchange(typing_context: Any, place: Any, value: Any) -> Any:
+    """What is at a pointer, where the value is afterwards; no two threads get the same."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("xchg", arguments[0], arguments[1], "seq_cst")
+
+    return types.intp(place, types.intp), codegen
+
+
+@jit
+def take(taken: Any) -> Any:
+    """Try to take what that pointer stands for; True if nobody had."""
+    return _exchange(taken, 1) == 0
+
+
+@jit
+def give_back(taken: Any) -> None:
+    """Undo `take`."""
+    _exchange(taken, 0)
+
+
 @jit
 def is_mine(place: int, counters: Any) -> Any:
     """True if the calling thread is the first to claim the task whose counter is there."""

@@ -1,8 +1,9 @@
 """The threads that kernels run on: which layer starts them, how many there are, and what a fork costs.
 
-Tasks run in one parallel region (prange on Numba's OpenMP or TBB layer), compiled once for all kernels, under a
-try-lock. A caller that fails to take it, a forked child under OpenMP (where the lock is never free) and a call with one
-task run serially, with equal results: the user's process is never aborted. The thread count of the caller's own Numba
+Tasks run in one parallel region (prange on Numba's OpenMP or TBB layer), compiled once for all kernels. It is taken and
+given back by its own machine code, where no interrupt comes between. A caller that finds it taken, a forked child under
+OpenMP (where it always is) and a call with one task run serially, with equal results: the user's process is never
+aborted. The thread count of the caller's own Numba
 code is left as it was. Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never
 used: with neither OpenMP nor TBB, serial entries share the tasks on a thread pool.
 """
@@ -37,10 +38,12 @@ from fastsedd_kernels.runtime.region import (
     await_tasks,
     caller_of_region,
     finish_task,
+    give_back,
     is_mine,
     meet,
     new_counters,
     part,
+    take,
 )
 from fastsedd_kernels.runtime.trampoline import call_task
 
@@ -55,12 +58,18 @@ _set_threads_of_caller = types.ExternalFunction("set_num_threads", types.void(ty
 STEP_WORDS = 3
 
 
-def _run_region(threads: int, steps: int, program: Any) -> Any:
-    """The one parallel region: its threads share the tasks of each step, see `region`. How many tasks failed."""
+_TAKEN = -1  # instead of a number of tasks
+
+
+def _run_region(threads: int, steps: int, program: Any, taken: Any) -> Any:
+    """The one parallel region: its threads share the tasks of each step, see `region`. How many tasks failed; or, if
+    another thread has taken it, _TAKEN, and nothing is done."""
     total = 0
     for step in range(steps):
         total += program[step * STEP_WORDS + 2]
     counters = new_counters(COUNTERS + LINE * steps + total)
+    if not take(taken):
+        return _TAKEN
     caller = caller_of_region()
     before = _threads_of_caller()
     _set_threads_of_caller(np.int32(threads))
@@ -79,6 +88,7 @@ def _run_region(threads: int, steps: int, program: Any) -> Any:
             first += tasks
         part(caller, counters)
     _set_threads_of_caller(np.int32(before))
+    give_back(taken)
     return counters[FAILED]
 
 
@@ -115,7 +125,7 @@ def _load_openmp() -> None:
 if "omp" in _wanted_layers():
     _load_openmp()
 
-_region = threading.Lock()
+_taken = ctypes.c_ssize_t(0)  # whether the region is
 _forked = _forked_off_main = False  # whether this process is the child of a fork, and of another thread than the main
 _forking_from_main = True
 _threads: int = min(available_cores(), numba.config.NUMBA_NUM_THREADS)
@@ -133,7 +143,7 @@ def threading_layer() -> str:
             continue
         numba.config.THREADING_LAYER = layer
         if _is_lost(layer):
-            _region.acquire(blocking=False)
+            _taken.value = 1
         return layer
     return "pool"
 
@@ -166,19 +176,18 @@ def get_num_threads() -> int:
     return _threads
 
 
-def take_region(threads: int) -> bool:
-    """Try to take the region for that many threads; False where it is taken or there is nothing to share."""
-    return threads > 1 and threading_layer() != "pool" and _region.acquire(blocking=False)
+def is_region_free() -> bool:
+    """True if there is a region, rather than the pool, and nobody is in it now."""
+    return threading_layer() != "pool" and _taken.value == 0
 
 
-def run_region(program: int, steps: int, threads: int) -> None:
-    """Run a program's steps, whose tasks the threads share. The caller holds the region (`take_region`)."""
-    check(_region_function()(threads, steps, program))
-
-
-def release_region() -> None:
-    """Give the region back."""
-    _region.release()
+def run_region(program: int, steps: int, threads: int) -> bool:
+    """Run a program's steps, whose tasks the threads share; False if there is nothing to share, or no region free."""
+    if threads <= 1 or not is_region_free():
+        return False
+    failed = _region_function()(threads, steps, program, ctypes.addressof(_taken))
+    check(failed)
+    return failed != _TAKEN
 
 
 def check(failed: int) -> None:
@@ -203,12 +212,13 @@ def compile_region() -> None:
 
 
 @functools.cache
-def _region_function() -> Callable[[int, int, int], int]:
+def _region_function() -> Callable[[int, int, int, int], int]:
     """The parallel region, compiled or loaded at the first call. Not for the layer "pool"."""
     with _openmp_as_it_was():
         numba.get_num_threads()  # starts the layer
     address = compile_symbol("fastsedd_region", _run_region, _REGION, parallel=True)
-    return ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_void_p)(address)
+    number, pointer = ctypes.c_ssize_t, ctypes.c_void_p
+    return ctypes.CFUNCTYPE(number, number, number, pointer, pointer)(address)
 
 
 @contextmanager
@@ -230,7 +240,7 @@ def _openmp_as_it_was() -> Iterator[None]:
         library.omp_set_max_active_levels(levels)
 
 
-_REGION = (types.intp, types.intp, types.CPointer(types.intp))
+_REGION = (types.intp, types.intp, types.CPointer(types.intp), types.CPointer(types.intp))
 
 
 @functools.cache
@@ -255,12 +265,10 @@ def _before_fork() -> None:
 
 def _after_fork_in_child() -> None:
     """The region stays taken where its threads are lost. The pool's are merely gone."""
-    global _region, _forked, _forked_off_main
+    global _forked, _forked_off_main
     _forked, _forked_off_main = True, _forked_off_main or not _forking_from_main
-    _region = threading.Lock()
     _pool.cache_clear()
-    if threading_layer.cache_info().currsize and _is_lost(threading_layer()):
-        _region.acquire()
+    _taken.value = int(threading_layer.cache_info().currsize > 0 and _is_lost(threading_layer()))
     global_compiler_lock.release()
 
 

@@ -134,6 +134,8 @@ for moment in np.random.default_rng(0).uniform(0.001, 0.008, 300):
     if interrupted % 50 == 0:
         check()
 assert interrupted == 300
+from fastsedd_kernels.runtime import threads
+assert threads.threading_layer() == "pool" or threads.is_region_free()  # else all calls were serial from then on
 """
 AS_SIGINT = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
 
