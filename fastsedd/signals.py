@@ -27,11 +27,13 @@ class Stopped(KeyboardInterrupt):
 
 
 _received: list[int] = []
+_lost: list[int] = []  # codes of those that a callback has swallowed since
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise `Stopped` in the main thread for the first signal that asks to end; later ones let it clean up.
+    """Raise `Stopped` in the main thread for the first signal that asks to end; later ones let it clean up, unless the
+    first has been lost, see `check`.
 
     Signals that are ignored when it begins, as under nohup, stay ignored.
     """
@@ -44,7 +46,14 @@ def raised() -> Iterator[None]:
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, _stop)
     report = sys.unraisablehook
-    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, Stopped) else report(lost)  # see `check`
+
+    def note(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, Stopped):
+            _lost.append(lost.exc_value.code)
+        else:
+            report(lost)
+
+    sys.unraisablehook = note
     try:
         yield
     finally:
@@ -52,6 +61,7 @@ def raised() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _received.clear()
+        _lost.clear()
 
 
 @contextmanager
@@ -90,5 +100,6 @@ def check() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) == 1:
-        raise Stopped(number)
+    if len(_received) == 1 or _lost:
+        _lost.clear()
+        raise Stopped(_received[0])

@@ -273,7 +273,7 @@ PARTS: dict[str, set[str]] = {
         "numba",
         "numpy",
     },
-    "fastsedd_kernels.embedding": {"fastsedd_kernels.runtime", "numba", "numpy"},
+    "fastsedd_kernels.embedding": {"fastsedd_kernels.runtime", "fastsedd_kernels.simd", "numba", "numpy"},
     "fastsedd_kernels.sampling": {
         "fastsedd_kernels.gemm",
         "fastsedd_kernels.runtime",

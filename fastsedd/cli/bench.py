@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command("bench", short_help="Measure kernels against this machine's limits.")
 @opt.threads
-@click.option("--seconds", metavar="S", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Time.")
+@click.option("--seconds", metavar="S", type=opt.Range(min=0.01), default=10.0, show_default=True, help="Time.")
 @click.option("--json", "as_json", is_flag=True, help="One object instead of tables.")
 @opt.model_option("Whose forward to measure.")
 @opt.source

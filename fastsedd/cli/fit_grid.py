@@ -50,7 +50,7 @@ class _Fit:
 @click.option(
     "--temperature",
     metavar="X",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.Range(min=0, min_open=True),
     help="The temperature at which the grid will be used.  [default: the model's own]",
 )
 @click.option(

@@ -129,7 +129,7 @@ def command(
     if watch and scheduler is not None:
         raise click.UsageError("--watch cannot be combined with --scheduler: workers report no per-step progress")
     if record is not None:
-        _check_record(record, scheduler)
+        _check_record(record, scheduler, target.output)
     if template_file is not None:
         options["template"] = read_text(template_file)
     if options["prompt"] == "-":
@@ -152,15 +152,22 @@ def command(
             signals.check()
 
 
-def _check_record(record: Path, scheduler: str | None) -> None:
+def _check_record(record: Path, scheduler: str | None, output: Path | None) -> None:
     from fastsedd import recording
 
     if scheduler is not None:
         raise click.UsageError("--record cannot be combined with --scheduler: workers report no per-step progress")
+    if output is not None and record.resolve() == output.resolve():
+        raise click.UsageError(f"--record {record} is --output's file, allowed: another one")
     try:
         recording.check_path(record)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _check_signals(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
+    """End with a signal that has been lost, at the next step: a text may take minutes."""
+    signals.check()
 
 
 def _both(first: OnStep, second: OnStep | None) -> OnStep:
@@ -208,11 +215,12 @@ def _running(
     if isinstance(writer, Model):
         with terminal.denoising(writer, count, watch=watch, quiet=quiet) as on_step:
             if record is None:
-                yield writer.run(request, on_step)
+                yield writer.run(request, _both(_check_signals, on_step))
                 return
             recording = Recording(writer.tokenizer, writer.config.mask_id)
-            yield writer.run(request, _both(recording.on_step, on_step))
-        recording.write(record)
+            yield writer.run(request, _both(recording.on_step, _both(_check_signals, on_step)))
+        if count > 0:  # a job that was complete has nothing to show
+            recording.write(record)
     else:
         with terminal.counting("writing", unit="samples", quiet=quiet) as progress:
             yield writer.run(request, progress)

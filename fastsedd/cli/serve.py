@@ -59,7 +59,7 @@ class _Bounds:
     "--max-batch", metavar="N", type=opt.POSITIVE, default=16, show_default=True, help="Texts denoised together."
 )
 @click.option(
-    "--timeout", metavar="S", type=click.FloatRange(0.1, 86400.0), default=120.0, show_default=True,
+    "--timeout", metavar="S", type=opt.Range(0.1, 86400.0), default=120.0, show_default=True,
     help="Seconds that a request may take, waiting included.",
 )  # fmt: skip
 @click.option(

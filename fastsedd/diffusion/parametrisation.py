@@ -18,6 +18,8 @@ import numpy as np
 from fastsedd_kernels import Law
 from numpy.typing import NDArray
 
+_LARGE = 700.0  # sigma, from which on log(e^sigma - 1) is sigma, and e^sigma soon beyond float64
+
 
 @dataclass(frozen=True)
 class Parametrisation:
@@ -91,7 +93,8 @@ def _noised(scores: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np
 
 
 def _normalise(mask: int, scores: NDArray[np.float32], tokens: NDArray[Any], sigma: NDArray[np.float64]) -> None:
-    log_odds = np.broadcast_to(np.log(np.expm1(sigma)), tokens.shape)
+    odds = np.log(np.expm1(np.minimum(sigma, _LARGE)))
+    log_odds = np.broadcast_to(np.where(sigma < _LARGE, odds, sigma), tokens.shape)
     text = scores[..., :mask]
     text -= text.max(axis=-1, keepdims=True)
     text -= (_log_total(text) + log_odds).astype(np.float32)[..., None]

@@ -9,6 +9,7 @@ from numbers import Real
 from fastsedd.choices import ORDERS, QUOTAS, Order, Quota, check_integer, check_one_of
 
 MAX_STEPS = (1 << 16) - 2
+MAX_CFG_SCALE = 1e6  # times the logits, which are float32
 PARALLEL = ("threshold", "factor", "entropy_bound")
 
 
@@ -32,7 +33,7 @@ class Settings:
     factor : to the largest number r of the most confident with (r + 1) (1 - c_r) < factor, c_r the least of them, 1 at
         least
     entropy_bound : to the positions of least entropy whose entropies add up to less than this, 1 at least
-    cfg_scale : s of un + (s + 1) (cond - un), where un has the given tokens masked; 0 for none
+    cfg_scale : s of un + (s + 1) (cond - un), where un has the given tokens masked, up to 1e6; 0 for none
     At most one of threshold, factor and entropy_bound is given, and none of them with p2 or independent.
     Raises ValueError, naming the argument, its value and what is allowed.
     """
@@ -56,8 +57,9 @@ class Settings:
         check_one_of("order", self.order, ORDERS)
         check_one_of("quota", self.quota, QUOTAS)
         check_integer("top_k", self.top_k, 0, 1 << 31)
-        for name in ("temperature", "order_temperature", "cfg_scale"):
+        for name in ("temperature", "order_temperature"):
             _check(name, getattr(self, name), 0.0, math.inf, "0 or above, finite")
+        _check("cfg_scale", self.cfg_scale, 0.0, MAX_CFG_SCALE, f"0 to {MAX_CFG_SCALE:g}")
         _check("top_p", self.top_p, 0.0, 1.0, "0 < top_p <= 1", above=True)
         given = [name for name in PARALLEL if getattr(self, name) is not None]
         for name in given:

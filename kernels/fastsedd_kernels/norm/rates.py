@@ -13,6 +13,7 @@ from numba import float32
 from fastsedd_kernels.runtime.jit import jit
 from fastsedd_kernels.runtime.scalar import offset, pointer
 from fastsedd_kernels.runtime.strided_rows import row_of
+from fastsedd_kernels.simd.folding import sums_of_registers
 from fastsedd_kernels.simd.vector import (
     LANES,
     fma,
@@ -23,7 +24,6 @@ from fastsedd_kernels.simd.vector import (
     store_some,
     store_vector,
     sum_lanes,
-    sums_of_registers,
 )
 
 MAX_ROWS = 16  # whose rates are taken at a time

@@ -63,7 +63,7 @@ def _count(typing_context: Any, counter: Any, amount: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _exchange(typing_context: Any, place: Any, value: Any) -> Any:
-    """What is at a pointer, where the value is afterwards; no two threads get the same."""
+    """Put the value at a pointer; what was there before. No two threads come between each other."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("xchg", arguments[0], arguments[1], "seq_cst")

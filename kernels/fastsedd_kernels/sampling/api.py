@@ -143,11 +143,7 @@ def sample_linear(
     if added.shape not in ((0,), (outputs,)):
         raise ValueError(f"bias has shape {added.shape}, must be ({outputs},)")
     numbers, keys = _as_law(law), _as_seeds(seed, out.shape)
-    check_apart(out, in_place=True, current=own)
-    check_apart(out, x=rows, bias=added, law=numbers, seed=keys)
-    if sums is not None:
-        check_apart(out, sums=sums)
-        check_apart(sums, called="sums", x=rows, bias=added, current=own, law=numbers, seed=keys)
+    _check_apart(out, sums, own, (rows, added, numbers))
     own = contiguous(own)
     panels = weight.panels[: -(-columns // COLUMNS[weight.panels.dtype])]
     sharpness = numbers[_SHARPNESS : _SHARPNESS + 1]
@@ -162,6 +158,21 @@ def sample_linear(
     CHOOSE[panels.dtype](tasks, rows, (panels, added, columns), draws, memory, out, tasks)
     run(_check_drawn, out, "x @ weight.T + bias", NONE)
     return out
+
+
+def _check_apart(
+    out: NDArray[np.int32],
+    sums: NDArray[np.float32] | None,
+    current: NDArray[np.int32],
+    inputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+) -> None:
+    """ValueError where what is written overlaps what is read, but for out and current; inputs : x, bias and law"""
+    x, bias, law = inputs
+    check_apart(out, in_place=True, current=current)
+    check_apart(out, x=x, bias=bias, law=law)
+    if sums is not None:
+        check_apart(out, sums=sums)
+        check_apart(sums, called="sums", current=current, x=x, bias=bias, law=law)
 
 
 def _rows_for(x: ArrayLike, weight: PackedWeight) -> NDArray[np.float32]:

@@ -211,14 +211,14 @@ def transpose_square(builder: Any, register: Any, source: Any, source_step: Any,
             upper, lower = rows[i], rows[i + half]
             first = [lane if not lane & half else lanes + lane - half for lane in range(lanes)]
             second = [lane + half if not lane & half else lanes + lane for lane in range(lanes)]
-            rows[i] = _shuffle(builder, upper, lower, first)
-            rows[i + half] = _shuffle(builder, upper, lower, second)
+            rows[i] = shuffle(builder, upper, lower, first)
+            rows[i + half] = shuffle(builder, upper, lower, second)
         half *= 2
     for j, row in enumerate(rows):
         store(builder, row, builder.gep(target, [builder.mul(target_step, index(j))]), register)
 
 
-def _shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
+def shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
     """The chosen lanes of x and y, numbered one after the other."""
     return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
@@ -226,13 +226,13 @@ def _shuffle(builder: Any, x: Any, y: Any, lanes: list[int]) -> Any:
 @vector_function(VECTOR, (VECTOR, VECTOR))
 def even_lanes(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """Lanes 0, 2, 4, … of x, then those of y."""
-    return _shuffle(builder, x, y, list(range(0, 2 * register.count, 2)))
+    return shuffle(builder, x, y, list(range(0, 2 * register.count, 2)))
 
 
 @vector_function(VECTOR, (VECTOR, VECTOR))
 def odd_lanes(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """Lanes 1, 3, 5, … of x, then those of y."""
-    return _shuffle(builder, x, y, list(range(1, 2 * register.count, 2)))
+    return shuffle(builder, x, y, list(range(1, 2 * register.count, 2)))
 
 
 def _alternating(lanes: int) -> list[int]:
@@ -242,13 +242,13 @@ def _alternating(lanes: int) -> list[int]:
 @vector_function(VECTOR, (VECTOR, VECTOR))
 def interleaved_below(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """x_0, y_0, x_1, y_1, … of the lower half of their lanes; `even_lanes` and `odd_lanes` undone."""
-    return _shuffle(builder, x, y, _alternating(register.count)[: register.count])
+    return shuffle(builder, x, y, _alternating(register.count)[: register.count])
 
 
 @vector_function(VECTOR, (VECTOR, VECTOR))
 def interleaved_above(builder: Any, register: Any, x: Any, y: Any) -> Any:
     """`interleaved_below` of the upper half."""
-    return _shuffle(builder, x, y, _alternating(register.count)[register.count :])
+    return shuffle(builder, x, y, _alternating(register.count)[register.count :])
 
 
 @vector_function(VECTOR, (SCALAR,))
@@ -330,7 +330,7 @@ def _reduce(builder: Any, lanes: int, value: Any, combine: Callable[[Any, Any], 
     """Fold halves onto each other until one lane is left: a fixed order, whatever the CPU."""
     while lanes > 1:
         lanes //= 2
-        halves = [_shuffle(builder, value, value, list(range(first, first + lanes))) for first in (0, lanes)]
+        halves = [shuffle(builder, value, value, list(range(first, first + lanes))) for first in (0, lanes)]
         value = combine(*halves)
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
@@ -339,41 +339,6 @@ def _reduce(builder: Any, lanes: int, value: Any, combine: Callable[[Any, Any], 
 def sum_lanes(builder: Any, register: Any, x: Any) -> Any:
     """The sum of all lanes."""
     return _reduce(builder, register.count, x, builder.fadd)
-
-
-@vector_function(VECTOR, (POINTER,))
-def sums_of_registers(builder: Any, register: Any, source: Any) -> Any:
-    """The sum of all lanes, as by `sum_lanes`, of each of as many registers from a pointer on as one has lanes.
-
-    Two registers are folded at a time, each to half of its lanes: a third of the instructions of one after the other.
-    """
-    lanes = register.count
-    folded = [load(builder, builder.gep(source, [index(i * lanes)]), register) for i in range(lanes)]
-    parts = [[i] * lanes for i in range(lanes)]  # which register each lane of the folded ones is a part of
-    half = lanes
-    while half > 1:
-        half //= 2
-        lower, upper = (_every_other(register, half, first) for first in (0, half))
-        pairs = list(zip(folded[::2], folded[1::2], strict=True))
-        folded = [builder.fadd(_shuffle(builder, x, y, lower), _shuffle(builder, x, y, upper)) for x, y in pairs]
-        parts = [[(x + y)[lane] for lane in lower] for x, y in zip(parts[::2], parts[1::2], strict=True)]
-    return _shuffle(builder, folded[0], folded[0], [parts[0].index(i) for i in range(lanes)])
-
-
-def _every_other(register: ir.VectorType, half: int, first: int) -> list[int]:
-    """Lanes of two registers: of each, every other run of `half` lanes from `first` on.
-
-    Those of the second come last; or, of runs within 16 bytes, last of each 16 bytes: one instruction moves them.
-    """
-    lanes, small = register.count, 16 // element_bytes(register)
-    chosen = [first + lane for lane in range(lanes) if not lane & half]
-    together = small // 2 if half < small else lanes // 2
-    return [
-        other + lane
-        for begin in range(0, len(chosen), together)
-        for other in (0, lanes)
-        for lane in chosen[begin : begin + together]
-    ]
 
 
 @vector_function(SCALAR, (VECTOR,))

@@ -114,3 +114,16 @@ def test_kinds_of_files_that_there_are_not() -> None:
     check_path(Path("a.HTML"))
     with pytest.raises(ValueError, match="allowed"):
         check_path(Path("a"))
+
+
+def test_a_record_is_no_text(tmp_path: Path, write_checkpoint, make_config) -> None:
+    """Not written over --output; and a job that is complete, and started again, has none to show."""
+    folder = write_checkpoint(make_config())
+    path = tmp_path / "texts.svg"
+    arguments = ["generate", "--model", str(folder), "--steps", "2", "--seed", "1", "--json", "--output", str(path)]
+    result = CliRunner().invoke(main, [*arguments, "--record", str(tmp_path / "." / "texts.svg")])
+    assert result.exit_code == 2 and "is --output's file" in result.stderr
+    for _ in range(2):
+        result = CliRunner().invoke(main, [*arguments, "--resume", "--record", str(tmp_path / "first.svg")])
+        assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "first.svg").exists() and path.read_text().count("\n") == 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from fastsedd_kernels.runtime.scalar import offset, pointer
+from fastsedd_kernels.simd.folding import sums_of_registers
 from fastsedd_kernels.simd.vector import (
     LANES,
     load_vector,
     square_root,
     store_vector,
     sum_lanes,
-    sums_of_registers,
 )
 from numba import njit
 

@@ -269,7 +269,7 @@ class _Around(nn.Module):
         return h + x
 
 
-def test_what_is_written_in_place_is_written() -> None:
+def test_writes_in_place_are_kept() -> None:
     torch.manual_seed(0)
     model, x = _Around().eval(), torch.randn(8, 64)
     with torch.no_grad():
