@@ -441,3 +441,9 @@ def test_warmup_is_an_error_where_nothing_can_be_kept(kernels: dict) -> None:
     result = run("warmup")
     assert result.exit_code == 1
     assert "FASTSEDD_CACHE_DIR" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--timeout", "nan"], ["bench", "--seconds", "nan"]])
+def test_nan_is_no_number_of_seconds(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2 and "nan is not a number" in result.stderr

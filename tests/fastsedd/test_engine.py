@@ -344,3 +344,13 @@ def test_a_request_gives_its_memory_back_at_once(write_checkpoint, make_config) 
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+def test_log_scores_at_sigmas_beyond_floats() -> None:
+    """e^720 is no float64: the shipped model's log odds of a mask are sigma itself there."""
+    shipped = fastsedd.load()
+    tokens = np.array([[1, 2048]])
+    near, far = (shipped.log_score(tokens, np.array([sigma])) for sigma in (690.0, 720.0))
+    finite = np.isfinite(near)
+    np.testing.assert_array_equal(np.isfinite(far), finite)
+    np.testing.assert_allclose(np.abs(far[finite] - near[finite]).max(), 30.0, atol=0.1)

@@ -352,6 +352,7 @@ def test_a_text_without_gaps() -> None:
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0.0, allowed: 0 < top_p <= 1"),
         ({"cfg_scale": float("inf")}, "cfg_scale is inf"),
+        ({"cfg_scale": 1e39}, "cfg_scale is 1e+39, allowed: 0 to 1e+06"),
         ({"threshold": 0.5, "factor": 1.0}, "threshold and factor are given, allowed: one of them"),
         ({"threshold": 0.5, "order": "p2"}, "threshold is given with the order p2"),
         ({"factor": 0.5, "order": "independent"}, "factor is given with the order independent"),
