@@ -15,7 +15,6 @@ import fastsedd_kernels as fk
 import numpy as np
 import pytest
 from fastsedd_kernels import roofline
-from fastsedd_kernels.runtime.timing import median_seconds
 
 SHAPES = [(32, 1024), (1024, 1024)]
 DIM, FEATURES = 128, 3072
@@ -70,7 +69,7 @@ def _copies(nbytes: int) -> Callable[[], float]:
     source, target = (fk.aligned_empty((threads, nbytes // 4 // threads)) for _ in range(2))
     source.fill(1.0)
     copy = _replayed(lambda: roofline.copy(threads, source, target))
-    return lambda: STEPS * 2 * nbytes / median_seconds(copy, contest.TURN, warm_up=contest.WARM_UP)
+    return lambda: STEPS * 2 * nbytes / contest.turn(copy)
 
 
 def _contenders(name: str, x: np.ndarray, residual: np.ndarray) -> tuple[dict[str, Run], int]:

@@ -27,13 +27,15 @@ class Stopped(KeyboardInterrupt):
 
 
 _received: list[int] = []
-_lost: list[int] = []  # codes of those that a callback has swallowed since
+_again: list[threading.Timer] = []  # which deliver anew what a callback has swallowed
+_WAIT = 0.05  # seconds, until that callback has ended
 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise `Stopped` in the main thread for the first signal that asks to end; later ones let it clean up, unless the
-    first has been lost, see `check`.
+    """Raise `Stopped` in the main thread for the first signal that asks to end; later ones let it clean up.
+
+    A callback from C, of a code generator say, may swallow what is raised in it: the signal is then delivered again.
 
     Signals that are ignored when it begins, as under nohup, stay ignored.
     """
@@ -49,7 +51,8 @@ def raised() -> Iterator[None]:
 
     def note(lost: sys.UnraisableHookArgs) -> None:
         if isinstance(lost.exc_value, Stopped):
-            _lost.append(lost.exc_value.code)
+            _again.append(threading.Timer(_WAIT, _deliver, [_received[0]]))
+            _again[-1].start()
         else:
             report(lost)
 
@@ -57,11 +60,11 @@ def raised() -> Iterator[None]:
     try:
         yield
     finally:
+        _forget()
         sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler)
         _received.clear()
-        _lost.clear()
 
 
 @contextmanager
@@ -100,6 +103,20 @@ def check() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) == 1 or _lost:
-        _lost.clear()
+    if len(_received) == 1 or _again:
+        _forget()
         raise Stopped(_received[0])
+
+
+def _deliver(number: int) -> None:
+    """Send this process a signal, where it may wake the main thread from a wait."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _forget() -> None:
+    """Deliver nothing anew."""
+    while _again:
+        _again.pop().cancel()

@@ -165,11 +165,6 @@ def _check_record(record: Path, scheduler: str | None, output: Path | None) -> N
         raise click.UsageError(str(error)) from None
 
 
-def _check_signals(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
-    """End with a signal that has been lost, at the next step: a text may take minutes."""
-    signals.check()
-
-
 def _both(first: OnStep, second: OnStep | None) -> OnStep:
     def on_step(step: int, steps: int, tokens: NDArray[np.int32]) -> None:
         first(step, steps, tokens)
@@ -215,10 +210,10 @@ def _running(
     if isinstance(writer, Model):
         with terminal.denoising(writer, count, watch=watch, quiet=quiet) as on_step:
             if record is None:
-                yield writer.run(request, _both(_check_signals, on_step))
+                yield writer.run(request, on_step)
                 return
             recording = Recording(writer.tokenizer, writer.config.mask_id)
-            yield writer.run(request, _both(recording.on_step, _both(_check_signals, on_step)))
+            yield writer.run(request, _both(recording.on_step, on_step))
         if count > 0:  # a job that was complete has nothing to show
             recording.write(record)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import time
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_a_signal_that_a_callback_swallows_is_raised_again() -> None:
             signal.raise_signal(signal.SIGINT)
         assert stopped.value.code == 128 + signal.SIGTERM
         signal.raise_signal(signal.SIGINT)  # while it cleans up
+
+
+def test_a_signal_that_a_callback_swallows_comes_again_by_itself() -> None:
+    swallow = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGTERM))
+    with signals.raised():
+        swallow()
+        with pytest.raises(signals.Stopped) as stopped:
+            time.sleep(10)
+        assert stopped.value.code == 128 + signal.SIGTERM
 
 
 def test_later_signals_let_the_first_clean_up() -> None:

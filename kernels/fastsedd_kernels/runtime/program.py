@@ -60,7 +60,7 @@ def run_in_region(threads: int, *calls: KernelCall) -> bool:
 
     The kernels are compiled: nothing is compiled while the region is held.
     """
-    if threads <= 1 or not is_region_free():
+    if not is_region_free():
         return False
     try:
         steps = _free.pop()

@@ -3,9 +3,9 @@
 Tasks run in one parallel region (prange on Numba's OpenMP or TBB layer), compiled once for all kernels. It is taken and
 given back by its own machine code, where no interrupt comes between. A caller that finds it taken, a forked child under
 OpenMP (where it always is) and a call with one task run serially, with equal results: the user's process is never
-aborted. The thread count of the caller's own Numba
-code is left as it was. Numba's own fallback, workqueue, aborts the process when two threads meet in it and is never
-used: with neither OpenMP nor TBB, serial entries share the tasks on a thread pool.
+aborted. The thread count of the caller's own Numba code is left as it was. Numba's own fallback, workqueue, aborts the
+process when two threads meet in it and is never used: with neither OpenMP nor TBB, serial entries share the tasks on a
+thread pool.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_records_do_not_nest_and_a_failure_ends_one() -> None:
 
 
 def test_attention_reads_its_lengths_again() -> None:
-    """Of texts that are attended to one by one, too: their leading dimensions are no view of one."""
+    """Texts whose leading dimensions cannot be viewed as one are attended to one by one, each by its length of then."""
     q, k, v = (np.random.default_rng(i).standard_normal((2, 3, 4, 6, 16), dtype=np.float32)[:, :2] for i in range(3))
     lengths, out = np.full((2, 2), 6), np.empty(q.shape, np.float32)
     recording = fk.record(lambda: fk.attention(q, k, v, lengths=lengths, out=out))

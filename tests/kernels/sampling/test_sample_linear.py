@@ -288,7 +288,7 @@ def test_draws_do_not_depend_on_the_instruction_set(kernels_of_other_cpus: Kerne
 
 @pytest.mark.parametrize("columns", [8, 3 * NR + 5])
 def test_a_sharpness_may_be_anything(columns: int) -> None:
-    """Whatever float64 holds: the greatest from 1e30 on, nearly even draws close to 0, else an error of one line."""
+    """Draws take the greatest from 1e30 on and are nearly even close to 0; what is not above 0 is refused by name."""
     x, weight, bias = operands(columns)
     packed = fk.pack(weight)
 
